@@ -1,0 +1,1 @@
+"""detrkit: compose, train and compare DETR object detectors from TOML recipes."""
