@@ -1,0 +1,175 @@
+"""The twelve COCO numbers and a table per class, computed by pycocotools from plain lists."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detrkit.errors import DataError
+
+STAT_NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One row of the table per class.
+
+    Args:
+        category_id: the id in the annotation file
+        name: the category's name
+        AP, AP50, AP75: average precision in 0..1 (mean of IoU 0.50 to 0.95; at 0.50; at 0.75); None for a
+            class without truths, which is then also no part of the means
+        AR100: average recall in 0..1 with up to 100 detections an image; None likewise
+        truths: number of truths that are not crowd regions
+        detections: number of detections of this class
+    """
+
+    category_id: int
+    name: str
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    AR100: float | None
+    truths: int
+    detections: int
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Args:
+        stats: the twelve numbers by the names of ``STAT_NAMES``, each in 0..1; None where there is no truth of
+            that kind (no small objects: no APS), which pycocotools reports as -1
+        per_class: one row per category of the data set, in the order of the category ids
+        detections: COCO results, dicts of image_id, category_id, bbox [x, y, width, height] in pixels, score
+        images: number of images evaluated
+    """
+
+    stats: dict[str, float | None]
+    per_class: list[ClassResult]
+    detections: list[dict]
+    images: int
+
+    def summary(self) -> dict:
+        """The result without its detections, ready for JSON."""
+        return {
+            "images": self.images,
+            "stats": self.stats,
+            "per_class": [asdict(row) for row in self.per_class],
+        }
+
+
+def coco_stats(
+    ground_truth: COCO, detections: Sequence[dict], *, image_ids: Sequence[int] | None = None
+) -> EvalResult:
+    """Evaluate boxes as COCO does: IoU 0.50 to 0.95, up to 100 detections an image, crowd regions ignored.
+
+    Nothing is printed, and neither argument is changed.
+
+    Args:
+        ground_truth: the truths; ``area`` decides small, medium and large; the box's area where it is missing
+        detections: COCO results (image_id, category_id, bbox [x, y, width, height], score), in any order
+        image_ids: evaluate these images only; all images of the ground truth if None
+
+    Raises:
+        DataError: a detection names an image or a category that the ground truth does not have
+    """
+    known = set(ground_truth.getImgIds())
+    images = sorted(known if image_ids is None else set(image_ids))
+    categories = sorted(ground_truth.dataset.get("categories", []), key=lambda category: category["id"])
+    if unknown := sorted(set(images) - known):
+        raise DataError(f"image {unknown[0]} is to be evaluated, but the ground truth has no such image")
+    _check_known("image", known, (detection["image_id"] for detection in detections))
+    _check_known("category", {c["id"] for c in categories}, (d["category_id"] for d in detections))
+
+    # Both sides are rebuilt with ids counted from 1: pycocotools takes a truth with the id 0 for "no match",
+    # writes into the annotations it is given, and cannot load an empty list of results.
+    truths = [_bare_truth(a) for a in ground_truth.dataset.get("annotations", [])]
+    found = [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections]
+    # pycocotools reports to stdout; a trainer's log should not contain it at every evaluation.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(
+            _indexed(images, categories, truths), _indexed(images, categories, found), "bbox"
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return EvalResult(
+        stats={name: _share(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)},
+        per_class=_per_class(evaluation, categories, truths, found),
+        detections=list(detections),
+        images=len(images),
+    )
+
+
+def _check_known(kind: str, known: set[int], used) -> None:
+    for identity in used:
+        if identity not in known:
+            raise DataError(
+                f"a detection names {kind} {identity}, which the ground truth's {len(known)} do not include: "
+                "the detections belong to another data set"
+            )
+
+
+def _bare_truth(annotation: dict) -> dict:
+    _, _, width, height = annotation["bbox"]
+    return {
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "bbox": annotation["bbox"],
+        "area": annotation.get("area", width * height),
+        "iscrowd": annotation.get("iscrowd", 0),
+    }
+
+
+def _indexed(image_ids: Sequence[int], categories: list[dict], annotations: list[dict]) -> COCO:
+    wanted = set(image_ids)
+    kept = [a for a in annotations if a["image_id"] in wanted]
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": identity} for identity in image_ids],
+        "categories": categories,
+        "annotations": [{**a, "id": number} for number, a in enumerate(kept, start=1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _per_class(
+    evaluation: COCOeval, categories: list[dict], truths: list[dict], found: list[dict]
+) -> list[ClassResult]:
+    # precision: [IoU thresholds, recall points, classes, area ranges, detection limits]; recall is without the
+    # recall points. The first area range is "all", the last limit is 100.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    recall = evaluation.eval["recall"][:, :, 0, -1]
+    images = set(evaluation.params.imgIds)
+    truths_of = Counter(t["category_id"] for t in truths if not t["iscrowd"] and t["image_id"] in images)
+    found_of = Counter(d["category_id"] for d in found if d["image_id"] in images)
+    thresholds = np.round(evaluation.params.iouThrs, 2)
+    at_50, at_75 = (int(np.flatnonzero(thresholds == value)[0]) for value in (0.5, 0.75))
+    return [
+        ClassResult(
+            category_id=category["id"],
+            name=category.get("name", str(category["id"])),
+            AP=_share(precision[:, :, k].mean()),
+            AP50=_share(precision[at_50, :, k].mean()),
+            AP75=_share(precision[at_75, :, k].mean()),
+            AR100=_share(recall[:, k].mean()),
+            truths=truths_of[category["id"]],
+            detections=found_of[category["id"]],
+        )
+        for k, category in enumerate(categories)
+    ]
+
+
+def _share(value: float) -> float | None:
+    """pycocotools says -1 where there is nothing to measure."""
+    return None if value < 0 else float(value)
