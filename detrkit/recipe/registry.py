@@ -1,0 +1,178 @@
+"""Where parts, slots and recipe sections are made known, by the modules that own them, on import.
+
+A *part* is a class or a factory function that can be named in a recipe. A *slot* is a place that a part
+can fill; the slot's owner hands some values over when it builds the part (`width`, `layer`, ...), and these
+*offered* names are therefore no keys of the recipe. A *section* is a top-level table of the recipe.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, TypeVar
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+REQUIRED = inspect.Parameter.empty  # stands for "has no default"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Marks an annotation as a place for parts: `Annotated[list[Factory], Slot("term")]`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A part with its options chosen and checked, not built yet. Call it with the slot's offered values.
+
+    slot: the slot it fills; name: the part's registered name (`type` in the recipe);
+    options: the validated option values, defaults included;
+    parts: its nested parts, by parameter: a Factory, None, a list or a dict of factories;
+    build: the registered class or function.
+    """
+
+    slot: str
+    name: str
+    options: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    build: Callable[..., Any]
+
+    def __call__(self, **offered: Any) -> Any:
+        """Builds the part. It receives those offered values that its constructor names, as pytest's fixtures do.
+
+        Raises TypeError if a name is not among the slot's offers, or if the part needs one that is not given.
+        """
+        slot = slots().get(self.slot)
+        strange = set(offered) - set(slot.offers if slot else ())
+        if strange:
+            raise TypeError(f'slot "{self.slot}" does not declare the offered {", ".join(sorted(strange))}')
+        wanted = inspect.signature(self.build).parameters
+        arguments = {name: value for name, value in offered.items() if name in wanted}
+        arguments |= {**self.options, **self.parts}
+        lacking = [n for n, p in wanted.items() if p.default is REQUIRED and n not in arguments]
+        if lacking:
+            raise TypeError(
+                f'{self.slot} "{self.name}" needs {", ".join(lacking)}, which its owner did not offer'
+            )
+        return self.build(**arguments)
+
+
+@dataclass(frozen=True)
+class SlotDefinition:
+    """A slot's name and the names of the values that its owner hands to the part when it builds it."""
+
+    name: str
+    offers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SectionDefinition:
+    """A top-level table. annotation: a dataclass of options, or an annotation that carries a Slot."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+
+@dataclass
+class Registry:
+    """All that is known: parts by slot and name, slots, sections."""
+
+    parts: dict[str, dict[str, Callable[..., Any]]] = field(default_factory=dict)
+    slots: dict[str, SlotDefinition] = field(default_factory=dict)
+    sections: dict[str, SectionDefinition] = field(default_factory=dict)
+    has_shipped_parts: bool = False
+
+
+_current = Registry()
+
+
+def register(slot: str, name: str) -> Callable[[Build], Build]:
+    """Makes the decorated class or function known as part `name` of `slot`; it is returned unchanged.
+
+    Raises ValueError if another object already has that name.
+    """
+
+    def decorate(build: Build) -> Build:
+        known = _current.parts.setdefault(slot, {})
+        other = known.get(name)
+        if other is not None and _identity(other) != _identity(build):
+            raise ValueError(
+                f'{slot} "{name}" is already {_identity(other)}, it cannot be {_identity(build)} too'
+            )
+        known[name] = build
+        return build
+
+    return decorate
+
+
+def define_slot(name: str, *, offers: tuple[str, ...] = ()) -> Slot:
+    """Declares a slot, next to its owner. offers: the values that the owner hands over when it builds the part.
+
+    Raises ValueError if the slot is already declared with other offers.
+    """
+    definition = SlotDefinition(name, tuple(offers))
+    if _current.slots.setdefault(name, definition) != definition:
+        raise ValueError(f'slot "{name}" is already declared with the offers {_current.slots[name].offers}')
+    return Slot(name)
+
+
+def define_section(name: str, annotation: Any, *, default: Any = REQUIRED) -> None:
+    """Declares a top-level table of the recipe.
+
+    annotation: a frozen dataclass of options, `Slot("x")` for one part, or an annotation that carries a Slot
+    (`Annotated[Factory | None, Slot("x")]`, `Annotated[dict[str, Factory], Slot("x")]`, ...).
+    default: what a recipe without the table means; a section of one part has none unless given, a dataclass
+    has its own defaults, and lists and named parts are empty.
+    Raises ValueError if the section is already declared otherwise.
+    """
+    definition = SectionDefinition(name, annotation, default)
+    other = _current.sections.setdefault(name, definition)
+    if other != definition and not _same_class(other.annotation, annotation):
+        raise ValueError(f'section "{name}" is already declared as {other.annotation}')
+
+
+def parts(slot: str) -> Mapping[str, Callable[..., Any]]:
+    """The parts registered for a slot, by name; empty if there are none."""
+    return _current.parts.get(slot, {})
+
+
+def slots() -> Mapping[str, SlotDefinition]:
+    """All declared slots, by name."""
+    return _current.slots
+
+
+def sections() -> Mapping[str, SectionDefinition]:
+    """All declared sections, by name, in order of declaration."""
+    return _current.sections
+
+
+def load_shipped_parts() -> None:
+    """Imports every module of detrkit that registers something, once."""
+    if not _current.has_shipped_parts:
+        import detrkit.parts  # noqa: F401  (here, because the parts' modules import this one)
+
+        _current.has_shipped_parts = True
+
+
+@contextmanager
+def empty_registry() -> Iterator[Registry]:
+    """Within the block nothing is registered, and nothing shipped is loaded: for tests with parts of their own."""
+    global _current
+    before, _current = _current, Registry(has_shipped_parts=True)
+    try:
+        yield _current
+    finally:
+        _current = before
+
+
+def _identity(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _same_class(first: Any, second: Any) -> bool:
+    # A module that is imported a second time makes a second class of the same name: not a conflict.
+    return is_dataclass(first) and is_dataclass(second) and _identity(first) == _identity(second)
