@@ -46,8 +46,8 @@ class EvalResult:
     """What an evaluation found.
 
     Args:
-        stats: the twelve numbers by the names of ``STAT_NAMES``, each in 0..1; None where there is no truth of
-            that kind (no small objects: no APS), which pycocotools reports as -1
+        stats: the twelve numbers by the names of ``STAT_NAMES``, each in 0..1; None where no truth is of
+            that kind (no small objects: no APS), where pycocotools says -1
         per_class: one row per category of the data set, in the order of the category ids
         detections: COCO results, dicts of image_id, category_id, bbox [x, y, width, height] in pixels, score
         images: number of images evaluated
@@ -146,7 +146,7 @@ def _indexed(image_ids: Sequence[int], categories: list[dict], annotations: list
 def _per_class(
     evaluation: COCOeval, categories: list[dict], truths: list[dict], found: list[dict]
 ) -> list[ClassResult]:
-    # precision: [IoU thresholds, recall points, classes, area ranges, detection limits]; recall is without the
+    # precision: [IoU thresholds, recall points, classes, area ranges, detection limits]; recall lacks the
     # recall points. The first area range is "all", the last limit is 100.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     recall = evaluation.eval["recall"][:, :, 0, -1]

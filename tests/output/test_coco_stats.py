@@ -49,7 +49,7 @@ def test_reference_case(shared_data, capsys):
         assert result.stats[ours] == pytest.approx(expected["stats"][theirs], abs=1e-9), ours
     for row in result.per_class:
         value = expected["per_category_AP"][str(row.category_id)]
-        assert row.AP == (None if value == -1 else pytest.approx(value, abs=1e-9)), row
+        assert (None if value == -1 else pytest.approx(value, abs=1e-9)) == row.AP, row
     assert len(result.per_class) == 80
     assert sum(row.truths for row in result.per_class) == 839 - 9  # crowd regions are no truths
     assert result.images == 100

@@ -1,0 +1,141 @@
+"""Run a detector over a split of a data set and measure what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from detrkit.engine.coco_stats import EvalResult, coco_stats
+from detrkit.errors import UserError
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    detector: nn.Module,
+    source,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    workers: int = 2,
+    precision: str = "auto",
+    split: str = "val",
+    progress: Progress | None = None,
+) -> EvalResult:
+    """Evaluate ``detector`` on one split of ``source`` as COCO does.
+
+    With torch.distributed initialised, every process calls this and works on its share of the images; the
+    first process measures, and all of them return the same numbers. Afterwards the detector is in the mode
+    (training or evaluation) that it was in before.
+
+    Args:
+        detector: its ``detect`` is called; already on ``device``
+        source: the data set (``detrkit.data``)
+        batch_size: images at once in each process
+        workers: worker processes of the loader
+        precision: "bf16" or "auto": bfloat16 autocast on a CUDA GPU that has it; "fp32": none
+        split: "val" or "train"
+        progress: called after each batch with (batches done, batches) of this process
+
+    Returns:
+        the numbers, with all detections on the first process and none on the others
+
+    Raises:
+        DataError: an image or the annotation file cannot be read
+    """
+    device = torch.device(device)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    ground_truth = getattr(source, split).ground_truth()
+    # A label beyond the categories, or one whose category the data set does not have (the unused ones of 91
+    # slots), is no detection: there is nothing that it could be compared with.
+    in_data = set(ground_truth.getCatIds())
+    category_ids = [c.id if c.id in in_data else None for c in source.categories]
+    loader = source.loader(
+        split=split, batch_size=batch_size, epoch=0, seed=0, workers=workers, rank=rank, world=world
+    )
+    found: dict[int, list[dict]] = {}
+    was_training = detector.training
+    detector.eval()
+    try:
+        # Not inference_mode: a tensor that a module caches here could not be used in training afterwards.
+        with torch.no_grad(), autocast(device, precision):
+            for number, batch in enumerate(loader, start=1):
+                batch = batch.to(device)
+                results = detector.detect(batch.images, batch.mask, batch.sizes)
+                for image_id, result in zip(batch.image_ids, results, strict=True):
+                    found[image_id] = coco_detections(image_id, result, category_ids)
+                if progress is not None:
+                    progress(number, len(loader))
+    finally:
+        detector.train(was_training)
+    return _measure(ground_truth, found, rank, world)
+
+
+def coco_detections(
+    image_id: int, result: dict[str, Tensor], category_ids: Sequence[int | None]
+) -> list[dict]:
+    """The detections of one image as COCO results, with the category ids of the data set.
+
+    Boxes are rounded to a thousandth of a pixel and scores to the sixth place, so that a file of them stays
+    small and gives the same numbers when it is evaluated again. Labels without a category id (None, or beyond
+    the list) and boxes or scores that are not finite are left out.
+
+    Args:
+        result: scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) in pixels
+        category_ids: the category id of each label
+    """
+    scores = result["scores"].float().cpu().numpy().astype(np.float64)
+    boxes = result["boxes"].float().cpu().numpy().astype(np.float64)
+    labels = result["labels"].cpu().tolist()
+    usable = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
+    boxes[:, 2:] -= boxes[:, :2]  # (x1, y1, x2, y2) to (x, y, width, height)
+    rows = zip(usable.tolist(), labels, boxes.round(3).tolist(), scores.round(6).tolist(), strict=True)
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for fine, label, box, score in rows
+        if fine and 0 <= label < len(category_ids) and category_ids[label] is not None
+    ]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """bfloat16 autocast for "bf16" and "auto" on a CUDA GPU that has it; nothing elsewhere and for "fp32"."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise UserError(f"precision is {precision!r}; accepted are 'auto', 'bf16' and 'fp32'")
+    if precision == "fp32" or device.type != "cuda" or not torch.cuda.is_bf16_supported():
+        return nullcontext()
+    return torch.autocast("cuda", dtype=torch.bfloat16)
+
+
+def _measure(ground_truth, found: dict[int, list[dict]], rank: int, world: int) -> EvalResult:
+    """Join the images of all processes, each once even if a sampler hands it out twice, and measure them."""
+    if world == 1:
+        return coco_stats(ground_truth, _joined([found]))
+    shares = [None] * world if rank == 0 else None
+    dist.gather_object(found, shares)
+    outcome: list[object] = [None]
+    if rank == 0:
+        # Whatever goes wrong here must reach the other processes too, or they would wait for ever.
+        try:
+            outcome = [coco_stats(ground_truth, _joined(shares))]
+        except Exception as error:
+            outcome = [error]
+    result = outcome[0]
+    if isinstance(result, EvalResult):
+        outcome = [EvalResult(result.stats, result.per_class, [], result.images)]
+    dist.broadcast_object_list(outcome)
+    result = result if rank == 0 else outcome[0]
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _joined(shares: Sequence[dict[int, list[dict]]]) -> list[dict]:
+    joined: dict[int, list[dict]] = {}
+    for share in shares:
+        joined |= share
+    return [detection for image_id in sorted(joined) for detection in joined[image_id]]
