@@ -1,0 +1,45 @@
+"""Self-attention with separate projections of content and of each position embedding."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.attention.multihead import merge_heads, split_heads
+from detrkit.recipe import define_slot, register
+from detrkit.structures import QueryPosition
+
+define_slot("self_attention", offers=("width", "heads", "positions", "dropout"))
+
+
+@register("self_attention", "conditional")
+class ConditionalSelfAttention(nn.Module):
+    """q = A e + sum of P_n Q_n, k alike with own matrices, v = V e (Conditional DETR; SAP-DETR, section 3.3).
+
+    Args:
+        width: D.
+        heads: H.
+        positions: names of the query position embeddings Q_n.
+        dropout: on attention weights.
+    """
+
+    def __init__(self, *, width: int, heads: int, positions: tuple[str, ...], dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.query_position = nn.ModuleDict({name: nn.Linear(width, width) for name in positions})
+        self.key_position = nn.ModuleDict({name: nn.Linear(width, width) for name in positions})
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, content: Tensor, position: QueryPosition) -> Tensor:
+        """Content [B, N, D] to its update [B, N, D]."""
+        query, key = self.query(content), self.key(content)
+        for name, embedding in position.embeddings.items():
+            query = query + self.query_position[name](embedding)
+            key = key + self.key_position[name](embedding)
+        query, key, value = (split_heads(x, self.heads) for x in (query, key, self.value(content)))
+        dropout = self.dropout if self.training else 0.0
+        return self.out(merge_heads(F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)))

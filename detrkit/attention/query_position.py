@@ -1,0 +1,93 @@
+"""What a decoder layer knows of its queries' places: learned embeddings and sine codes of references.
+
+Each part gives embeddings (for self-attention, and for the content of the first cross-attention) and codes (for
+the position terms of cross-attention) under names of its own. A decoder holds any number of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers import MLP, xavier_matrices
+from detrkit.position import Temperature, sine_code
+from detrkit.recipe import define_slot, register
+from detrkit.structures import QueryPosition, Reference
+
+define_slot("query_position", offers=("width",))
+
+Order = Literal["xy", "yx"]
+
+
+class QueryPositionPart(nn.Module):
+    """One source of embeddings and codes."""
+
+    embeddings: tuple[str, ...]
+    """names of the embeddings [B, N, D] that it gives"""
+
+    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
+        """`content` [B, N, D] enters the layer; codes are multiplied by `scale` [B, N, D] where it is given."""
+        raise NotImplementedError
+
+
+def ordered(points: Tensor, order: Order) -> Tensor:
+    """(x, y) pairs [..., 2] in the order that a code wants."""
+    return points if order == "xy" else points.flip(-1)
+
+
+@register("query_position", "point")
+class PointPosition(QueryPositionPart):
+    """The reference point: code [B, N, D], embedding an MLP of it (Conditional DETR, section 3.2).
+
+    Args:
+        width: D, half for each coordinate.
+        temperature: base of the code's frequencies.
+        order: which coordinate comes first; SAP-DETR codes x first, the DAB family y first.
+    """
+
+    embeddings = ("point",)
+
+    def __init__(self, *, width: int, temperature: Temperature = 20.0, order: Order = "xy"):
+        super().__init__()
+        self.half, self.temperature, self.order = width // 2, temperature, order
+        self.embed = MLP(width, width, width, 2)
+
+    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
+        code = sine_code(ordered(reference.point, self.order), self.half, self.temperature)
+        embedding = self.embed(code)
+        return QueryPosition({"point": embedding}, {"point": code if scale is None else code * scale})
+
+
+@register("query_position", "box")
+class BoxPosition(QueryPositionPart):
+    """The reference box: embedding of point and size, code of the point (DAB-DETR, sections 4.2 and 4.4).
+
+    Args:
+        width: D.
+        temperature: base of the code's frequencies.
+        modulated: scale the code's y half by h_hat / h and its x half by w_hat / w, where the content predicts
+            (w_hat, h_hat); a very thin box gives very large queries, as published.
+    """
+
+    embeddings = ("box",)
+
+    def __init__(self, *, width: int, temperature: Temperature = 10000.0, modulated: bool = True):
+        super().__init__()
+        self.half, self.temperature = width // 2, temperature
+        self.embed = MLP(2 * width, width, width, 2)
+        self.size = MLP(width, width, 2, 2) if modulated else None
+        xavier_matrices(self)
+
+    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
+        size = reference.size("query position 'box'")
+        numbers = torch.cat((reference.point.flip(-1), size), dim=-1)  # (y, x, w, h), the published order
+        code = sine_code(numbers, self.half, self.temperature)
+        embedding, code = self.embed(code), code[..., : 2 * self.half]
+        if scale is not None:
+            code = code * scale
+        if self.size is not None:
+            ratio = self.size(content).sigmoid() / size  # (w, h)
+            code = code * ratio.flip(-1).repeat_interleave(self.half, dim=-1)
+        return QueryPosition({"box": embedding}, {"point": code})

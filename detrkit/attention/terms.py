@@ -1,0 +1,209 @@
+"""Cross-attention as a sum of terms.
+
+Each term gives query features and names the key features that they meet; its contribution to the logits is their
+dot product. Terms that meet the same keys add their query features, since q1.k + q2.k = (q1 + q2).k, and the rest is
+concatenated, so one call of fused attention serves any sum and no [B, H, N, L] tensor is built.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.attention.multihead import key_mask, merge_heads, split_heads
+from detrkit.recipe import Factory, Slot, define_slot, register
+from detrkit.structures import Memory, QueryPosition, Reference
+
+define_slot("cross_attention", offers=("width", "heads", "positions", "dropout", "first"))
+define_slot("term", offers=("width", "heads"))
+
+Terms = Annotated[list[Factory], Slot("term")]
+
+
+class Term(nn.Module):
+    """One summand of the attention logits."""
+
+    key: str
+    """name of the key features that it meets; terms of one name share them"""
+    head_widths: int
+    """how many head widths it counts for in the scale 1 / sqrt(head_widths * D / H) of all terms that are dot products
+    of learned projections; 0 for a term whose logits are meant as they are (a Gaussian)"""
+
+    def make_key(self, *, width: int, heads: int) -> nn.Module:
+        """A module from Memory to key features [B, H, L, F]; the first term of a key makes it."""
+        raise NotImplementedError
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        """Query features [B, H, N, F]."""
+        raise NotImplementedError
+
+
+class ContentKey(nn.Module):
+    """A projection of the memory's tokens."""
+
+    def __init__(self, *, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, memory: Memory) -> Tensor:
+        return split_heads(self.projection(memory.tokens), self.heads)
+
+
+class PositionKey(nn.Module):
+    """A projection of the cells' codes."""
+
+    def __init__(self, *, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, memory: Memory) -> Tensor:
+        return split_heads(self.projection(memory.position), self.heads)
+
+
+@register("term", "content")
+class ContentTerm(Term):
+    """Projected content against projected memory."""
+
+    key, head_widths = "content", 1
+
+    def __init__(self, *, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.projection = nn.Linear(width, width)
+
+    def make_key(self, *, width: int, heads: int) -> nn.Module:
+        return ContentKey(width=width, heads=heads)
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        return split_heads(self.projection(content), self.heads)
+
+
+class CodeTerm(Term):
+    """A projected code of the query's place against the projected codes of the cells."""
+
+    key, head_widths = "position", 1
+    code: str
+    """which code of the query position it projects"""
+
+    def __init__(self, *, inputs: int, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.projection = nn.Linear(inputs, width)
+
+    def make_key(self, *, width: int, heads: int) -> nn.Module:
+        return PositionKey(width=width, heads=heads)
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        if self.code not in position.codes:
+            raise ValueError(
+                f"the term '{self.code}' needs a query position that gives the code {self.code!r}; "
+                f"decoder.positions gives {sorted(position.codes)}"
+            )
+        return split_heads(self.projection(position.codes[self.code]), self.heads)
+
+
+@register("term", "point")
+class PointTerm(CodeTerm):
+    """The reference point against the cell: the spatial half of conditional attention (Conditional DETR, section 3.2)."""
+
+    code = "point"
+
+    def __init__(self, *, width: int, heads: int):
+        super().__init__(inputs=width, width=width, heads=heads)
+
+
+@register("cross_attention", "terms")
+class TermAttention(nn.Module):
+    """Queries to memory, with logits that are a sum of terms.
+
+    In the first layer the content logits also see the places: each position embedding is projected and added to the
+    content queries, and the position keys to the content keys (Conditional DETR and its descendants).
+
+    Args:
+        width: D.
+        heads: H.
+        positions: names of the query position embeddings.
+        dropout: on attention weights.
+        first: whether this is the decoder's first layer.
+        terms: the summands.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        positions: tuple[str, ...],
+        dropout: float,
+        first: bool,
+        terms: Terms,
+    ):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
+        for factory in terms:
+            term = factory(width=width, heads=heads)
+            self.terms[factory.name] = term
+            if term.key not in self.keys:
+                self.keys[term.key] = term.make_key(width=width, heads=heads)
+        self.scale = (sum(t.head_widths for t in self.terms.values()) * width // heads) ** -0.5
+        blends = first and {"content", "position"} <= set(self.keys)
+        self.first = nn.ModuleDict({name: nn.Linear(width, width) for name in positions} if blends else {})
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        """Content [B, N, D] to its update [B, N, D]."""
+        queries: dict[str, Tensor] = {}
+        for term in self.terms.values():
+            features = term(content, position, reference, memory)
+            if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
+                features = features * self.scale
+            queries[term.key] = queries[term.key] + features if term.key in queries else features
+        keys = {name: key(memory) for name, key in self.keys.items()}
+        if self.first:
+            placed = sum(layer(position.embeddings[name]) for name, layer in self.first.items())
+            queries["content"] = queries["content"] + split_heads(placed * self.scale, self.heads)
+            keys["content"] = keys["content"] + keys["position"]
+        value = split_heads(self.value(memory.tokens), self.heads)
+        mixed = fused_attention(
+            [queries[name] for name in keys],
+            list(keys.values()),
+            value,
+            memory.mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out(merge_heads(mixed))
+
+
+def fused_attention(
+    queries: list[Tensor], keys: list[Tensor], value: Tensor, mask: Tensor | None, *, dropout: float
+) -> Tensor:
+    """softmax(sum of q_i k_i) v in one fused call.
+
+    Args:
+        queries, keys: one [B, H, N, F_i] and [B, H, L, F_i] for each sum of terms.
+        value: [B, H, L, F].
+        mask: [B, L], True where padded, or None.
+
+    Fused kernels want one width for queries, keys and values, a multiple of eight: the missing channels are zeros,
+    which change nothing, and those of the result are dropped.
+    """
+    width = value.shape[-1]
+    full = -(-sum(k.shape[-1] for k in keys) // 8) * 8
+    missing = full - sum(k.shape[-1] for k in keys)
+    dtype = value.dtype
+    query = F.pad(torch.cat([q.to(dtype) for q in queries], dim=-1), (0, missing))
+    key = F.pad(
+        torch.cat([k.to(dtype).expand(len(value), value.shape[1], -1, -1) for k in keys], dim=-1),
+        (0, missing),
+    )
+    value = F.pad(value, (0, full - width))
+    mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout, scale=1.0)
+    return mixed[..., :width]

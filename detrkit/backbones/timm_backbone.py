@@ -1,0 +1,112 @@
+"""Any timm model as a backbone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from detrkit.errors import CheckpointError, UserError
+from detrkit.recipe import define_slot, register
+from detrkit.structures import FeatureMap
+
+define_slot("backbone", offers=())
+
+
+@register("backbone", "timm")
+class TimmBackbone(nn.Module):
+    """Feature maps of a timm model built with `features_only`.
+
+    Args:
+        name: a timm model name; `timm.list_models()` lists them.
+        pretrained: load timm's ImageNet weights (downloaded once by timm).
+        weights: a local weights file of that timm model instead (.safetensors or .pth).
+        levels: which of the model's feature levels to return; -1 is the last, C5 of a ResNet.
+        dilated: replace the stride of the last stage by dilation, DETR's DC5: half the stride, four times the tokens.
+        norm: "frozen" keeps every batch norm's statistics and affine values as they were loaded, as DETR does
+            (right for pretrained weights and small batches); "batch" trains them (right from scratch).
+        frozen_stride: layers that make features of up to this stride are not trained; 4 freezes a ResNet's stem
+            and first stage, as DETR does; 0 trains everything.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "resnet50",
+        pretrained: bool = True,
+        weights: str | None = None,
+        levels: Annotated[list[int], Field(min_length=1)] = [-1],  # noqa: B006 (never changed)
+        dilated: bool = False,
+        norm: Literal["frozen", "batch"] = "frozen",
+        frozen_stride: Annotated[int, Field(ge=0)] = 4,
+    ):
+        super().__init__()
+        try:
+            available = timm.create_model(name, features_only=True, pretrained=False, scriptable=False).feature_info
+        except RuntimeError as error:
+            raise UserError(f"backbone.name = {name!r}: {error}; `timm.list_models()` lists the names") from None
+        count = len(available)
+        if bad := [level for level in levels if not -count <= level < count]:
+            raise UserError(f"backbone.levels = {bad}: {name} has {count} levels, 0 to {count - 1} or negative")
+        options = {"output_stride": available.reduction()[-1] // 2} if dilated else {}
+        indices = sorted({level % count for level in levels})
+        local = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
+        try:
+            self.body = timm.create_model(
+                name,
+                features_only=True,
+                out_indices=indices,
+                pretrained=pretrained or bool(weights),
+                **options,
+                **local,
+            )
+        except Exception as error:
+            if not (pretrained or weights):
+                raise
+            raise CheckpointError(_no_weights(name, weights, error)) from error
+        if norm == "frozen":
+            self.body = freeze_batch_norm_2d(self.body)
+        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
+        self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+        self._freeze(frozen_stride)
+
+    def _freeze(self, stride: int) -> None:
+        """Stop the training of every layer up to the last feature of at most this stride."""
+        frozen = [f["module"] for f in self.body.feature_info.info if f["reduction"] <= stride]
+        if not frozen:
+            return
+        for child, module in self.body.named_children():
+            module.requires_grad_(False)
+            if frozen[-1].replace(".", "_") == child or frozen[-1].split(".")[0] == child:
+                return
+
+    def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
+        """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
+        maps = self.body(images)
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        return [FeatureMap(m, shrink_mask(mask, m.shape[-2:])) for m in maps]
+
+
+def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+    """The padding mask [B, H, W] at a map's size [B, h, w]: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
+    if mask is None:
+        return None
+    return F.interpolate(mask[None].to(torch.float32), size=shape)[0].to(torch.bool)
+
+
+def _no_weights(name: str, weights: str | None, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    if weights:
+        return f"backbone.weights = {weights!r} could not be loaded into {name}: {reason}"
+    return (
+        f"the pretrained weights of {name} could not be loaded: {reason}\n"
+        "Without a network: download them on another machine and set backbone.weights=FILE, "
+        "or train from scratch with backbone.pretrained=false backbone.norm=batch backbone.frozen_stride=0"
+    )

@@ -1,0 +1,154 @@
+"""The decoder: the one loop that every detector runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.attention.query_position import QueryPositionPart
+from detrkit.geometry.base import Decoded, Geometry
+from detrkit.heads import HeadOutput, PredictionHead
+from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
+from detrkit.recipe import Factory, Slot, define_slot, register
+from detrkit.structures import Memory, Output, Queries, QueryPosition, Reference
+
+define_slot("decoder", offers=("width", "heads", "classes", "geometry", "head"))
+
+SelfAttention = Annotated[Factory, Slot("self_attention")]
+CrossAttention = Annotated[Factory, Slot("cross_attention")]
+Positions = Annotated[list[Factory], Slot("query_position")]
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention, feed-forward; each added and normed after (post-norm)."""
+
+    def __init__(
+        self,
+        *,
+        self_attention: nn.Module,
+        cross_attention: nn.Module,
+        feedforward: FeedForward,
+        width: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.self_attention, self.norm1 = self_attention, nn.LayerNorm(width)
+        self.cross_attention, self.norm2 = cross_attention, nn.LayerNorm(width)
+        self.feedforward, self.norm3 = feedforward, nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        """Content [B, N, D] to content [B, N, D]."""
+        content = self.norm1(content + self.dropout(self.self_attention(content, position)))
+        update = self.cross_attention(content, position, reference, memory)
+        content = self.norm2(content + self.dropout(update))
+        return self.norm3(content + self.dropout(self.feedforward(content)))
+
+
+@register("decoder", "transformer")
+class Decoder(nn.Module):
+    """Layers that look around each query's reference, predict, and move the reference.
+
+    Args:
+        width: D.
+        heads: H.
+        classes: K.
+        geometry: decodes and moves references.
+        head: factory of the prediction head.
+        layers: Y.
+        feedforward: hidden width.
+        activation: of the feed-forward network.
+        dropout: on attention weights, sub-layer outputs and hidden units.
+        self_attention: part of every layer.
+        cross_attention: part of every layer.
+        positions: what layers know of the queries' places, shared by all layers.
+        content_scale: multiply the position codes by an MLP of the content entering the layer, from the second layer
+            on (Conditional DETR, section 3.2).
+        look_forward_twice: predictions start from the reference with its graph, so that a layer's box loss also
+            trains the layer before (DINO, section 3.5; DAB- and SAP-DETR's sides do so too).
+        moved_by: content that moves the reference: "raw" layer output (published DAB and SAP), or "normed", which
+            makes the next reference the very box that was predicted.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        classes: int,
+        geometry: Geometry,
+        head: Factory,
+        self_attention: SelfAttention,
+        cross_attention: CrossAttention,
+        positions: Positions,
+        layers: Count = 6,
+        feedforward: Count = 2048,
+        activation: Activation = "relu",
+        dropout: Probability = 0.0,
+        content_scale: bool = True,
+        look_forward_twice: bool = True,
+        moved_by: Literal["raw", "normed"] = "raw",
+    ):
+        super().__init__()
+        self.geometry = geometry
+        self.look_forward_twice, self.moved_by = look_forward_twice, moved_by
+        sources: list[QueryPositionPart] = [factory(width=width) for factory in positions]
+        names = tuple(name for source in sources for name in source.embeddings)
+        offered = {"width": width, "heads": heads, "positions": names, "dropout": dropout}
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                self_attention=self_attention(**offered),
+                cross_attention=cross_attention(**offered, first=index == 0),
+                feedforward=FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout),
+                width=width,
+                dropout=dropout,
+            )
+            for index in range(layers)
+        )
+        self.content_scale = MLP(width, width, width, 2) if content_scale else None
+        xavier_matrices(self)
+        self.positions = nn.ModuleDict({f.name: s for f, s in zip(positions, sources, strict=True)})
+        self.norm = nn.LayerNorm(width)
+        self.head: PredictionHead = head(
+            width=width, classes=classes, layers=layers, offset_widths=geometry.offset_widths
+        )
+
+    def forward(self, queries: Queries, memory: Memory) -> Output:
+        content, reference = queries.content, queries.reference
+        attached = reference  # the same place as `reference`, with the graph of the layer before
+        raw: list[HeadOutput] = []
+        decoded: list[Decoded] = []
+        for index, layer in enumerate(self.layers):
+            scale = self.content_scale(content) if self.content_scale is not None and index else None
+            content = layer(content, self._position(content, reference, scale), reference, memory)
+            normed = self.norm(content)
+            raw.append(self.head(index, normed))
+            decoded.append(self.geometry.decode(raw[-1].offsets, attached))
+            if index + 1 < len(self.layers):
+                offsets = self.head.offsets(index, content) if self.moved_by == "raw" else raw[-1].offsets
+                moved = self.geometry.move(offsets, reference)
+                reference = moved.detach()
+                attached = moved if self.look_forward_twice else reference
+        return Output(
+            logits=torch.stack([r.logits for r in raw]),
+            boxes=torch.stack([d.boxes for d in decoded]),
+            memory=memory.tokens,
+            points=_stack([d.points for d in decoded]),
+            objectness=_stack([r.objectness for r in raw]),
+        )
+
+    def _position(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
+        """The places of all sources in one."""
+        embeddings: dict[str, Tensor] = {}
+        codes: dict[str, Tensor] = {}
+        for source in self.positions.values():
+            position = source(content, reference, scale)
+            embeddings |= position.embeddings
+            codes |= position.codes
+        return QueryPosition(embeddings, codes)
+
+
+def _stack(tensors: list[Tensor | None]) -> Tensor | None:
+    return None if tensors[0] is None else torch.stack(tensors)

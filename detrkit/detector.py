@@ -1,0 +1,154 @@
+"""The detector, and how a recipe becomes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from detrkit.boxes import center_to_corners
+from detrkit.decoder import Decoder
+from detrkit.errors import UserError
+from detrkit.layers import Count
+from detrkit.losses.criterion import Criterion
+from detrkit.recipe import Recipe
+from detrkit.structures import Output, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions:
+    """What all parts of a detector share."""
+
+    classes: Count | None = None
+    """K; taken from the data set when it is not given"""
+    width: Annotated[int, Field(ge=8, multiple_of=4)] = 256
+    """D"""
+    heads: Count = 8
+    """H"""
+    checkpoint_names: str | None = None
+    """whose official parameter names `detrkit convert` reads: "sap_detr", "dab_detr", ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """How predictions become detections."""
+
+    keep: Count = 300
+    """detections an image, the best of all N * K (query, class) pairs"""
+    objectness: bool = False
+    """multiply class scores by the objectness; no published SAP-DETR result does"""
+
+
+class Detector(nn.Module):
+    """Images to predictions: backbone, encoder, queries, decoder.
+
+    Args:
+        backbone: images to feature maps.
+        encoder: feature maps to memory.
+        queries: memory to queries.
+        decoder: queries and memory to predictions.
+        detect: how predictions become detections.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        encoder: nn.Module,
+        queries: nn.Module,
+        decoder: Decoder,
+        detect: DetectOptions | None = None,
+    ):
+        super().__init__()
+        self.backbone, self.encoder, self.queries, self.decoder = backbone, encoder, queries, decoder
+        self.detect_options = detect or DetectOptions()
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, targets: list[Target] | None = None) -> Output:
+        """Predictions for a batch.
+
+        Args:
+            images: [B, 3, H, W], normalised, padded at the right and bottom with zeros.
+            mask: [B, H, W] bool, True where padded; None when nothing is padded.
+            targets: the truth, which training blocks draw extra queries from; not used by the rest.
+        """
+        features = self.backbone(images, mask)
+        memory = self.encoder(features)
+        return self.decoder(self.queries(memory), memory)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> list[dict[str, Tensor]]:
+        """Detections of a batch, in torchvision's form, best first.
+
+        Args:
+            images, mask: as in `forward`.
+            sizes: [B, 2] (height, width) of the original images, in pixels.
+
+        Returns:
+            for each image `scores` [k], `labels` [k], `boxes` [k, 4] as (x0, y0, x1, y1) in pixels of the original
+            image, not clipped, `queries` [k] (which query each came from), and `points` [k, 2] in pixels where the
+            geometry has them.
+        """
+        return self.select(self(images, mask).float(), sizes)
+
+    def select(self, output: Output, sizes: Tensor) -> list[dict[str, Tensor]]:
+        """The detections that an output means; see `detect`."""
+        scores = output.logits[-1].sigmoid()
+        if self.detect_options.objectness:
+            if output.objectness is None:
+                raise UserError("detect.objectness = true needs head.objectness = true")
+            scores = scores * output.objectness[-1].sigmoid()
+        classes = scores.shape[-1]
+        flat = scores.flatten(1)
+        best, index = flat.topk(min(self.detect_options.keep, flat.shape[1]))
+        query, label = index // classes, index % classes
+        scale = sizes.to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
+        boxes = _take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
+        columns = {"scores": best, "labels": label, "boxes": boxes, "queries": query}
+        if output.points is not None:
+            columns["points"] = _take(output.points[-1], query) * scale
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(best))]
+
+
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows [B, N, F] at index [B, k]: [B, k, F]."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def build_detector(recipe: Recipe) -> Detector:
+    """The detector that a recipe describes, with fresh weights (the backbone's as the recipe says).
+
+    Raises:
+        UserError: `detector.classes` is not set, or parts do not go together.
+    """
+    options: DetectorOptions = recipe.section("detector")
+    if options.classes is None:
+        raise UserError(
+            "detector.classes is not set: training takes it from the data set; "
+            "to build a detector without data, give it: detector.classes=80"
+        )
+    if options.width % options.heads:
+        raise UserError(f"detector.width = {options.width} is not a multiple of detector.heads = {options.heads}")
+    shared = {"width": options.width, "heads": options.heads}
+    queries = recipe.section("queries")
+    geometry = recipe.section("geometry")(grid=queries.options.get("grid"))
+    backbone = recipe.section("backbone")()
+    return Detector(
+        backbone=backbone,
+        encoder=recipe.section("encoder")(
+            **shared, channels=backbone.channels, position=recipe.section("position")(width=options.width)
+        ),
+        queries=queries(width=options.width, geometry=geometry),
+        decoder=recipe.section("decoder")(
+            **shared, classes=options.classes, geometry=geometry, head=recipe.section("head")
+        ),
+        detect=recipe.section("detect"),
+    )
+
+
+def build_criterion(recipe: Recipe) -> Criterion:
+    """The criterion that a recipe describes."""
+    losses = {name: factory() for name, factory in recipe.section("losses").items()}
+    return Criterion(matcher=recipe.section("matcher")(), losses=losses)

@@ -1,0 +1,87 @@
+"""The plain transformer encoder over one feature map."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
+from detrkit.recipe import define_slot, register
+from detrkit.structures import FeatureMap, Memory
+
+define_slot("encoder", offers=("channels", "width", "heads", "position"))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each added and normed after (post-norm)."""
+
+    def __init__(self, *, width: int, heads: int, feedforward: int, activation: Activation, dropout: float):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(width)
+        self.feedforward = FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        placed = x + position
+        x = self.norm1(x + self.dropout(self.self_attention(placed, placed, x, mask)))
+        return self.norm2(x + self.dropout(self.feedforward(x)))
+
+
+@register("encoder", "transformer")
+class TransformerEncoder(nn.Module):
+    """Project the coarsest feature map to D channels and let its cells attend to one another.
+
+    Args:
+        channels: of each level of the backbone; the last level is used.
+        width: D.
+        heads: H.
+        position: gives the cells' codes.
+        layers: encoder layers; 0 leaves the projected map as it is.
+        feedforward: hidden width.
+        activation: of the feed-forward network.
+        dropout: on attention weights, sub-layer outputs and hidden units.
+        position_scale: multiply the cells' codes by an MLP of the content: "shared" by all layers (DAB-DETR),
+            one "per_layer" (SAP-DETR), or "none" (DETR).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        width: int,
+        heads: int,
+        position: nn.Module,
+        layers: Annotated[int, Field(ge=0)] = 6,
+        feedforward: Count = 2048,
+        activation: Activation = "relu",
+        dropout: Probability = 0.0,
+        position_scale: Literal["none", "shared", "per_layer"] = "none",
+    ):
+        super().__init__()
+        self.position = position
+        self.layers = nn.ModuleList(
+            EncoderLayer(width=width, heads=heads, feedforward=feedforward, activation=activation, dropout=dropout)
+            for _ in range(layers)
+        )
+        scales = {"none": 0, "shared": min(layers, 1), "per_layer": layers}[position_scale]
+        self.scales = nn.ModuleList(MLP(width, width, width, 2) for _ in range(scales))
+        xavier_matrices(self)
+        self.projection = nn.Conv2d(channels[-1], width, kernel_size=1)
+
+    def forward(self, features: list[FeatureMap]) -> Memory:
+        coarsest = features[-1]
+        projected = self.projection(coarsest.values)
+        position = self.position(projected, coarsest.mask)
+        mask = None if coarsest.mask is None else coarsest.mask.flatten(1)
+        x = projected.flatten(2).transpose(1, 2)
+        for index, layer in enumerate(self.layers):
+            scaled = position
+            if self.scales:
+                scaled = position * self.scales[index % len(self.scales)](x)
+            x = layer(x, scaled, mask)
+        return Memory(x, position, mask, tuple(projected.shape[-2:]))

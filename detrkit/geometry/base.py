@@ -1,0 +1,47 @@
+"""What a geometry is: how a reference starts, becomes a box, and moves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from detrkit.recipe import define_slot
+from detrkit.structures import Reference
+
+define_slot("geometry", offers=("grid",))
+
+
+class Decoded(NamedTuple):
+    """A layer's prediction in image coordinates."""
+
+    boxes: Tensor
+    """[B, N, 4] as (cx, cy, w, h), not clipped"""
+    points: Tensor | None
+    """[B, N, 2], None where the geometry predicts no point"""
+
+
+class Geometry(nn.Module):
+    """The hinge of a detector: every part that deals with places asks its geometry.
+
+    A geometry owns no parameters. Heads read `offset_widths` to know what to predict.
+    """
+
+    offset_widths: dict[str, int]
+    """name of an offset -> its numbers; a head makes one MLP for each"""
+
+    def encode(self, boxes: Tensor) -> Reference:
+        """Given boxes [B, N, 4] (cx, cy, w, h) as references of this geometry."""
+        raise NotImplementedError
+
+    def start(self, points: Tensor, sides: Tensor, cell: tuple[float, float]) -> Reference:
+        """References from points [B, N, 2] with sides [B, N, 4]; `cell` is the (x, y) spacing of the points."""
+        raise NotImplementedError
+
+    def decode(self, offsets: dict[str, Tensor], reference: Reference) -> Decoded:
+        """The box (and point) that raw offsets mean at a reference."""
+        raise NotImplementedError
+
+    def move(self, offsets: dict[str, Tensor], reference: Reference) -> Reference:
+        """The next layer's reference."""
+        raise NotImplementedError

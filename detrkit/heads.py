@@ -1,0 +1,101 @@
+"""From a layer's content to raw predictions: class logits, objectness, and the geometry's offsets."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from detrkit.layers import MLP, Count
+from detrkit.recipe import define_slot, register
+
+define_slot("head", offers=("width", "classes", "layers", "offset_widths"))
+
+Sharing = Literal["all", "first_own", "none"]
+
+
+class HeadOutput(NamedTuple):
+    """Raw predictions of one decoder layer."""
+
+    logits: Tensor
+    """[B, N, K]"""
+    objectness: Tensor | None
+    """[B, N, 1] logits"""
+    offsets: dict[str, Tensor]
+    """name -> [B, N, width], for the geometry to decode"""
+
+
+def shared_index(sharing: Sharing, layer: int) -> int:
+    """Which module a decoder layer uses: one for all, the first layer's own and one for the rest, or one each."""
+    return {"all": 0, "first_own": min(layer, 1), "none": layer}[sharing]
+
+
+@register("head", "mlp")
+class PredictionHead(nn.Module):
+    """Class scores from a linear layer or an MLP, offsets from three-layer MLPs, objectness from a linear layer.
+
+    Args:
+        width: D.
+        classes: K.
+        layers: decoder layers.
+        offset_widths: the geometry's offsets, name -> numbers.
+        class_depth: linear layers of the class head: 1 in DETR and its descendants, 3 in SAP-DETR.
+        class_sharing: which layers share a class head: "all", "first_own" (the first has its own, as SAP-DETR's
+            released weights), or "none".
+        offset_sharing: the same for the offset heads.
+        objectness: also predict whether a query has an object, one linear layer for all decoder layers.
+        prior: class and objectness probability at the start (RetinaNet, section 4.1).
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        classes: int,
+        layers: int,
+        offset_widths: dict[str, int],
+        class_depth: Count = 1,
+        class_sharing: Sharing = "all",
+        offset_sharing: Sharing = "all",
+        objectness: bool = False,
+        prior: Annotated[float, Field(gt=0, lt=1)] = 0.01,
+    ):
+        super().__init__()
+        self.class_sharing, self.offset_sharing = class_sharing, offset_sharing
+        bias = -math.log((1 - prior) / prior)
+
+        def copies(make, sharing: Sharing) -> nn.ModuleList:
+            made = [make() for _ in range(shared_index(sharing, layers - 1) + 1)]
+            for other in made[1:]:  # heads start as copies of one another
+                other.load_state_dict(made[0].state_dict())
+            return nn.ModuleList(made)
+
+        def class_head() -> nn.Module:
+            head = MLP(width, width, classes, class_depth)
+            nn.init.constant_(head.layers[-1].bias, bias)
+            return head
+
+        self.classes = copies(class_head, class_sharing)
+        self.offset_heads = nn.ModuleDict(
+            {
+                name: copies(lambda n=numbers: MLP(width, width, n, 3).zero_last(), offset_sharing)
+                for name, numbers in offset_widths.items()
+            }
+        )
+        self.objectness = nn.Linear(width, 1) if objectness else None
+        if self.objectness is not None:
+            nn.init.constant_(self.objectness.bias, bias)
+
+    def offsets(self, layer: int, content: Tensor) -> dict[str, Tensor]:
+        """The geometry's raw offsets from content [B, N, D], at least in float32: places do not survive bfloat16."""
+        index = shared_index(self.offset_sharing, layer)
+        raw = {name: heads[index](content) for name, heads in self.offset_heads.items()}
+        return {name: x if x.element_size() >= 4 else x.float() for name, x in raw.items()}
+
+    def forward(self, layer: int, content: Tensor) -> HeadOutput:
+        """All raw predictions of decoder layer `layer` from content [B, N, D]."""
+        logits = self.classes[shared_index(self.class_sharing, layer)](content)
+        objectness = None if self.objectness is None else self.objectness(content)
+        return HeadOutput(logits, objectness, self.offsets(layer, content))

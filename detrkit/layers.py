@@ -1,0 +1,56 @@
+"""Small layers that every part shares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+Activation = Literal["relu", "gelu", "prelu"]
+Count = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "prelu": nn.PReLU}
+
+
+class MLP(nn.Module):
+    """`depth` linear layers with ReLU between: [..., inputs] to [..., outputs]."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, depth: int):
+        super().__init__()
+        widths = [inputs, *[hidden] * (depth - 1), outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        return self.layers[-1](x)
+
+    def zero_last(self) -> MLP:
+        """Start with an output of zero everywhere; returns itself."""
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+        return self
+
+
+class FeedForward(nn.Module):
+    """The transformer's two-layer network, without its residual: [B, N, D] to [B, N, D]."""
+
+    def __init__(self, *, width: int, hidden: int, activation: Activation = "relu", dropout: float = 0.0):
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.activation = ACTIVATIONS[activation]()  # PReLU learns a slope, so every layer owns one
+        self.linear2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+def xavier_matrices(module: nn.Module) -> None:
+    """Draw every tensor of two or more dimensions Xavier-uniform, as DETR's transformers start."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

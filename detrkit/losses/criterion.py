@@ -1,0 +1,74 @@
+"""The criterion: match once for all layers, then sum the loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.engine.distributed import mean_over_processes
+from detrkit.losses.terms import Loss
+from detrkit.matching.hungarian import HungarianMatcher
+from detrkit.structures import Matches, Output, Target, Targets
+
+
+class Criterion(nn.Module):
+    """Matches every decoder layer and sums the weighted loss terms over terms and layers.
+
+    Args:
+        matcher: gives the pairs.
+        losses: the terms, by the names under which they are reported.
+    """
+
+    def __init__(self, *, matcher: HungarianMatcher, losses: Mapping[str, Loss]):
+        super().__init__()
+        self.matcher, self.losses = matcher, dict(losses)
+
+    @property
+    def bad_costs(self) -> int:
+        """How many matching costs were not finite so far, and counted as the worst."""
+        return self.matcher.bad_costs
+
+    def normalizer(self, targets: Sequence[Target], device: torch.device) -> Tensor:
+        """The number of objects in the batch, averaged over processes, at least 1: a scalar tensor."""
+        count = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
+        return mean_over_processes(count).clamp(min=1)
+
+    def forward(self, output: Output, targets: Sequence[Target], objects: Tensor | None = None) -> dict[str, Tensor]:
+        """The losses of a batch.
+
+        Args:
+            output: the detector's, stacked over Y layers.
+            targets: B dicts with `labels` and `boxes`.
+            objects: the normaliser, where the caller knows better (a batch in several pieces); None: `normalizer`.
+
+        Returns:
+            "total", the weighted sum to backpropagate; and, without graph or weight, each term by its name for the
+            last layer and as "name.i" for layer i before; and "class_error", 100 less the share in percent of matched
+            queries of the last layer whose best class is right.
+        """
+        output = output.float() if output.logits.dtype != torch.float64 else output
+        padded = Targets.pad(targets)
+        with torch.autocast(output.logits.device.type, enabled=False):
+            matches = self.matcher(output, padded)
+            if objects is None:
+                objects = self.normalizer(targets, output.logits.device)
+            values = {name: loss(output, padded, matches, objects) for name, loss in self.losses.items()}
+            total = sum(self.losses[name].weight * value.sum() for name, value in values.items())
+        report = {"total": total}
+        for name, value in values.items():
+            *earlier, last = value.detach().unbind()
+            report[name] = last
+            report |= {f"{name}.{layer}": x for layer, x in enumerate(earlier)}
+        report["class_error"] = class_error(output, padded, matches)
+        return report
+
+
+@torch.no_grad()
+def class_error(output: Output, targets: Targets, matches: Matches) -> Tensor:
+    """100 less the percentage of the last layer's matched queries whose best class is the object's; 0 without any."""
+    if not matches.query.shape[1]:
+        return output.logits.new_zeros(())
+    best = matches.take(output.logits)[-1].argmax(-1)
+    return 100 - 100 * (best == matches.take_targets(targets.labels)[-1]).float().mean()

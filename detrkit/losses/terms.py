@@ -1,0 +1,142 @@
+"""Loss terms: each gives one number a decoder layer, already divided by the number of objects."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from detrkit.boxes import center_to_corners, overlaps
+from detrkit.matching.costs import BoxForm, Weight, in_form
+from detrkit.recipe import define_slot, register
+from detrkit.structures import Matches, Output, Targets
+
+define_slot("loss", offers=())
+
+Alpha = Annotated[float, Field(ge=0, le=1)]
+Gamma = Annotated[float, Field(ge=0)]
+
+
+class Loss:
+    """One term; the criterion multiplies it by `weight`."""
+
+    weight: float
+
+    def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
+        """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar of at least 1."""
+        raise NotImplementedError
+
+
+def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Sigmoid focal loss of each logit against a target in [0, 1] (RetinaNet, section 3; soft targets interpolate).
+
+    (alpha t + (1 - alpha)(1 - t)) (1 - q)^gamma BCE(x, t) with q = p t + (1 - p)(1 - t).
+    """
+    p = logits.sigmoid()
+    q = p * target + (1 - p) * (1 - target)
+    balance = alpha * target + (1 - alpha) * (1 - target)
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return balance * (1 - q) ** gamma * bce
+
+
+def matched_places(matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
+    """Index of the matched queries into [Y, B, N, ...]: layer [Y, 1], image [M], query [Y, M]."""
+    layer = torch.arange(len(matches.query), device=matches.query.device)[:, None]
+    return layer, matches.image, matches.query
+
+
+@register("loss", "focal")
+class FocalLoss(Loss):
+    """Focal loss of all class logits, 1 at a matched query's class and 0 elsewhere, summed over B, N, K.
+
+    Args:
+        weight: factor of the term.
+        alpha, gamma: balance and focus.
+    """
+
+    def __init__(self, *, weight: Weight = 1.0, alpha: Alpha = 0.25, gamma: Gamma = 2.0):
+        self.weight, self.alpha, self.gamma = weight, alpha, gamma
+
+    def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
+        target = torch.zeros_like(output.logits)
+        target[(*matched_places(matches), matches.take_targets(targets.labels))] = 1.0
+        return focal_loss(output.logits, target, self.alpha, self.gamma).flatten(1).sum(1) / objects
+
+
+@register("loss", "l1")
+class L1Loss(Loss):
+    """L1 distance of matched boxes, summed over pairs and their four numbers.
+
+    Args:
+        weight: factor of the term.
+        form: numbers compared: "center" (cx, cy, w, h), or "corners" (SAP-DETR).
+    """
+
+    def __init__(self, *, weight: Weight = 5.0, form: BoxForm = "center"):
+        self.weight, self.form = weight, form
+
+    def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
+        predicted, truth = matches.take(output.boxes), matches.take_targets(targets.boxes)
+        difference = in_form(predicted, self.form) - in_form(truth, self.form)
+        return difference.abs().flatten(1).sum(1) / objects
+
+
+@register("loss", "giou")
+class GIoULoss(Loss):
+    """1 - generalised IoU of matched boxes, summed over pairs.
+
+    Args:
+        weight: factor of the term.
+        eps: added to union and enclosing area; 1e-6 in the DAB family, 0 in DETR.
+    """
+
+    def __init__(self, *, weight: Weight = 2.0, eps: Annotated[float, Field(ge=0)] = 1e-6):
+        self.weight, self.eps = weight, eps
+
+    def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
+        return (1 - matched_overlaps(output, targets, matches, self.eps)[1]).sum(1) / objects
+
+
+def matched_overlaps(output: Output, targets: Targets, matches: Matches, eps: float) -> tuple[Tensor, Tensor]:
+    """IoU and GIoU [Y, M] of the matched pairs."""
+    predicted, truth = matches.take(output.boxes), matches.take_targets(targets.boxes)
+    return overlaps(center_to_corners(predicted), center_to_corners(truth), eps)
+
+
+@register("loss", "objectness")
+class ObjectnessLoss(Loss):
+    """Focal loss of the objectness logits over all queries; the target is a matched pair's IoU, else 0 (SAP-DETR).
+
+    Args:
+        weight: factor of the term.
+        alpha, gamma: of the focal loss.
+        eps: in the IoU's denominator.
+        detach_target: whether the boxes are left out of this loss's gradient. The published weights were trained with
+            False: the IoU target sends gradients into the boxes too.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Weight = 1.0,
+        alpha: Alpha = 0.25,
+        gamma: Gamma = 2.0,
+        eps: Annotated[float, Field(ge=0)] = 1e-6,
+        detach_target: bool = False,
+    ):
+        self.weight, self.alpha, self.gamma = weight, alpha, gamma
+        self.eps, self.detach_target = eps, detach_target
+
+    def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
+        if output.objectness is None:
+            raise ValueError("losses: the objectness loss needs head.objectness = true")
+        iou = matched_overlaps(output, targets, matches, self.eps)[0]
+        logits = output.objectness.squeeze(-1)
+        target = torch.zeros_like(logits).index_put(
+            tuple(torch.broadcast_tensors(*matched_places(matches))),
+            iou.detach() if self.detach_target else iou,
+        )
+        return focal_loss(logits, target, self.alpha, self.gamma).flatten(1).sum(1) / objects

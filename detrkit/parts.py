@@ -1,0 +1,39 @@
+"""All shipped parts, and the sections of a recipe. Importing this module registers them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import detrkit.attention.conditional
+import detrkit.attention.query_position
+import detrkit.attention.terms
+import detrkit.backbones.timm_backbone
+import detrkit.data
+import detrkit.decoder
+import detrkit.encoders.transformer
+import detrkit.geometry.box
+import detrkit.heads
+import detrkit.losses.terms
+import detrkit.matching.costs
+import detrkit.matching.hungarian
+import detrkit.position
+import detrkit.queries.anchors
+import detrkit.sap  # noqa: F401
+from detrkit.detector import DetectOptions, DetectorOptions
+from detrkit.engine.options import EvaluateOptions, TrainOptions
+from detrkit.recipe import Factory, Slot, define_section
+
+define_section("detector", DetectorOptions)
+define_section("backbone", Slot("backbone"), default="timm")
+define_section("position", Slot("position"), default="sine")
+define_section("encoder", Slot("encoder"), default="transformer")
+define_section("queries", Slot("queries"))
+define_section("geometry", Slot("geometry"))
+define_section("decoder", Slot("decoder"), default="transformer")
+define_section("head", Slot("head"), default="mlp")
+define_section("matcher", Slot("matcher"), default="hungarian")
+define_section("losses", Annotated[dict[str, Factory], Slot("loss")])
+define_section("detect", DetectOptions)
+define_section("data", Slot("data"), default="coco")
+define_section("train", TrainOptions)
+define_section("evaluate", EvaluateOptions)

@@ -1,0 +1,89 @@
+"""SAP-DETR's attention: positions of the box sides (PECA) and side-directed Gaussians (SDG)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detrkit.attention.gaussian import GaussianTerm
+from detrkit.attention.multihead import split_heads
+from detrkit.attention.query_position import QueryPositionPart
+from detrkit.attention.terms import CodeTerm
+from detrkit.layers import MLP
+from detrkit.position import Temperature, sine_code
+from detrkit.recipe import register
+from detrkit.structures import Memory, QueryPosition, Reference
+
+
+@register("query_position", "side")
+class SidePosition(QueryPositionPart):
+    """The box's two corners (x0, y0, x1, y1): code [B, N, 2 D], embedding an MLP of it (SAP-DETR, section 3.3).
+
+    Args:
+        width: D, half for each coordinate.
+        temperature: base of the code's frequencies.
+    """
+
+    embeddings = ("side",)
+
+    def __init__(self, *, width: int, temperature: Temperature = 20.0):
+        super().__init__()
+        self.half, self.temperature = width // 2, temperature
+        self.embed = MLP(2 * width, width, width, 2)
+
+    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
+        code = sine_code(reference.corners("query position 'side'"), self.half, self.temperature)
+        embedding = self.embed(code)
+        if scale is not None:
+            code = code * torch.cat((scale, scale), dim=-1)
+        return QueryPosition({"side": embedding}, {"side": code})
+
+
+@register("term", "side")
+class SideTerm(CodeTerm):
+    """The box's corners against the same cell codes that the point term meets (PECA; SAP-DETR, section 3.3).
+
+    The official code concatenates a third copy of those keys; sharing them gives the same logits for the cost of
+    conditional attention. The scale still counts three head widths, as published.
+    """
+
+    code = "side"
+
+    def __init__(self, *, width: int, heads: int):
+        super().__init__(inputs=2 * width, width=width, heads=heads)
+
+
+@register("term", "side_directed_gaussian")
+class SideDirectedGaussianTerm(GaussianTerm):
+    """For each head a Gaussian whose centre moves from the point towards two sides (SDG; SAP-DETR, section 3.4).
+
+    An MLP of the content gives, for each head and axis, an offset u = tanh(.) and a width w. With u > 0 the centre
+    moves by u times the right (bottom) side, else by u times the left (top) side; the logit is
+    -w^2 (cell - centre)^2 / 8, in cells of the padded map. The choice of side has no gradient.
+
+    Args:
+        width: D.
+        heads: H.
+        scaled: multiply the offset by the side; without it the centre moves by the raw offset in cells (Table 6).
+    """
+
+    def __init__(self, *, width: int, heads: int, scaled: bool = True):
+        super().__init__()
+        self.heads, self.scaled = heads, scaled
+        self.predict = MLP(width, width, 4 * heads, 3)
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        predicted = self.predict(content)
+        with torch.autocast(content.device.type, enabled=False):
+            predicted = predicted if predicted.dtype == torch.float64 else predicted.float()
+            offset, width = (split_heads(x, self.heads) for x in predicted.chunk(2, dim=-1))  # [B, H, N, 2]
+            offset = offset.tanh()
+            height_width = reference.point.new_tensor(memory.shape)
+            cells = height_width.flip(-1)
+            point = reference.point[:, None]
+            if self.scaled:
+                low, high = reference.require_sides("side_directed_gaussian")[:, None].chunk(2, dim=-1)
+                center = (point + offset * torch.where(offset > 0, high, low)) * cells
+            else:
+                center = point * cells + offset
+            return self.features(center, width.square() / 8, memory)

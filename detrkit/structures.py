@@ -1,0 +1,169 @@
+"""What crosses the border between two parts of a detector.
+
+Shape legend, used in every docstring of the package:
+
+    B images    N queries    L memory tokens    D channels    H heads    K classes    T objects
+    Y decoder layers         h, w the height and width of a feature map
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+Target = dict[str, Tensor]
+"""One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One level of the backbone's output."""
+
+    values: Tensor
+    """[B, C, h, w]"""
+    mask: Tensor | None
+    """[B, h, w] bool, True where padded; None when no image of the batch is padded"""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The encoder's output: one token a cell, row by row."""
+
+    tokens: Tensor
+    """[B, L, D]"""
+    position: Tensor
+    """[B, L, D] the code of each cell's place, unscaled"""
+    mask: Tensor | None
+    """[B, L] bool, True where padded; None when nothing is padded"""
+    shape: tuple[int, int]
+    """(h, w) with h * w = L"""
+
+    def as_map(self) -> Tensor:
+        """The tokens as a map [B, D, h, w]."""
+        return self.tokens.transpose(1, 2).unflatten(2, self.shape)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where each query looks: a point, and where known the four sides of a box around it.
+
+    A box reference is a point in the middle with equal opposite sides; a salient point lies anywhere in
+    its box; a pure point has no sides. Geometries subclass it to carry what only they need.
+    """
+
+    point: Tensor
+    """[B, N, 2] (x, y) in [0, 1] of the unpadded image"""
+    sides: Tensor | None = None
+    """[B, N, 4] distances (left, top, right, bottom) from the point, in [0, 1]"""
+
+    def detach(self) -> Self:
+        """The same reference, cut off from the graph."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.detach() for name, t in tensors.items() if t is not None})
+
+    def require_sides(self, asker: str) -> Tensor:
+        """The sides, or an error that names who needs them."""
+        if self.sides is None:
+            raise ValueError(f"{asker} needs a reference with sides, but this geometry has points only")
+        return self.sides
+
+    def corners(self, asker: str) -> Tensor:
+        """[B, N, 4] the box as (x0, y0, x1, y1), not clipped to the image."""
+        sides = self.require_sides(asker)
+        return torch.cat((self.point - sides[..., :2], self.point + sides[..., 2:]), dim=-1)
+
+    def size(self, asker: str) -> Tensor:
+        """[B, N, 2] the box's (width, height)."""
+        sides = self.require_sides(asker)
+        return sides[..., :2] + sides[..., 2:]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from."""
+
+    content: Tensor
+    """[B, N, D]"""
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class QueryPosition:
+    """What a decoder layer knows of its queries' places."""
+
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    """name -> [B, N, D], learned embeddings, for self-attention and the first layer's content"""
+    codes: dict[str, Tensor] = field(default_factory=dict)
+    """name -> [B, N, F], scaled sine codes, for the position terms of cross-attention"""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A detector's predictions, stacked over the decoder layers (the last layer is the answer)."""
+
+    logits: Tensor
+    """[Y, B, N, K]"""
+    boxes: Tensor
+    """[Y, B, N, 4] as (cx, cy, w, h) in [0, 1] of the unpadded image, not clipped"""
+    memory: Tensor
+    """[B, L, D]"""
+    points: Tensor | None = None
+    """[Y, B, N, 2], for geometries that predict a point"""
+    objectness: Tensor | None = None
+    """[Y, B, N, 1] logits, for heads that have it"""
+
+    def float(self) -> Output:
+        """The same in float32: costs and losses are never computed in half precision."""
+        return replace(self, **{f.name: t.float() for f in fields(self) if (t := getattr(self, f.name)) is not None})
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A batch's truth, padded to the image with the most objects so that costs are one tensor."""
+
+    labels: Tensor
+    """[B, T] int64, 0 in empty places"""
+    boxes: Tensor
+    """[B, T, 4] as (cx, cy, w, h); (0.5, 0.5, 1, 1) in empty places"""
+    counts: tuple[int, ...]
+    """objects of each image"""
+
+    @classmethod
+    def pad(cls, targets: Sequence[Target]) -> Targets:
+        """Batch the images' truths. Counts are read from shapes, so nothing waits for the device."""
+        counts = tuple(len(t["labels"]) for t in targets)
+        labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
+        boxes = pad_sequence([t["boxes"].reshape(-1, 4).float() for t in targets], batch_first=True)
+        if min(counts) < max(counts):
+            valid = torch.tensor([[j < n for j in range(max(counts))] for n in counts]).to(boxes.device)
+            boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]))
+        return cls(labels, boxes, counts)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which query answers which object, for every decoder layer.
+
+    Each layer has the same number M of pairs: the sum over images of min(N, T).
+    """
+
+    image: Tensor
+    """[M] int64, the image of each pair (the same in every layer)"""
+    query: Tensor
+    """[Y, M] int64, ascending within an image"""
+    target: Tensor
+    """[Y, M] int64, the object's place within its image"""
+
+    def take(self, predictions: Tensor) -> Tensor:
+        """The matched rows of `predictions` [Y, B, N, ...]: [Y, M, ...]."""
+        layer = torch.arange(len(predictions), device=predictions.device)[:, None]
+        return predictions[layer, self.image, self.query]
+
+    def take_targets(self, values: Tensor) -> Tensor:
+        """The matched rows of padded truths [B, T, ...]: [Y, M, ...]."""
+        return values[self.image, self.target]
