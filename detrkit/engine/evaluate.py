@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from detrkit.engine.coco_stats import EvalResult, coco_stats
-from detrkit.errors import UserError
+from detrkit.engine.precision import choose_precision
 
 Progress = Callable[[int, int], None]
 
@@ -38,7 +38,7 @@ def evaluate(
         source: the data set (``detrkit.data``)
         batch_size: images at once in each process
         workers: worker processes of the loader
-        precision: "bf16" or "auto": bfloat16 autocast on a CUDA GPU that has it; "fp32": none
+        precision: "auto" (bfloat16 on a CUDA GPU that has it), "bf16" or "fp32"
         split: "val" or "train"
         progress: called after each batch with (batches done, batches) of this process
 
@@ -55,9 +55,7 @@ def evaluate(
     # slots), is no detection: there is nothing that it could be compared with.
     in_data = set(ground_truth.getCatIds())
     category_ids = [c.id if c.id in in_data else None for c in source.categories]
-    loader = source.loader(
-        split=split, batch_size=batch_size, epoch=0, seed=0, workers=workers, rank=rank, world=world
-    )
+    loader = source.loader(split=split, batch_size=batch_size, epoch=0, seed=0, workers=workers, rank=rank, world=world)
     found: dict[int, list[dict]] = {}
     was_training = detector.training
     detector.eval()
@@ -76,9 +74,7 @@ def evaluate(
     return _measure(ground_truth, found, rank, world)
 
 
-def coco_detections(
-    image_id: int, result: dict[str, Tensor], category_ids: Sequence[int | None]
-) -> list[dict]:
+def coco_detections(image_id: int, result: dict[str, Tensor], category_ids: Sequence[int | None]) -> list[dict]:
     """The detections of one image as COCO results, with the category ids of the data set.
 
     Boxes are rounded to a thousandth of a pixel and scores to the sixth place, so that a file of them stays
@@ -103,12 +99,14 @@ def coco_detections(
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bfloat16 autocast for "bf16" and "auto" on a CUDA GPU that has it; nothing elsewhere and for "fp32"."""
-    if precision not in ("auto", "bf16", "fp32"):
-        raise UserError(f"precision is {precision!r}; accepted are 'auto', 'bf16' and 'fp32'")
-    if precision == "fp32" or device.type != "cuda" or not torch.cuda.is_bf16_supported():
-        return nullcontext()
-    return torch.autocast("cuda", dtype=torch.bfloat16)
+    """bfloat16 autocast where ``precision`` ("auto", "bf16", "fp32") means that on this device, else nothing.
+
+    Raises:
+        UserError: "bf16" on a device that does not have it
+    """
+    if choose_precision(precision, device) == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def _measure(ground_truth, found: dict[int, list[dict]], rank: int, world: int) -> EvalResult:

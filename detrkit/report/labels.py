@@ -1,0 +1,151 @@
+"""Names on pictures: the colour of a class, the font, and where a name hides least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageDraw, ImageFont
+
+Box = tuple[float, float, float, float]  # (x1, y1, x2, y2) in pixels of the picture
+Colour = tuple[int, int, int]
+
+INK: Colour = (25, 25, 25)
+
+
+def class_colour(label: int) -> Colour:
+    """A colour for a class: neighbouring labels are far apart in hue, and lightness varies in three steps.
+
+    The hue advances by the golden angle in OKLCh, a space in which equal steps look equal, so that few
+    classes look alike; all are light enough to stand out against the dark rim that lines get.
+    """
+    hue = math.radians((29 + label * 137.50776) % 360)
+    lightness = (0.74, 0.84, 0.64)[label % 3]
+    return _oklch(lightness, 0.19, hue)
+
+
+def write_names(
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    texts: Sequence[str],
+    labels: Sequence[int],
+    boxes: Sequence[Box],
+) -> None:
+    """Name each box on a plate of its colour, where the plate hides least; the first items choose first."""
+    height = text_height(size)
+    if len(boxes) > 8:  # text much larger than most objects would hide them
+        typical = float(np.median([math.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in boxes]))
+        height = max(10, min(height, round(typical / 3)))
+    font = font_of(height)
+    plates: list[Box] = []
+    for text, label, box in zip(texts, labels, boxes, strict=True):
+        text = fitted(text, font, size[0] - 8)
+        plate = _best_place(font, text, box, size, plates, boxes)
+        plates.append(plate)
+        colour = class_colour(label)
+        draw.rectangle(plate, fill=colour, outline=INK)
+        middle = ((plate[0] + plate[2]) / 2, (plate[1] + plate[3]) / 2)
+        draw.text(middle, text, font=font, fill=_ink_on(colour), anchor="mm")
+
+
+def _best_place(
+    font: ImageFont.FreeTypeFont,
+    text: str,
+    box: Box,
+    size: tuple[int, int],
+    plates: Sequence[Box],
+    boxes: Sequence[Box],
+) -> Box:
+    """Where a plate overlaps other plates least and hides the least share of any box (small ones count)."""
+    width, height = math.ceil(font.getlength(text)) + 6, math.ceil(sum(font.getmetrics())) + 1
+    x1, y1, x2, y2 = box
+    places = (
+        (x1, y1 - height - 1),  # above the box
+        (x1, y2 + 1),  # below it
+        (x2 - width, y1 - height - 1),
+        (x2 - width, y2 + 1),
+        (x1, y1),  # inside
+        (x1, y2 - height),
+        (x2 + 1, y1),  # beside it
+        (x1 - width - 1, y1),
+        (x2 + 1, y2 - height),
+        (x1 - width - 1, y2 - height),
+    )
+    best, least = None, math.inf
+    for left, top in places:
+        left = round(min(max(0, left), max(0, size[0] - width - 1)))
+        top = round(min(max(0, top), max(0, size[1] - height - 1)))
+        plate = (left, top, left + width, top + height)
+        hidden = sum(_overlap(plate, other) for other in plates) / (width * height)
+        hidden += sum(_overlap(plate, b) / max(1.0, (b[2] - b[0]) * (b[3] - b[1])) for b in boxes)
+        if hidden < least - 0.02:  # an early place is kept unless a later one is clearly better
+            best, least = plate, hidden
+    return best
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def text_height(size: tuple[int, int]) -> int:
+    return max(12, round(math.sqrt(size[0] * size[1]) / 36))
+
+
+def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, its middle left out where it is longer than ``width``: the score at its end stays."""
+    if font.getlength(text) <= width:
+        return text
+    keep = len(text)
+    while keep > 2:
+        keep -= 1
+        head, tail = text[: keep - min(keep // 2, 6)], text[len(text) - min(keep // 2, 6) :]
+        if font.getlength(f"{head}…{tail}") <= width:
+            return f"{head}…{tail}"
+    return "…"
+
+
+def _ink_on(colour: Colour) -> Colour:
+    return INK if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else (255, 255, 255)
+
+
+@lru_cache(maxsize=32)
+def font_of(height: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: it knows Greek, Cyrillic and more beside Latin."""
+    import matplotlib
+
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), height) if file.is_file() else ImageFont.load_default(height)
+
+
+@lru_cache(maxsize=512)
+def _oklch(lightness: float, chroma: float, hue: float) -> Colour:
+    """OKLCh to sRGB bytes (B. Ottosson, "A perceptual color space for image processing", 2020).
+
+    Chroma is lowered until the colour exists in sRGB.
+    """
+    to_lms = np.array(
+        [
+            [1, 0.3963377774, 0.2158037573],
+            [1, -0.1055613458, -0.0638541728],
+            [1, -0.0894841775, -1.2914855480],
+        ]
+    )
+    to_rgb = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    while True:
+        lab = np.array([lightness, chroma * math.cos(hue), chroma * math.sin(hue)])
+        linear = to_rgb @ (to_lms @ lab) ** 3
+        if chroma <= 0 or (linear.min() >= 0 and linear.max() <= 1):
+            break
+        chroma -= 0.01
+    linear = linear.clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return tuple(round(float(value) * 255) for value in encoded)

@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from detrkit.report.drawing import contact_sheet, draw_predictions, image_of
+from detrkit.report.labels import class_colour, fitted, font_of
+
+GREY = (128, 128, 128)
+NAMES = ("cat", "a name that is very much longer than any picture is wide, as some data sets have it", "Ζεύς")
+
+
+def picture(width=640, height=512, colour=GREY):
+    return Image.new("RGB", (width, height), colour)
+
+
+def prediction(*boxes, scores=None, labels=None, points=None):
+    result = {
+        "boxes": torch.tensor(boxes, dtype=torch.float).view(-1, 4),
+        "scores": torch.tensor(scores or [0.9] * len(boxes)),
+        "labels": torch.tensor(labels or [0] * len(boxes), dtype=torch.long),
+    }
+    if points is not None:
+        result["points"] = torch.tensor(points, dtype=torch.float).view(-1, 2)
+    return result
+
+
+def changed(image, region, ground=GREY):
+    """How many pixels of the region (x1, y1, x2, y2) differ from the ground."""
+    return int((np.asarray(image.crop(region)) != ground).any(-1).sum())
+
+
+@pytest.mark.parametrize("ground", [(255, 255, 255), (0, 0, 0), GREY, class_colour(0)])
+def test_box_is_drawn_where_it_is_and_seen_on_any_ground(ground):
+    drawn = draw_predictions(picture(colour=ground), prediction([200, 150, 400, 350]), NAMES)
+    assert drawn.size == (640, 512)
+    for edge in ((195, 160, 206, 340), (394, 160, 405, 340), (210, 145, 390, 156), (210, 344, 390, 355)):
+        long_side = max(edge[2] - edge[0], edge[3] - edge[1])
+        assert changed(drawn, edge, ground) >= 2 * long_side  # at least a line of two pixels
+    assert changed(drawn, (210, 160, 390, 340), ground) == 0  # what is in the box stays visible
+    assert changed(drawn, (0, 360, 640, 512), ground) == 0
+    assert changed(drawn, (200, 110, 400, 146), ground) > 0  # the name, above the box
+
+
+def test_original_is_not_drawn_upon():
+    image = picture()
+    draw_predictions(image, prediction([200, 150, 400, 350]), NAMES, truth=prediction([1, 2, 30, 40]))
+    assert changed(image, (0, 0, 640, 512)) == 0
+
+
+def test_low_scores_are_not_drawn():
+    both = prediction([20, 20, 90, 90], [300, 300, 400, 400], scores=[0.29, 0.31])
+    drawn = draw_predictions(picture(), both, NAMES, threshold=0.3)
+    assert changed(drawn, (0, 0, 200, 200)) == 0
+    assert changed(drawn, (250, 250, 450, 450)) > 0
+
+
+def test_points_only_when_asked_and_present():
+    with_point = prediction([200, 150, 400, 350], points=[[260, 220]])
+    around = (255, 215, 266, 226)
+    assert changed(draw_predictions(picture(), with_point, NAMES), around) == 0
+    drawn = draw_predictions(picture(), with_point, NAMES, points=True)
+    assert drawn.getpixel((260, 220)) == class_colour(0)
+    assert changed(drawn, (300, 215, 390, 226)) > 0  # the line to the right side
+    without = prediction([200, 150, 400, 350])
+    assert changed(draw_predictions(picture(), without, NAMES, points=True), around) == 0
+
+
+def test_small_image_is_enlarged():
+    drawn = draw_predictions(picture(128, 96), prediction([64, 48, 120, 90]), NAMES)
+    assert drawn.size == (512, 384)
+    assert changed(drawn, (0, 0, 200, 150)) == 0
+    assert changed(drawn, (250, 200, 262, 350)) > 200
+
+
+def test_truth_is_a_panel_of_its_own():
+    truth = {"boxes": torch.tensor([[10.0, 300, 100, 400]]), "labels": torch.tensor([0])}
+    drawn = draw_predictions(picture(), prediction([500, 100, 600, 200]), NAMES, truth=truth, caption="one")
+    assert drawn.width > 2 * 640
+    strip = drawn.height - 512
+    assert changed(drawn, (0, strip + 295, 110, strip + 405)) > 500
+    assert changed(drawn, (480, strip + 80, 620, strip + 220)) == 0  # the detection is not in the left panel
+    right = drawn.width - 640
+    assert changed(drawn, (right + 490, strip + 80, right + 610, strip + 210)) > 500
+    assert changed(drawn, (right, strip + 290, right + 110, strip + 410)) == 0
+
+
+@pytest.mark.parametrize("size", [(640, 512), (3, 200), (300, 2), (1, 1)])
+def test_odd_boxes_and_sizes(size):
+    width, height = size
+    odd = prediction(
+        [-50, -50, -10, -10],  # outside
+        [width - 1, height - 1, width + 500, height + 500],
+        [5, 5, 5, 5],  # no area
+        [90, 90, 10, 10],  # the wrong way round
+        [float("nan"), 0, 1, 1],
+        [-1e9, -1e9, 1e9, 1e9],
+        labels=[0, 1, 2, 3, 1, -1],
+        points=[[-40, -40], [1e6, 1e6], [5, 5], [0, 0], [0, 0], [3, 1]],
+    )
+    drawn = draw_predictions(picture(*size), odd, NAMES, points=True, truth=odd, caption=NAMES[1])
+    assert drawn.height >= 12
+
+
+def test_no_detections_and_other_modes():
+    drawn = draw_predictions(picture(), prediction(), NAMES, points=True)
+    assert changed(drawn, (0, 0, 640, 512)) == 0
+    assert draw_predictions(Image.new("L", (600, 600), 128), prediction(), NAMES).mode == "RGB"
+
+
+def test_long_name_keeps_its_score():
+    font = font_of(14)
+    text = fitted(f"{NAMES[1]} 0.87", font, 120)
+    assert font.getlength(text) <= 120
+    assert text.endswith("0.87")
+    assert "…" in text
+    assert fitted("cat 0.87", font, 120) == "cat 0.87"
+
+
+def test_colours_of_the_first_classes_differ():
+    colours = np.array([class_colour(label) for label in range(20)], dtype=float)
+    apart = np.abs(colours[:, None] - colours[None]).sum(-1) + np.eye(20) * 999
+    assert apart.min() > 30
+    assert class_colour(7) == class_colour(7)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=7),
+    columns=st.none() | st.integers(1, 9),
+)
+@settings(max_examples=25, deadline=None)
+def test_contact_sheet_holds_every_picture(sizes, columns):
+    sheet = contact_sheet([Image.new("RGB", size, (9, 9, 9)) for size in sizes], columns=columns, longest=300)
+    shrunk = [[max(1, round(side * min(1, 300 / max(size)))) for side in size] for size in sizes]
+    dark = int((np.asarray(sheet) == 9).all(-1).sum())
+    assert dark == sum(width * height for width, height in shrunk)
+
+
+def test_empty_contact_sheet():
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([])
+
+
+def test_image_of_undoes_the_normalisation():
+    pixels = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    normalised = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    image = image_of(normalised, mean, std)
+    assert image.size == (7, 5)
+    assert np.array_equal(np.asarray(image), pixels.permute(1, 2, 0).numpy())
