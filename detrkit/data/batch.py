@@ -1,0 +1,95 @@
+"""Images and targets of one step, padded to one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], with which backbones are pretrained
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image as the network sees it, not yet normalised.
+
+    ``image`` [3, H, W] uint8; ``boxes`` [T, 4] (cx, cy, w, h) in [0, 1]; ``labels`` [T] int64; ``size`` the
+    original (height, width), to which detections are scaled back.
+    """
+
+    image: torch.Tensor
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    image_id: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images of one step.
+
+    images [B, 3, H, W] float32, normalised, zero to the right of and below each image; mask [B, H, W] bool,
+    True where padded, None where nothing is; targets: per image labels [T] int64 and boxes [T, 4]
+    (cx, cy, w, h) in [0, 1] of the unpadded image; sizes [B, 2] int64 the original (height, width).
+    """
+
+    images: torch.Tensor
+    mask: torch.Tensor | None
+    targets: list[dict[str, torch.Tensor]]
+    image_ids: list[int]
+    sizes: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
+        """The same batch on another device. Copies do not block where memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which a GPU copies while it computes."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change) -> Batch:
+        return replace(
+            self,
+            images=change(self.images),
+            mask=None if self.mask is None else change(self.mask),
+            targets=[{name: change(value) for name, value in target.items()} for target in self.targets],
+            sizes=change(self.sizes),
+        )
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB image as [3, H, W] uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """[3, H, W] uint8 to float32 with ImageNet's mean and deviation."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Put images at the top left of the largest height and width among them."""
+    shapes = [tuple(example.image.shape[-2:]) for example in examples]
+    height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+    padded = any(shape != (height, width) for shape in shapes)
+    images = torch.zeros(len(examples), 3, height, width)
+    mask = torch.ones(len(examples), height, width, dtype=torch.bool) if padded else None
+    for index, (example, (h, w)) in enumerate(zip(examples, shapes, strict=True)):
+        images[index, :, :h, :w] = normalise(example.image)
+        if mask is not None:
+            mask[index, :h, :w] = False
+    return Batch(
+        images=images,
+        mask=mask,
+        targets=[{"labels": example.labels, "boxes": example.boxes} for example in examples],
+        image_ids=[example.image_id for example in examples],
+        sizes=torch.tensor([example.size for example in examples], dtype=torch.int64),
+    )

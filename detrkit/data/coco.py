@@ -1,0 +1,199 @@
+"""Reading annotation files in COCO format, whatever state they are in."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrkit.data.decode import stored_size
+from detrkit.data.records import Category, Fault, Records, clip_boxes
+from detrkit.errors import DataError
+
+# Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
+EDGE_TOLERANCE = 0.001
+
+
+def read_categories(path: Path) -> tuple[Category, ...]:
+    """The categories of an annotation file, sorted by id.
+
+    Of COCO's 450 MB training file only the piece with the categories is parsed, which takes milliseconds.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            start = text.rfind(b'"categories"')
+            piece = text[start + len(b'"categories"') : start + 1_000_000] if start >= 0 else b""
+        entries, _ = json.JSONDecoder().raw_decode(piece.decode("utf-8", "ignore").lstrip(" \t\r\n:"))
+        return _categories(path, {"categories": entries})[0]
+    except (OSError, ValueError, DataError):
+        return _categories(path, _parse(path))[0]  # an unusual file: parse it whole, with its errors named
+
+
+def read_coco(path: Path, images: Path) -> tuple[tuple[Category, ...], Records, list[Fault]]:
+    """Read an annotation file: its categories by id, its records, and the faults found on the way.
+
+    Annotations that cannot be used (no area, wholly outside, unknown image or category, a second one of
+    the same id) are left out, each with a fault; boxes that pass the edge stay as they are, with a fault,
+    and are clipped when training. Images without boxes are kept. ``images`` is the folder of the images,
+    looked into only for images whose size the file does not give. Raises ``DataError`` where the file is
+    no annotation file at all.
+    """
+    data = _parse(path)
+    categories, faults = _categories(path, data)
+    known = {category.id for category in categories}
+    image_rows, image_faults = _images(path, data, images)
+    faults += image_faults
+    index_of = {row[0]: index for index, row in enumerate(image_rows)}
+    sizes = np.array([row[1:3] for row in image_rows], dtype=np.int64).reshape(-1, 2)
+
+    rows: list[tuple] = []
+    seen: set[int] = set()
+    for position, entry in enumerate(_table(path, data, "annotations")):
+        row, fault = _annotation(entry, position, index_of, known, seen)
+        if fault:
+            faults.append(fault)
+        else:
+            rows.append(row)
+            seen.add(row[1])
+    # Stable by image, so that the order inside an image is the file's.
+    rows.sort(key=lambda row: row[0])
+
+    index = np.array([row[0] for row in rows], dtype=np.int64)
+    ids = np.array([row[1] for row in rows], dtype=np.int64)
+    boxes = np.array([row[3] for row in rows], dtype=np.float64).reshape(-1, 4)
+    keep, box_faults = _check_boxes(boxes, sizes[index], ids, [image_rows[i][0] for i in index])
+    records = Records(
+        image_ids=np.array([row[0] for row in image_rows], dtype=np.int64),
+        sizes=sizes,
+        file_names=np.array([row[3] for row in image_rows], dtype=np.str_),
+        first=np.searchsorted(index[keep], np.arange(len(image_rows) + 1)),
+        annotation_ids=ids[keep],
+        category_ids=np.array([row[2] for row in rows], dtype=np.int64)[keep],
+        boxes=boxes[keep],
+        areas=np.array([row[4] for row in rows], dtype=np.float64)[keep],
+        crowd=np.array([row[5] for row in rows], dtype=bool)[keep],
+    )
+    return categories, records, faults + box_faults
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = json.load(file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text, so not a COCO annotation file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: is not JSON: {error.msg}") from error
+    if not isinstance(data, dict) or "images" not in data:
+        raise DataError(f"{path}: is not a COCO annotation file (a JSON object with images, annotations, categories)")
+    return data
+
+
+def _table(path: Path, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    table = data.get(key, [])
+    if not isinstance(table, list) or not all(isinstance(entry, dict) for entry in table):
+        raise DataError(f"{path}: '{key}' must be a list of objects")
+    return table
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...], list[Fault]]:
+    found: dict[int, Category] = {}
+    faults = []
+    for position, entry in enumerate(_table(path, data, "categories")):
+        if not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
+            raise DataError(f"{path}: categories[{position}] needs a whole number 'id' and a 'name', but is {entry}")
+        category = Category(entry["id"], entry["name"])
+        first = found.setdefault(category.id, category)
+        if first is not category:
+            detail = f"category id {category.id} stands twice: {first.name!r} is used, not {category.name!r}"
+            faults.append(Fault("duplicate category id", None, None, detail, loses=True))
+    if not found:
+        raise DataError(f"{path}: has no categories")
+    return tuple(sorted(found.values(), key=lambda category: category.id)), faults
+
+
+def _images(path: Path, data: dict[str, Any], folder: Path) -> tuple[list[tuple], list[Fault]]:
+    """Rows (id, height, width, file name), sorted by id."""
+    rows: dict[int, tuple] = {}
+    faults = []
+    for position, entry in enumerate(_table(path, data, "images")):
+        image_id, name = entry.get("id"), entry.get("file_name")
+        if not _is_id(image_id) or not isinstance(name, str):
+            raise DataError(f"{path}: images[{position}] needs a whole number 'id' and a 'file_name'")
+        if image_id in rows:
+            detail = f"image id stands twice: {rows[image_id][3]} is used, not {name}"
+            faults.append(Fault("duplicate image id", image_id, None, detail, loses=True))
+            continue
+        size = (entry.get("height"), entry.get("width"))
+        if not all(isinstance(side, int | float) and side >= 1 for side in size):
+            try:
+                size = stored_size(folder / name)
+                detail, loses = f"no usable size in the annotation file; {name} is {size[1]} x {size[0]}", False
+            except DataError as error:
+                detail, loses = f"left out: no usable size in the annotation file, and {error}", True
+            faults.append(Fault("no image size", image_id, None, detail, loses))
+            if loses:
+                continue
+        rows[image_id] = (image_id, int(size[0]), int(size[1]), name)
+    if not rows:
+        raise DataError(f"{path}: has no usable images")
+    return [rows[image_id] for image_id in sorted(rows)], faults
+
+
+def _annotation(
+    entry: dict[str, Any], position: int, index_of: dict[int, int], known: set[int], seen: set[int]
+) -> tuple[tuple | None, Fault | None]:
+    """One row (image index, id, category id, box, area, crowd), or the fault for which it is left out."""
+    image_id, category_id, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
+    annotation_id = entry.get("id", position + 1)
+
+    def left_out(kind: str, detail: str) -> tuple[None, Fault]:
+        named = (image_id if _is_id(image_id) else None, annotation_id if _is_id(annotation_id) else None)
+        return None, Fault(kind, *named, detail, loses=True)
+
+    if not _is_id(annotation_id):
+        return left_out("bad annotation id", f"annotations[{position}] has the id {annotation_id!r}")
+    if annotation_id in seen:
+        return left_out("duplicate annotation id", "a second annotation of this id is left out")
+    if not _is_id(image_id) or image_id not in index_of:
+        return left_out("unknown image", f"image id {image_id!r} is not among the images")
+    if not _is_id(category_id) or category_id not in known:
+        return left_out("unknown category", f"category id {category_id!r} is not among the categories")
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+    if not numbers or not np.isfinite(box).all():
+        return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {box!r}")
+    area = entry.get("area")
+    if not isinstance(area, int | float) or not np.isfinite(area):
+        area = box[2] * box[3]
+    return (index_of[image_id], annotation_id, category_id, box, area, bool(entry.get("iscrowd", 0))), None
+
+
+def _check_boxes(
+    boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, image_ids: list[int]
+) -> tuple[np.ndarray, list[Fault]]:
+    """Which boxes [A] have area inside their image (bool), and a fault for each that is not as it should be."""
+    inside = clip_boxes(boxes, sizes)
+    flat = (boxes[:, 2:] <= 0).any(1)
+    outside = ~flat & (inside[:, 2:] <= inside[:, :2]).any(1)
+    over = (boxes[:, :2] < -EDGE_TOLERANCE) | (boxes[:, :2] + boxes[:, 2:] > sizes[:, ::-1] + EDGE_TOLERANCE)
+    cut = ~flat & ~outside & over.any(1)
+    faults = []
+    for kind, which, text in (
+        ("zero area", flat, "has no area: left out"),
+        ("outside", outside, "lies outside its image: left out"),
+        ("out of range", cut, "passes the edge of its image: clipped"),
+    ):
+        for row in np.flatnonzero(which):
+            height, width = sizes[row]
+            detail = f"box {boxes[row].tolist()} {text} (image {width} x {height})"
+            faults.append(Fault(kind, image_ids[row], int(ids[row]), detail, loses=kind != "out of range"))
+    return ~flat & ~outside, faults

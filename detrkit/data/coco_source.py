@@ -1,0 +1,162 @@
+"""Data part ``coco``: a data set in COCO's format, in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from PIL import Image
+
+from detrkit.data.coco import read_categories, read_coco
+from detrkit.data.dataset import Dataset, DataSource, Split
+from detrkit.data.decode import decode
+from detrkit.data.records import Category, Fault, Labels, Records
+from detrkit.data.transforms import Augment
+from detrkit.errors import DataError
+from detrkit.recipe import Factory, Slot, register
+
+# Annotation file and image folder below the root: COCO's own, the plain one, and Roboflow's export.
+LAYOUTS: dict[Split, tuple[tuple[str, str], ...]] = {
+    "train": (
+        ("annotations/instances_train2017.json", "train2017"),
+        ("annotations/instances_train.json", "train"),
+        ("train/_annotations.coco.json", "train"),
+    ),
+    "val": (
+        ("annotations/instances_val2017.json", "val2017"),
+        ("annotations/instances_val.json", "val"),
+        ("valid/_annotations.coco.json", "valid"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Where one split is, if not in a known place below the root; relative to the root if there is one."""
+
+    annotations: str | None = None
+    images: str | None = None
+
+
+class CocoDataset(Dataset):
+    """One split in COCO's format."""
+
+    def __init__(
+        self,
+        *,
+        split: Split,
+        labels: Labels,
+        augment: Augment,
+        folder: Path,
+        categories: tuple[Category, ...],
+        records: Records,
+        faults: list[Fault],
+    ):
+        super().__init__(split=split, labels=labels, augment=augment)
+        self.folder = folder
+        self._categories = categories
+        self._records = records
+        self._faults = faults
+
+    records = property(lambda self: self._records)
+    faults = property(lambda self: self._faults)
+    real_categories = property(lambda self: self._categories)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def image_path(self, index: int) -> Path:
+        """The image's file."""
+        return self.folder / str(self._records.file_names[index])
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+        height, width = self._records.sizes[index].tolist()
+        image = decode(self.image_path(index), size=(height, width))
+        boxes, category_ids = self._records.training_boxes(index)
+        return image, boxes, self.labels.of(category_ids)
+
+
+@register("data", "coco")
+class CocoSource(DataSource):
+    """A data set in COCO's format.
+
+    root: folder with ``annotations/instances_<split>2017.json`` and ``<split>2017/``, or
+    ``annotations/instances_<split>.json`` and ``<split>/``, or Roboflow's ``<split>/_annotations.coco.json``.
+    train, val: files elsewhere (``annotations``, ``images``). labels: ``contiguous`` numbers the categories
+    0..K-1 by id; ``category_id`` keeps their ids, as official checkpoints with 91 outputs need.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        train: SplitFiles = SplitFiles(),
+        val: SplitFiles = SplitFiles(),
+        labels: Literal["contiguous", "category_id"] = "contiguous",
+        augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
+    ):
+        super().__init__(augment=augment())
+        self._root = Path(root).expanduser() if root is not None else None
+        self._files = {"train": train, "val": val}
+        self._keep_ids = labels == "category_id"
+
+    @cached_property
+    def labels(self) -> Labels:
+        try:
+            path, _ = self.files("train")
+        except DataError:
+            path, _ = self.files("val")  # only to be evaluated
+        return Labels(read_categories(path), keep_ids=self._keep_ids)
+
+    def files(self, split: Split) -> tuple[Path, Path]:
+        """The annotation file and the image folder of a split; ``DataError`` where they are not found."""
+        given = self._files[split]
+        base = self._root or Path()
+        if self._root is None and given.annotations is None:
+            raise DataError(
+                f"where is the data set? Set data.root, or data.{split}.annotations and data.{split}.images"
+            )
+        if self._root is not None and not self._root.is_dir():
+            raise DataError(f"data.root: {self._root} is not a folder")
+        if given.annotations is not None:
+            annotations = base / Path(given.annotations).expanduser()
+            images = next((base / b for a, b in LAYOUTS[split] if base / a == annotations), base)
+        else:
+            found = [(base / a, base / b) for a, b in LAYOUTS[split] if (base / a).is_file()]
+            if not found:
+                raise DataError(
+                    f"data.root: {self._root} has no {split} annotations; looked for "
+                    + ", ".join(annotations for annotations, _ in LAYOUTS[split])
+                )
+            annotations, images = found[0]
+        if given.images is not None:
+            images = base / Path(given.images).expanduser()
+        if not annotations.is_file():
+            raise DataError(f"data.{split}.annotations: {annotations} is not a file")
+        if not images.is_dir():
+            raise DataError(f"data.{split}.images: {images} is not a folder")
+        return annotations, images
+
+    def open(self, split: Split) -> CocoDataset:
+        path, folder = self.files(split)
+        categories, records, faults = read_coco(path, folder)
+        known = {category.id: category.name for category in self.categories}
+        for category in categories:
+            if known.get(category.id) != category.name:
+                other = f"is {known[category.id]!r}" if category.id in known else "does not exist"
+                raise DataError(
+                    f"{path}: category {category.id} is {category.name!r} here, but {other} in the other "
+                    "split; both splits need the same categories"
+                )
+        return CocoDataset(
+            split=split,
+            labels=self.labels,
+            augment=self.augment,
+            folder=folder,
+            categories=categories,
+            records=records,
+            faults=faults,
+        )

@@ -1,0 +1,165 @@
+"""A split of a data set, and the source that holds both splits."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from torch.utils import data
+
+from detrkit.data.batch import Example, normalise, to_pixels
+from detrkit.data.decode import decode, to_rgb
+from detrkit.data.loader import Loader, SampleKey, WorkerPool, plan_batches
+from detrkit.data.records import Category, Fault, Labels, Records
+from detrkit.data.transforms import Augment, Sample, make_sample
+from detrkit.recipe import define_slot
+
+define_slot("data", offers=())
+
+Split = Literal["train", "val"]
+_SAMPLE = 2  # keeps the samples' generators apart from the order's (see loader.py)
+
+
+class Dataset(data.Dataset, ABC):
+    """One split: ``dataset[SampleKey(index, epoch, seed)]`` is an ``Example``, ready for a batch.
+
+    In training the sample is augmented by a generator seeded from (seed, epoch, index) alone; otherwise
+    ``epoch`` and ``seed`` change nothing. A plain ``(index, epoch)`` serves as a key too.
+    """
+
+    def __init__(self, *, split: Split, labels: Labels, augment: Augment):
+        self.split = split
+        self.labels = labels
+        self.augment = augment
+
+    @property
+    @abstractmethod
+    def records(self) -> Records:
+        """The split's images and annotations as flat arrays."""
+
+    @property
+    @abstractmethod
+    def faults(self) -> list[Fault]:
+        """What is wrong with the split's annotations."""
+
+    @property
+    @abstractmethod
+    def real_categories(self) -> tuple[Category, ...]:
+        """The categories that the split knows, without placeholders."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+        """The image as RGB, its boxes [T, 4] (x1, y1, x2, y2) inside it, and their labels [T]; no crowds."""
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """[I] int64, in the order of the indices."""
+        return self.records.image_ids
+
+    def image_id(self, index: int) -> int:
+        """The id of one image."""
+        return int(self.image_ids[index])
+
+    def ground_truth(self) -> COCO:
+        """What the evaluation compares with: original ids, crowd regions included."""
+        return self.records.ground_truth(self.real_categories)
+
+    def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:
+        index, epoch, seed = SampleKey(*key)
+        image, boxes, labels = self.read(index)
+        size = (image.height, image.width)
+        sample = make_sample(image, boxes, labels)
+        if self.split == "train":
+            rng = np.random.default_rng([_SAMPLE, seed, epoch, index])
+            sample = self.augment.train(sample, rng)
+            image, boxes = sample.image, relative(sample)
+        else:
+            boxes = relative(sample)  # relative boxes stay true when the image is resized
+            image = self.augment.evaluate(image)
+        return Example(to_pixels(image), boxes, sample.labels, self.image_id(index), size)
+
+
+def relative(sample: Sample) -> torch.Tensor:
+    """The boxes [T, 4] as (cx, cy, w, h) in [0, 1] of the image."""
+    boxes = sample.boxes.as_subclass(torch.Tensor)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    scale = torch.tensor([sample.image.width, sample.image.height], dtype=torch.float32)
+    return torch.cat([(low + high) / 2 / scale, (high - low) / scale], dim=1)
+
+
+class DataSource(ABC):
+    """A data set with its two splits, opened when first asked for; what fills the slot ``data``."""
+
+    def __init__(self, *, augment: Augment):
+        self.augment = augment
+        self._pools: dict[tuple[str, int], WorkerPool] = {}
+
+    @property
+    @abstractmethod
+    def labels(self) -> Labels:
+        """Category ids to labels and back."""
+
+    @abstractmethod
+    def open(self, split: Split) -> Dataset:
+        """Read a split; ``DataError`` where its files are missing or cannot be used."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """Label i is ``categories[i]``; detections are written with ``categories[i].id``."""
+        return self.labels.categories
+
+    @cached_property
+    def train(self) -> Dataset:
+        return self.open("train")
+
+    @cached_property
+    def val(self) -> Dataset:
+        return self.open("val")
+
+    def loader(
+        self,
+        *,
+        split: Split = "train",
+        batch_size: int,
+        epoch: int = 0,
+        seed: int = 0,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        skip: int = 0,
+    ) -> Loader:
+        """The batches of one epoch, for one of ``world`` processes; the first ``skip`` are left out.
+
+        ``train`` is shuffled and loses an incomplete last batch (unless it is the only one); ``val`` has
+        every image once. The same arguments give the same batches, whatever the number of workers.
+        """
+        dataset = self.train if split == "train" else self.val
+        batches = plan_batches(
+            len(dataset),
+            batch_size,
+            train=split == "train",
+            epoch=epoch,
+            seed=seed,
+            rank=rank,
+            world=world,
+        )
+        pool = self._pools.setdefault((split, workers), WorkerPool(dataset, workers))
+        return Loader(pool, batches, epoch=epoch, seed=seed, skip=skip)
+
+    def eval_transform(self, image: Image.Image) -> torch.Tensor:
+        """Any image as the network sees it in evaluation: [3, H, W] float32, normalised. Reads no data set."""
+        return normalise(to_pixels(self.augment.evaluate(to_rgb(image))))
+
+    def prepare_image(self, image: str | os.PathLike[str] | Image.Image) -> tuple[torch.Tensor, tuple[int, int]]:
+        """``eval_transform`` of an image or image file, and its original (height, width)."""
+        image = image if isinstance(image, Image.Image) else decode(image)
+        return self.eval_transform(image), (image.height, image.width)

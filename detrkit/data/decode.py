@@ -1,0 +1,79 @@
+"""Image files to pixels: the one place that knows how. Pillow now; another decoder would go here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from detrkit.errors import DataError
+
+_EXIF_ORIENTATION = 0x0112
+_TURNED = {5, 6, 7, 8}  # orientations that swap height and width
+
+
+def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image file as 8-bit RGB, turned upright by its EXIF orientation.
+
+    Greyscale, palette and CMYK are converted, transparent pixels are laid over white, 16-bit values are
+    scaled to 8. ``size`` (height, width) is what the annotations were made for: where the upright image
+    does not have it but the stored one does, the annotations know nothing of the rotation and the image
+    stays as stored. Raises ``DataError``, naming the file, where it is missing, broken or cut short, or
+    has another size.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            upright = ImageOps.exif_transpose(file)
+            if size is not None and (upright.height, upright.width) != tuple(size):
+                if (file.height, file.width) != tuple(size):
+                    raise DataError(
+                        f"{path}: is {upright.width} x {upright.height} pixels, "
+                        f"but its annotations are for {size[1]} x {size[0]}"
+                    )
+                upright = file
+            return to_rgb(upright)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file") from error
+    # A broken file raises nearly anything from Pillow's format plug-ins.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an upright image from its header only; ``DataError`` where that cannot be read."""
+    try:
+        with Image.open(path) as file:
+            turned = file.getexif().get(_EXIF_ORIENTATION) in _TURNED
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as 8-bit RGB (see ``decode``). A 32-bit or float one is stretched to its own range."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_stretch(np.asarray(image, dtype=np.float64))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """Values of unknown range as 0..255. Pillow opens some 16-bit files as 32-bit: 0..65535 keeps that scale."""
+    values = np.nan_to_num(values)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and 255 < high <= 65535:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    return ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)

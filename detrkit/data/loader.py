@@ -1,0 +1,126 @@
+"""Which images make up which batch, and the workers that prepare them.
+
+A batch depends on the seed, the epoch and its place, on nothing else: not on the number of workers, not on
+what ran before. That is what makes resuming exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils import data
+
+from detrkit.data.batch import Batch, Example, collate
+from detrkit.errors import DataError
+
+_ORDER = 1  # keeps the order's generator apart from the samples' (see dataset.py)
+
+
+class SampleKey(NamedTuple):
+    """Names one sample of a training: the image, and the epoch and seed that its augmentation draws from."""
+
+    index: int
+    epoch: int = 0
+    seed: int = 0
+
+
+def plan_batches(
+    length: int, batch_size: int, *, train: bool, epoch: int, seed: int, rank: int = 0, world: int = 1
+) -> list[list[int]]:
+    """The images of each batch of an epoch for one of ``world`` processes.
+
+    Training: a new order in each epoch; the k-th batches of all processes together are the k-th batch that
+    one process would have with ``batch_size * world``; an incomplete last batch is left out, unless it is
+    the only one. Otherwise: every image once, every ``world``-th for each process.
+    """
+    if batch_size < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}")
+    if not train:
+        mine = list(range(rank, length, world))
+        return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    order = np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
+    step = batch_size * world
+    if length < step:
+        # Fewer images than processes: some see the same ones, as every process needs a batch.
+        order = np.resize(order, max(length, world))
+        return [np.array_split(order, world)[rank].tolist()]
+    chunks = order[: length // step * step].reshape(-1, world, batch_size)
+    return chunks[:, rank].tolist()
+
+
+class _Guarded(data.Dataset):
+    """Hands a ``DataError`` over as a value: raised in a worker, it would arrive wrapped in a traceback."""
+
+    def __init__(self, dataset: data.Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: SampleKey) -> Example | DataError:
+        try:
+            return self.dataset[key]
+        except DataError as error:
+            return error
+
+
+def _collate(examples: Sequence[Example | DataError]) -> Batch | DataError:
+    return next((item for item in examples if isinstance(item, DataError)), None) or collate(examples)
+
+
+class WorkerPool:
+    """The workers of one data set, kept from epoch to epoch: starting them imports torch on some systems."""
+
+    def __init__(self, dataset: data.Dataset, workers: int):
+        self._dataset = dataset
+        self._workers = workers
+        self._keys: list[list[SampleKey]] = []
+        self._loader: data.DataLoader | None = None
+        self._busy = False
+
+    def run(self, keys: list[list[SampleKey]]) -> Iterator[Batch]:
+        """Prepare one batch for each list of keys. A second run at the same time gets workers of its own."""
+        if self._busy:
+            yield from WorkerPool(self._dataset, self._workers).run(keys)
+            return
+        self._busy = True
+        try:
+            if self._loader is None:
+                self._loader = data.DataLoader(
+                    _Guarded(self._dataset),
+                    batch_sampler=self,
+                    collate_fn=_collate,
+                    num_workers=self._workers,
+                    persistent_workers=self._workers > 0,
+                    pin_memory=torch.cuda.is_available(),
+                )
+            self._keys = keys
+            for batch in self._loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        finally:
+            self._busy = False
+
+    # The loader's batch sampler: whatever was asked for last.
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+class Loader:
+    """The batches of one epoch, or what is left of them after ``skip``. ``len()`` counts those left."""
+
+    def __init__(self, pool: WorkerPool, batches: list[list[int]], *, epoch: int, seed: int, skip: int = 0):
+        if skip > len(batches):
+            raise ValueError(f"skip is {skip}, but the epoch has {len(batches)} batches")
+        self._pool = pool
+        self._keys = [[SampleKey(index, epoch, seed) for index in batch] for batch in batches[skip:]]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._pool.run(self._keys)

@@ -1,0 +1,155 @@
+"""What a data set says about its images: flat arrays, never one Python object for each box.
+
+A list of objects grows every loader worker's memory as its reference counts are touched; arrays do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from detrkit.errors import DataError
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class of a data set. ``id`` is the number that the data set's files use for it."""
+
+    id: int
+    name: str
+
+
+class Labels:
+    """The one place where category ids become labels and labels become category ids.
+
+    ``contiguous`` numbers the categories 0..K-1 in the order given. ``category_id`` keeps the ids as
+    labels, so that K is the largest id plus one and unused ids become placeholder categories; official
+    checkpoints with 91 outputs need that.
+    """
+
+    def __init__(self, categories: Sequence[Category], *, keep_ids: bool = False):
+        if not categories:
+            raise DataError("the data set names no categories")
+        if keep_ids:
+            if min(category.id for category in categories) < 0:
+                raise DataError("labels = 'category_id' needs category ids of at least 0")
+            names = {category.id: category.name for category in categories}
+            categories = [Category(i, names.get(i, f"unused {i}")) for i in range(max(names) + 1)]
+        self.categories = tuple(categories)
+        ids = np.array([category.id for category in self.categories], dtype=np.int64)
+        self._order = np.argsort(ids, kind="stable")
+        self._sorted = ids[self._order]
+
+    def of(self, category_ids: np.ndarray) -> np.ndarray:
+        """Labels [A] int64 of category ids [A]; a ``DataError`` names the first id that has none."""
+        place = np.searchsorted(self._sorted, category_ids).clip(max=len(self._sorted) - 1)
+        unknown = self._sorted[place] != category_ids
+        if unknown.any():
+            raise DataError(f"category id {category_ids[unknown][0]} is not among the data set's categories")
+        return self._order[place]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a data set, by image id and annotation id (None where there is none).
+
+    ``loses`` tells whether an image or an annotation is left out for it (a clipped box is not).
+    """
+
+    kind: str
+    image_id: int | None
+    annotation_id: int | None
+    detail: str
+    loses: bool
+
+    def __str__(self) -> str:
+        where = [f"image {self.image_id}"] if self.image_id is not None else []
+        where += [f"annotation {self.annotation_id}"] if self.annotation_id is not None else []
+        return ", ".join(where) + (": " if where else "") + self.detail
+
+
+@dataclass(frozen=True)
+class Records:
+    """All images of a split and their annotations, I images and A annotations.
+
+    Images are sorted by id. Annotations of image ``i`` are rows ``first[i]`` to ``first[i + 1]``. Boxes are
+    as the files have them, (x, y, w, h) in pixels, not clipped, each with some area inside its image; crowd
+    regions are among them. ``areas`` are square pixels (of the mask where the files have one).
+    """
+
+    image_ids: np.ndarray  # [I] int64
+    sizes: np.ndarray  # [I, 2] int64, (height, width)
+    file_names: np.ndarray  # [I] str
+    first: np.ndarray  # [I + 1] int64
+    annotation_ids: np.ndarray  # [A] int64
+    category_ids: np.ndarray  # [A] int64
+    boxes: np.ndarray  # [A, 4] float64, (x, y, w, h)
+    areas: np.ndarray  # [A] float64
+    crowd: np.ndarray  # [A] bool
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def of_image(self, index: int) -> slice:
+        """The rows of the annotations of the image at ``index``."""
+        return slice(int(self.first[index]), int(self.first[index + 1]))
+
+    def training_boxes(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [T, 4] float32 (x1, y1, x2, y2) clipped to the image, and category ids [T]; no crowds."""
+        rows = self.of_image(index)
+        ordinary = ~self.crowd[rows]
+        boxes = clip_boxes(self.boxes[rows][ordinary], self.sizes[index])
+        return boxes.astype(np.float32), self.category_ids[rows][ordinary]
+
+    def ground_truth(self, categories: Sequence[Category]) -> COCO:
+        """A pycocotools ground truth with the original image and category ids, crowd regions included.
+
+        Annotations are numbered from 1 anew: pycocotools takes a truth with id 0 for "no match".
+        """
+        image_of = np.repeat(self.image_ids, np.diff(self.first))
+        rows = zip(
+            image_of.tolist(),
+            self.category_ids.tolist(),
+            self.boxes.tolist(),
+            self.areas.tolist(),
+            self.crowd.tolist(),
+            strict=True,
+        )
+        truth = COCO()
+        truth.dataset = {
+            "info": {},
+            "images": [
+                {"id": image_id, "file_name": name, "height": height, "width": width}
+                for image_id, name, (height, width) in zip(
+                    self.image_ids.tolist(), self.file_names.tolist(), self.sizes.tolist(), strict=True
+                )
+            ],
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+                for number, (image_id, category_id, box, area, crowd) in enumerate(rows, start=1)
+            ],
+            "categories": [{"id": category.id, "name": category.name} for category in categories],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+        return truth
+
+
+def clip_boxes(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Boxes [A, 4] (x, y, w, h) as (x1, y1, x2, y2) cut at the image's edges; ``size`` [..., 2] (height, width)."""
+    limit = np.broadcast_to(np.asarray(size)[..., ::-1], (len(boxes), 2))
+    low = np.clip(boxes[:, :2], 0, limit)
+    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, limit)
+    return np.concatenate([low, high], axis=1)

@@ -1,0 +1,170 @@
+"""What happens to an image and its boxes between the file and the batch.
+
+A part of slot ``augment`` has ``train(sample, rng)`` and ``evaluate(image)``. All chance comes from the
+generator that is handed in, so that a sample depends on nothing but its seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+from detrkit.errors import DataError
+from detrkit.recipe import define_slot, register
+
+define_slot("augment", offers=())
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its objects: ``boxes`` [T, 4] absolute (x1, y1, x2, y2), ``labels`` [T] int64."""
+
+    image: Image.Image
+    boxes: BoundingBoxes
+    labels: torch.Tensor
+
+
+class Augment(Protocol):
+    """What fills the slot ``augment``."""
+
+    def train(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+
+    def evaluate(self, image: Image.Image) -> Image.Image: ...
+
+
+def make_sample(image: Image.Image, boxes: np.ndarray, labels: np.ndarray) -> Sample:
+    """A sample of boxes [T, 4] (x1, y1, x2, y2), already inside the image, and labels [T]."""
+    boxes = torch.from_numpy(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
+    canvas = (image.height, image.width)
+    tracked = BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=canvas)
+    return Sample(image, tracked, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
+
+
+def resized(height: int, width: int, short: int, longest: int | None = None) -> tuple[int, int]:
+    """(height, width) with the shorter side ``short``, by DETR's rule, which published numbers rest on.
+
+    The longer side is rounded down. Where it would pass ``longest``, the shorter side becomes
+    round(longest * shorter / longer) instead, half to even; the longer side follows from that, and can
+    therefore end a little above ``longest`` for very slender images. Never less than one pixel.
+    """
+    low, high = min(height, width), max(height, width)
+    if longest is not None and high / low * short > longest:
+        short = max(round(longest * low / high), 1)
+    if low == short:
+        return height, width
+    long = int(short * high / low)
+    return (short, long) if height <= width else (long, short)
+
+
+def resize(sample: Sample, size: tuple[int, int]) -> Sample:
+    """To ``size`` (height, width), bilinear with antialiasing; boxes go along."""
+    if size == (sample.image.height, sample.image.width):
+        return sample
+    image = functional.resize(sample.image, list(size))
+    return Sample(image, functional.resize(sample.boxes, list(size)), sample.labels)
+
+
+def flip(sample: Sample) -> Sample:
+    """Left and right exchanged."""
+    return Sample(functional.horizontal_flip(sample.image), functional.horizontal_flip(sample.boxes), sample.labels)
+
+
+def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+    """A part of the image; boxes are cut at its edges, and those left without area are dropped."""
+    image = functional.crop(sample.image, top, left, height, width)
+    boxes = functional.crop(sample.boxes, top, left, height, width)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    kept = BoundingBoxes(boxes[keep], format=BoundingBoxFormat.XYXY, canvas_size=(height, width))
+    return Sample(image, kept, sample.labels[keep])
+
+
+@register("augment", "detr")
+class DetrAugment:
+    """DETR's augmentation: flip, then resize to one of several scales, half of the time after a crop.
+
+    flip: probability of exchanging left and right. scales: shorter sides to choose from, with the longer
+    side at most max_size. crop: probability of first resizing the shorter side to one of crop_scales (no
+    limit on the longer), and cropping to a height and a width each uniform in crop_min..crop_max (or the
+    image's side, where that is less). eval_size, eval_max_size: shorter and longest side in evaluation.
+    Source: facebookresearch/detr, datasets/coco.py (see methods/detr.md, "Training").
+    """
+
+    def __init__(
+        self,
+        *,
+        scales: Annotated[tuple[Pixels, ...], Field(min_length=1)] = tuple(range(480, 801, 32)),
+        max_size: Pixels = 1333,
+        flip: Probability = 0.5,
+        crop: Probability = 0.5,
+        crop_scales: Annotated[tuple[Pixels, ...], Field(min_length=1)] = (400, 500, 600),
+        crop_min: Pixels = 384,
+        crop_max: Pixels = 600,
+        eval_size: Pixels = 800,
+        eval_max_size: Pixels = 1333,
+    ):
+        if crop_min > crop_max:
+            raise DataError(f"augment: crop_min is {crop_min}, more than crop_max, {crop_max}")
+        self.scales = scales
+        self.max_size = max_size
+        self.flip = flip
+        self.crop = crop
+        self.crop_scales = crop_scales
+        self.crop_min = crop_min
+        self.crop_max = crop_max
+        self.eval_size = eval_size
+        self.eval_max_size = eval_max_size
+
+    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() < self.flip:
+            sample = flip(sample)
+        if rng.random() < self.crop:
+            short = int(rng.choice(self.crop_scales))
+            sample = resize(sample, resized(sample.image.height, sample.image.width, short))
+            sample = self._random_crop(sample, rng)
+        short = int(rng.choice(self.scales))
+        return resize(sample, resized(sample.image.height, sample.image.width, short, self.max_size))
+
+    def evaluate(self, image: Image.Image) -> Image.Image:
+        size = resized(image.height, image.width, self.eval_size, self.eval_max_size)
+        return image if size == (image.height, image.width) else functional.resize(image, list(size))
+
+    def _random_crop(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        sides = (sample.image.height, sample.image.width)
+        size = [int(rng.integers(min(self.crop_min, side), min(self.crop_max, side) + 1)) for side in sides]
+        corner = [int(rng.integers(side - part + 1)) for side, part in zip(sides, size, strict=True)]
+        return crop(sample, *corner, *size)
+
+
+@register("augment", "flip")
+class FlipAugment:
+    """Left and right exchanged with probability ``flip``; sizes stay as they are, in evaluation too."""
+
+    def __init__(self, *, flip: Probability = 0.5):
+        self.flip = flip
+
+    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return flip(sample) if rng.random() < self.flip else sample
+
+    def evaluate(self, image: Image.Image) -> Image.Image:
+        return image
+
+
+@register("augment", "unchanged")
+class NoAugment:
+    """Images as they are."""
+
+    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return sample
+
+    def evaluate(self, image: Image.Image) -> Image.Image:
+        return image
