@@ -1,5 +1,20 @@
-"""Recipes: TOML files that name parts and their options, read, merged and checked before anything is built."""
+"""Recipes: TOML files that name parts and their options, read, merged and checked before they are built."""
 
+from detrkit.recipe.problems import Problem, RecipeError
+from detrkit.recipe.recipe import Recipe, load_recipe
 from detrkit.recipe.registry import Factory, Slot, define_section, define_slot, register
+from detrkit.recipe.shipped import RecipeEntry, list_recipes
 
-__all__ = ["Factory", "Slot", "define_section", "define_slot", "register"]
+__all__ = [
+    "Factory",
+    "Problem",
+    "Recipe",
+    "RecipeEntry",
+    "RecipeError",
+    "Slot",
+    "define_section",
+    "define_slot",
+    "list_recipes",
+    "load_recipe",
+    "register",
+]

@@ -41,7 +41,7 @@ class Factory:
     build: Callable[..., Any]
 
     def __call__(self, **offered: Any) -> Any:
-        """Builds the part. It receives those offered values that its constructor names, as pytest's fixtures do.
+        """Builds the part. It receives those offered values that its constructor names, and no others.
 
         Raises TypeError if a name is not among the slot's offers, or if the part needs one that is not given.
         """
@@ -54,9 +54,7 @@ class Factory:
         arguments |= {**self.options, **self.parts}
         lacking = [n for n, p in wanted.items() if p.default is REQUIRED and n not in arguments]
         if lacking:
-            raise TypeError(
-                f'{self.slot} "{self.name}" needs {", ".join(lacking)}, which its owner did not offer'
-            )
+            raise TypeError(f'{self.slot} "{self.name}" needs {", ".join(lacking)}, which its owner did not offer')
         return self.build(**arguments)
 
 
@@ -100,9 +98,7 @@ def register(slot: str, name: str) -> Callable[[Build], Build]:
         known = _current.parts.setdefault(slot, {})
         other = known.get(name)
         if other is not None and _identity(other) != _identity(build):
-            raise ValueError(
-                f'{slot} "{name}" is already {_identity(other)}, it cannot be {_identity(build)} too'
-            )
+            raise ValueError(f'{slot} "{name}" is already {_identity(other)}, it cannot be {_identity(build)} too')
         known[name] = build
         return build
 
@@ -110,7 +106,7 @@ def register(slot: str, name: str) -> Callable[[Build], Build]:
 
 
 def define_slot(name: str, *, offers: tuple[str, ...] = ()) -> Slot:
-    """Declares a slot, next to its owner. offers: the values that the owner hands over when it builds the part.
+    """Declares a slot, next to its owner. offers: the values that the owner hands over when building a part.
 
     Raises ValueError if the slot is already declared with other offers.
     """
@@ -160,7 +156,7 @@ def load_shipped_parts() -> None:
 
 @contextmanager
 def empty_registry() -> Iterator[Registry]:
-    """Within the block nothing is registered, and nothing shipped is loaded: for tests with parts of their own."""
+    """Within the block nothing is registered and nothing shipped is loaded: for tests."""
     global _current
     before, _current = _current, Registry(has_shipped_parts=True)
     try:

@@ -1,0 +1,211 @@
+"""Strict checking of a merged recipe against the registry: all mistakes at once, before anything is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from detrkit.recipe.layers import Layer, merge
+from detrkit.recipe.lines import KeyPath
+from detrkit.recipe.options import check_option, describe
+from detrkit.recipe.overrides import plain
+from detrkit.recipe.parameters import Parameter, classify, parameters_of
+from detrkit.recipe.problems import Problem, dotted, format_value, nearest, one_of
+from detrkit.recipe.registry import REQUIRED, Factory, parts, sections, slots
+
+TEXT_KEYS = ("title", "description")
+ROOT_KEYS = (*TEXT_KEYS, "reproduces", "extends", "imports")
+FAILED = object()  # stands for a value that a problem was reported for
+
+
+@dataclass
+class Checker:
+    """Goes through a merged recipe and collects what is wrong with it.
+
+    complete: False if a base could not be read; what is missing may stand there, so it is then not reported.
+    """
+
+    layer: Layer
+    complete: bool = True
+    problems: list[Problem] = field(default_factory=list)
+
+    def check(self) -> dict[str, Any]:
+        """All sections: a dataclass instance, a Factory, None, or a list or dict of factories, by name."""
+        values, known = self.layer.values, sections()
+        for key in values:
+            if key in ROOT_KEYS:
+                self._check_root_key(key, values[key])
+            elif key not in known:
+                hint = nearest(key, (*known, *ROOT_KEYS)) or f"; sections are {one_of(known)}"
+                self.report((key,), f"there is no such section{hint}")
+        return {
+            name: self.value(classify(name, section.annotation, section.default), values, (), section=True)
+            for name, section in known.items()
+        }
+
+    def report(self, path: KeyPath, message: str) -> None:
+        source = self.layer.source(path)
+        self.problems.append(Problem(source.file, source.line, dotted(path), message))
+
+    def value(self, parameter: Parameter, table: Mapping[str, Any], path: KeyPath, *, section: bool = False) -> Any:
+        """The checked value of one parameter, out of the table that may or may not say it."""
+        path, given = (*path, parameter.name), table.get(parameter.name, REQUIRED)
+        if given is REQUIRED:
+            if parameter.default is not REQUIRED and parameter.kind in ("option", "group"):
+                return parameter.default
+            given = _when_missing(parameter, section)
+            if given is None:
+                return None
+            if given is REQUIRED:
+                if self.complete:
+                    self.report(path, f"is missing{_accepted(parameter)}")
+                return FAILED
+        elif parameter.optional and given == "none" and parameter.kind != "part":
+            return None
+        if parameter.kind == "option":
+            checked, message = check_option(parameter.annotation, given)
+            if message:
+                self.report(path, message)
+            return FAILED if message else checked
+        if parameter.kind == "group":
+            return self.group(parameter, given, path)
+        if parameter.kind == "part":
+            return self.part(parameter, given, path)
+        if parameter.kind == "list":
+            return self.listed(parameter, given, path)
+        return self.named(parameter, given, path)
+
+    def group(self, parameter: Parameter, given: Any, path: KeyPath) -> Any:
+        """An instance of a dataclass of options; what is not said is as in the default."""
+        build = parameter.annotation
+        if not isinstance(given, dict):
+            self.report(path, f"is {format_value(given)}, should be a table")
+            return FAILED
+        wanted = parameters_of(build)
+        self._check_keys(given, wanted, path, owner=f'"{path[-1]}"')
+        if isinstance(parameter.default, build):
+            given = plain(parameter.default) | given
+        found = {name: self.value(parameter, given, path) for name, parameter in wanted.items()}
+        if any(value is FAILED for value in found.values()):
+            return FAILED
+        try:
+            return build(**found)
+        except ValueError as error:  # a check over several options at once, in __post_init__
+            self.report(path, str(error))
+            return FAILED
+
+    def part(self, parameter: Parameter, given: Any, path: KeyPath, implied: str | None = None) -> Any:
+        """A Factory, or None where the type is "none" and that is accepted."""
+        slot = parameter.slot
+        if slot not in slots():
+            raise TypeError(f'slot "{slot}" of {dotted(path)} was never declared with define_slot')
+        known = parts(slot)
+        table = {"type": given} if isinstance(given, str) else given
+        if not isinstance(table, dict):
+            message = f"is {format_value(given)}, should be a table with `type`, or the name of a {slot}"
+            self.report(path, f"{message}: {one_of(known)}")
+            return FAILED
+        if "type" not in table and parameter.default not in (REQUIRED, None):
+            table = self._over_default(parameter.default, table)
+        name = table.get("type", implied)
+        type_path = path if isinstance(given, str) else (*path, "type")
+        if name is None:
+            if self.complete:
+                self.report(type_path, f"is missing; {slot}: {one_of(known)}")
+            return FAILED
+        if name == "none" and parameter.optional and "none" not in known:
+            for key in set(table) - {"type"}:
+                self.report((*path, key), 'belongs to no part, since the type is "none"')
+            return None
+        if not isinstance(name, str) or name not in known:
+            # A named part without a type was meant to be one of those that the slot has.
+            where = type_path if "type" in table else path
+            hint = f"{nearest(name, known)} There are" if nearest(name, known) else "; there are"
+            names = [*known, "none"] if parameter.optional else known
+            self.report(where, f"there is no {slot} {format_value(name)}{hint} {one_of(sorted(names))}")
+            return FAILED
+        return self._factory(slot, name, table, path)
+
+    def listed(self, parameter: Parameter, given: Any, path: KeyPath) -> Any:
+        """A list of factories."""
+        if not isinstance(given, list):
+            self.report(path, f"is {format_value(given)}, should be a list of {parameter.slot}s")
+            return FAILED
+        one = Parameter(parameter.name, "part", slot=parameter.slot)
+        found = [self.part(one, item, (*path, index)) for index, item in enumerate(given)]
+        return FAILED if any(item is FAILED for item in found) else found
+
+    def named(self, parameter: Parameter, given: Any, path: KeyPath) -> Any:
+        """A dict of factories; the key is the type where none is said, and "none" leaves an entry out."""
+        if not isinstance(given, dict):
+            self.report(path, f"is {format_value(given)}, should be a table of {parameter.slot}s by name")
+            return FAILED
+        one = Parameter(parameter.name, "part", slot=parameter.slot, optional=True)
+        found = {key: self.part(one, item, (*path, key), implied=key) for key, item in given.items()}
+        if any(item is FAILED for item in found.values()):
+            return FAILED
+        return {key: item for key, item in found.items() if item is not None}
+
+    def _factory(self, slot: str, name: str, table: Mapping[str, Any], path: KeyPath) -> Any:
+        build = parts(slot)[name]
+        known = parameters_of(build, slot)
+        wanted = {key: parameter for key, parameter in known.items() if parameter.kind != "offered"}
+        offered = [key for key in table if key in known and key not in wanted]
+        for key in offered:
+            self.report((*path, key), "is set by the model around this part, not in a recipe")
+        rest = {key: value for key, value in table.items() if key not in offered}
+        self._check_keys(rest, {"type", *wanted}, path, owner=f'{slot} "{name}"')
+        found = {key: self.value(parameter, table, path) for key, parameter in wanted.items()}
+        if any(value is FAILED for value in found.values()):
+            return FAILED
+        nested = {key for key in found if wanted[key].slot}
+        return Factory(
+            slot=slot,
+            name=name,
+            options={key: value for key, value in found.items() if key not in nested},
+            parts={key: value for key, value in found.items() if key in nested},
+            build=build,
+        )
+
+    def _check_keys(self, table: Mapping[str, Any], known: Collection[str], path: KeyPath, *, owner: str) -> None:
+        for key in [key for key in table if key not in known]:
+            hint = nearest(key, known) or f"; there are {one_of(sorted(known))}"
+            self.report((*path, key), f"there is no such option of {owner}{hint}")
+
+    def _over_default(self, default: Any, table: dict[str, Any]) -> dict[str, Any]:
+        default = plain(default)
+        default = {"type": default} if isinstance(default, str) else default
+        return merge(Layer(default), Layer(table)).values
+
+    def _check_root_key(self, key: str, value: Any) -> None:
+        if key in TEXT_KEYS and not isinstance(value, str):
+            self.report((key,), f"is {format_value(value)}, should be a string")
+        if key == "reproduces" and not isinstance(value, dict):
+            self.report((key,), f"is {format_value(value)}, should be a table")
+
+
+def _when_missing(parameter: Parameter, section: bool) -> Any:
+    """What a parameter that no recipe says would be in a recipe; `REQUIRED` if it has to be said."""
+    if parameter.default is not REQUIRED:
+        empty = {"list": [], "named": {}}.get(parameter.kind)
+        return empty if parameter.default is None else plain(parameter.default)
+    if parameter.kind == "named" or (parameter.kind == "group" and _needs_nothing(parameter.annotation)):
+        return {}
+    if section and parameter.kind in ("list", "group"):  # a group then reports each option that is missing
+        return [] if parameter.kind == "list" else {}
+    return REQUIRED
+
+
+def _accepted(parameter: Parameter) -> str:
+    if parameter.slot:
+        return f"; {parameter.slot}: {one_of(parts(parameter.slot))}"
+    return f", should be {describe(parameter.annotation)}" if parameter.kind == "option" else ""
+
+
+def _needs_nothing(build: type) -> bool:
+    return all(
+        one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+        for one in dataclasses.fields(build)
+    )

@@ -1,0 +1,103 @@
+"""Checking one plain value of a recipe against the type that a part's parameter is annotated with."""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from detrkit.recipe.problems import format_value, nearest, one_of
+
+_PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
+_LIMITS = {
+    "gt": "greater than",
+    "ge": "at least",
+    "lt": "less than",
+    "le": "at most",
+    "multiple_of": "a multiple of",
+}
+_LENGTHS = {"min_length": "of length at least", "max_length": "of length at most"}
+
+
+def check_option(annotation: Any, value: Any) -> tuple[Any, str | None]:
+    """The value as its annotation has it (a list becomes a tuple, say), and what is wrong with it or None.
+
+    Strict: "3" is no number and 1 is no truth value; an integer is accepted as a float. Where the annotation
+    allows None, the word "none" means it, which TOML has no other way to say.
+    """
+    adapter = _adapter(annotation)
+    if value == "none" and _accepts_none(annotation):
+        return None, None
+    try:
+        # Read as JSON, so that strictness concerns what TOML can tell apart: an array may become a tuple.
+        return adapter.validate_json(json.dumps(value, default=_as_text), strict=True), None
+    except ValidationError as error:
+        return None, _message(annotation, value, error)
+
+
+def describe(annotation: Any) -> str:
+    """What is accepted, in words: "an integer, at least 1"."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        limits = _limits(arguments[1:])
+        return ", ".join([describe(arguments[0]), *limits])
+    if origin is Literal:
+        return one_of(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join('"none"' if one is type(None) else describe(one) for one in arguments)
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)} values ({'; '.join(map(describe, arguments))})"
+    if origin in (list, tuple):
+        return f"a list (of each item: {describe(arguments[0])})"
+    if origin is dict or annotation is dict:
+        return f"a table (of each value: {describe(arguments[1])})" if arguments else "a table"
+    return _PLAIN.get(annotation) or getattr(annotation, "__name__", str(annotation))
+
+
+@lru_cache(maxsize=1024)
+def _adapter(annotation: Any) -> TypeAdapter:
+    return TypeAdapter(annotation)
+
+
+def _accepts_none(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        return _accepts_none(get_args(annotation)[0])
+    return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
+
+
+def _message(annotation: Any, value: Any, error: ValidationError) -> str:
+    accepted = describe(annotation)
+    message = f"is {format_value(value)}, should be {accepted}"
+    # A check written by the part's author says more than the type does.
+    own = [e["ctx"]["error"] for e in error.errors() if e["type"] in ("value_error", "assertion_error")]
+    if own:
+        message += f": {own[0]}"
+    if isinstance(value, str):
+        message += nearest(value, _literals(annotation))
+    return message
+
+
+def _literals(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [str(one) for one in get_args(annotation)]
+    return [name for one in get_args(annotation) for name in _literals(one)]
+
+
+def _limits(marks: tuple[Any, ...]) -> list[str]:
+    found = []
+    for mark in marks:
+        for each in getattr(mark, "metadata", None) or (mark,):  # pydantic's Field holds a list of limits
+            for name, words in {**_LIMITS, **_LENGTHS}.items():
+                limit = getattr(each, name, None)
+                if limit is not None:
+                    found.append(f"{words} {limit:g}" if isinstance(limit, float) else f"{words} {limit}")
+    return found
+
+
+def _as_text(value: Any) -> str:
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)

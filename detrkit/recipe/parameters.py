@@ -1,0 +1,109 @@
+"""What a part's constructor, or a dataclass of options, takes: the schema of a recipe's tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from detrkit.recipe.registry import REQUIRED, Factory, Slot, parts, slots
+
+Kind = Literal["offered", "option", "group", "part", "list", "named"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a part, or one section of the recipe.
+
+    kind: "offered" by the owner at build time, so no key of the recipe; "option", a plain value; "group", a
+    dataclass of options; "part", "list" and "named", one nested part, a list, or a table of them by name.
+    annotation: for an option its type, for a group its dataclass. slot: of the nested parts.
+    optional: whether None is accepted. default: `REQUIRED` where there is none.
+    """
+
+    name: str
+    kind: Kind
+    annotation: Any = None
+    slot: str = ""
+    optional: bool = False
+    default: Any = REQUIRED
+
+
+def classify(name: str, annotation: Any, default: Any = REQUIRED) -> Parameter:
+    """Reads the kind of a parameter off its annotation.
+
+    Raises TypeError for a `Slot` on anything but `Factory`, a list or a dict of it.
+    """
+    if isinstance(annotation, Slot):
+        return Parameter(name, "part", slot=annotation.name, default=default)
+    if get_origin(annotation) is Annotated:
+        inner, *marks = get_args(annotation)
+        found = [mark for mark in marks if isinstance(mark, Slot)]
+        if found:
+            kind, optional = _kind_of_slot(name, inner)
+            return Parameter(name, kind, slot=found[0].name, optional=optional, default=default)
+    bare, optional = without_none(annotation)
+    if dataclasses.is_dataclass(bare):
+        return Parameter(name, "group", bare, optional=optional, default=default)
+    return Parameter(name, "option", annotation, optional=optional, default=default)
+
+
+def parameters_of(build: Callable[..., Any], slot: str = "") -> dict[str, Parameter]:
+    """The parameters of a part, or of a dataclass of options, by name.
+
+    Raises TypeError if one cannot be filled from a recipe: `*args`, `**kwargs`, or without an annotation.
+    """
+    offers = slots()[slot].offers if slot else ()
+    target = build.__init__ if inspect.isclass(build) else build
+    hints = get_type_hints(target, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(build).parameters.items():
+        where = f'parameter "{name}" of {build.__module__}.{build.__qualname__}'
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise TypeError(f"{where} cannot be given by name in a recipe")
+        if name in offers:
+            found[name] = Parameter(name, "offered", default=parameter.default)
+        elif name not in hints:
+            raise TypeError(f"{where} needs a type annotation, or be offered by its slot")
+        else:
+            found[name] = classify(name, hints[name], _default(build, parameter))
+    return found
+
+
+def part_parameters(slot: str, name: str) -> dict[str, Parameter]:
+    """The parameters of a registered part. Raises KeyError if it is not registered."""
+    return parameters_of(parts(slot)[name], slot)
+
+
+def without_none(annotation: Any) -> tuple[Any, bool]:
+    """`X | None` as (X, True), anything else as (itself, False); also within `Annotated`."""
+    if get_origin(annotation) is Annotated:
+        inner, *marks = get_args(annotation)
+        bare, optional = without_none(inner)
+        return (Annotated[(bare, *marks)], True) if optional else (annotation, False)
+    if get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation):
+        return Union[tuple(a for a in get_args(annotation) if a is not type(None))], True  # noqa: UP007
+    return annotation, False
+
+
+def _kind_of_slot(name: str, inner: Any) -> tuple[Kind, bool]:
+    bare, optional = without_none(inner)
+    if bare is Factory:
+        return "part", optional
+    if get_origin(bare) is list and get_args(bare) == (Factory,):
+        return "list", optional
+    if get_origin(bare) is dict and get_args(bare) == (str, Factory):
+        return "named", optional
+    raise TypeError(f'"{name}": a Slot marks Factory, Factory | None, list[Factory] or dict[str, Factory]')
+
+
+def _default(build: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    # A dataclass shows a placeholder where a field has a default factory.
+    if dataclasses.is_dataclass(build):
+        for one in dataclasses.fields(build):
+            if one.name == parameter.name and one.default_factory is not dataclasses.MISSING:
+                return one.default_factory()
+    return parameter.default

@@ -1,0 +1,124 @@
+"""Reading recipe files: TOML, inheritance by `extends`, and a recipe's own `imports`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detrkit.recipe.layers import Layer, merge
+from detrkit.recipe.lines import key_lines
+from detrkit.recipe.problems import Problem, Source, format_value, nearest
+from detrkit.recipe.shipped import display_name, find_shipped, shipped_names
+
+OWN_KEYS = ("title", "description", "reproduces")  # true of the file that says them, not of those that extend it
+
+
+@dataclass
+class Reader:
+    """Reads a recipe with all its bases into one layer and collects what goes wrong on the way."""
+
+    problems: list[Problem] = field(default_factory=list)
+    imports: dict[str, Source] = field(default_factory=dict)
+
+    def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Layer:
+        """The merged layer of a file. chain: the files that extend it, outermost first."""
+        path = path.resolve()
+        document, lines = self._parse(path)
+        shown = display_name(path)
+        sources = {key: Source(shown, line) for key, line in lines.items()} | {(): Source(shown)}
+        own = Layer(document, sources)
+        bases = self._take_names(own, "extends", single=True)
+        self.take_imports(own, path)
+        base = Layer()
+        for name in bases:
+            base = merge(base, self._read_base(name, own.sources[("extends",)], path, (*chain, path)))
+        for key in OWN_KEYS:
+            base.values.pop(key, None)
+        return merge(base, own)
+
+    def report(self, source: Source, key: str, message: str) -> None:
+        self.problems.append(Problem(source.file, source.line, key, message))
+
+    def take_imports(self, layer: Layer, path: Path) -> None:
+        """Takes `imports` out of a layer that stands in the file `path`, to which .py files are relative."""
+        for name in self._take_names(layer, "imports"):
+            self.imports.setdefault(str(_beside(path, name) or name), layer.source(("imports",)))
+
+    def _parse(self, path: Path) -> tuple[dict[str, Any], dict]:
+        source = Source(display_name(path))
+        try:
+            text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+            return tomllib.loads(text), key_lines(text)
+        except tomllib.TOMLDecodeError as error:
+            # The line is part of the message; an attribute for it came only with Python 3.14.
+            found = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
+            line = int(found[1]) if found else text.rstrip().count("\n") + 1
+            column = f" (column {found[2]})" if found else ""
+            message = str(error).replace(found[0], "") if found else str(error)
+            self.report(Source(source.file, line), "", f"is not TOML: {message}{column}")
+        except UnicodeDecodeError as error:
+            self.report(source, "", f"is not UTF-8 text, as TOML has to be: byte {error.start} is {error.reason}")
+        except OSError as error:
+            self.report(source, "", f"cannot be read: {error.strerror}")
+        return {}, {}
+
+    def _take_names(self, layer: Layer, key: str, *, single: bool = False) -> list[str]:
+        """Takes a list of strings out of the layer; with `single`, one string will do too."""
+        value = layer.values.pop(key, [])
+        names = [value] if single and isinstance(value, str) else value
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+        accepted = "the name of a recipe or a list of names" if single else "a list of module names or .py files"
+        self.report(layer.source((key,)), key, f"is {format_value(value)}, should be {accepted}")
+        return []
+
+    def _read_base(self, name: str, said: Source, path: Path, chain: tuple[Path, ...]) -> Layer:
+        # A recipe may extend a shipped one of its own name.
+        candidates = [path.parent / name, path.parent / f"{name}.toml", find_shipped(name)]
+        found = [c.resolve() for c in candidates if c is not None and c.is_file()]
+        base = next((c for c in found if c != path), found[0] if found else None)
+        if base is None:
+            hint = nearest(name, shipped_names())
+            self.report(said, "extends", f"there is no recipe {format_value(name)} beside this file or shipped{hint}")
+            return Layer()
+        if base in chain:
+            circle = " extends ".join(display_name(each) for each in (*chain[chain.index(base) :], base))
+            self.report(said, "extends", f"goes in a circle: {circle}")
+            return Layer()
+        return self.read(base, chain)
+
+    def import_parts(self) -> None:
+        """Imports the recipes' own modules, so that the parts in them are registered."""
+        for name, source in self.imports.items():
+            try:
+                _import(name)
+            except Exception as error:  # whatever a person's own module raises is theirs to mend
+                self.report(source, "imports", f"importing {name} failed: {type(error).__name__}: {error}")
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    """The file that an import names, relative to the recipe; None if it names an installed module."""
+    if name.endswith(".py"):
+        return (path.parent / name).resolve()
+    beside = path.parent / f"{name}.py"
+    return beside.resolve() if beside.is_file() else None
+
+
+def _import(name: str) -> None:
+    if not name.endswith(".py"):
+        importlib.import_module(name)
+        return
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    # Found by name and not by path alone, so that the workers of a data loader can import it as well.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.import_module(path.stem)
+    if Path(module.__file__ or "").resolve() != path:
+        raise ImportError(f'another module is named "{path.stem}": {module.__file__}; give this file another name')

@@ -1,0 +1,195 @@
+"""A recipe that has been read and checked: its values, where each came from, and its parts."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from detrkit.recipe.checking import ROOT_KEYS, Checker
+from detrkit.recipe.layers import Layer, merge
+from detrkit.recipe.lines import KeyPath
+from detrkit.recipe.overrides import layer_from_values, parse_overrides, parse_path, plain
+from detrkit.recipe.problems import Problem, RecipeError, Source, nearest
+from detrkit.recipe.reading import Reader
+from detrkit.recipe.registry import REQUIRED, Factory, load_shipped_parts
+from detrkit.recipe.shipped import find_shipped, recipe_name, shipped_names
+
+DEFAULT = Source("default")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe; `load_recipe` and `with_values` make it.
+
+    name: the shipped name, or the file's name without ".toml".
+    values: what the files and overrides say, merged: nested plain dicts, without the parts' defaults.
+    sections: the checked sections: options (a dataclass), a Factory, None, or a list or dict of factories.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    sections: Mapping[str, Any]
+    sources: Mapping[KeyPath, Source]
+
+    @property
+    def title(self) -> str:
+        """One line that says what the recipe is; "" if it does not say."""
+        return self.values.get("title", "")
+
+    @property
+    def description(self) -> str:
+        """What there is to say beyond the title; "" if nothing."""
+        return self.values.get("description", "")
+
+    @property
+    def reproduces(self) -> Mapping[str, Any]:
+        """The published row that the recipe is meant to reach; empty if there is none."""
+        return self.values.get("reproduces", {})
+
+    def section(self, name: str) -> Any:
+        """A top-level section: options (a dataclass), a Factory, None, or a list or dict of factories.
+
+        Raises KeyError if no section of that name is declared.
+        """
+        if name not in self.sections:
+            raise KeyError(f'there is no section "{name}"{nearest(name, self.sections)}')
+        return self.sections[name]
+
+    def get(self, key: str, default: Any = REQUIRED) -> Any:
+        """The checked value of a dotted key, a part's default included; "encoder.type" is the part's name.
+
+        Raises KeyError if there is no such key and no `default` is given.
+        """
+        value: Any = self.sections
+        for part in self._path(key):
+            value = _step(value, part)
+        if value is REQUIRED:
+            value = self.values.get(key, REQUIRED) if key in ROOT_KEYS else REQUIRED
+        if value is REQUIRED and default is REQUIRED:
+            raise KeyError(f'there is no key "{key}" in recipe {self.name}')
+        return default if value is REQUIRED else value
+
+    def source(self, key: str) -> str:
+        """Where the value of a dotted key was said: "recipes/base/x.toml:14", "command line" or "default".
+
+        Raises KeyError if there is no such key.
+        """
+        self.get(key)
+        return str(self.source_of(self._path(key)))
+
+    def source_of(self, path: KeyPath) -> Source:
+        """As `source`, for the parts of a key and without the check that it exists."""
+        value: Any = self.values
+        source = DEFAULT
+        said: KeyPath = ()
+        for length, part in enumerate(path, start=1):
+            said = (*said, int(part) if isinstance(value, list) and str(part).isdecimal() else part)
+            value = _step(value, part)
+            if value is REQUIRED:
+                return DEFAULT
+            source = self.sources.get(said, source)
+            if isinstance(value, str) and path[length:] == ("type",):  # a part that is said by its name
+                return source
+        return source
+
+    def with_values(self, values: Mapping[str, Any], *, source: str = "program") -> Recipe:
+        """A new recipe with some values replaced, by dotted key; None stands for "none".
+
+        source: what `Recipe.source` then says of them. Raises RecipeError as `load_recipe` does.
+        """
+        own = Layer(copy.deepcopy(dict(self.values)), dict(self.sources))
+        return _checked(self.name, merge(own, layer_from_values(values, source)), [])
+
+    def full_values(self) -> dict[str, Any]:
+        """The whole recipe as nested plain values, every default written out; None is "none"."""
+        head = {key: self.values[key] for key in ROOT_KEYS if key in self.values}
+        return {**copy.deepcopy(head), **{name: plain(value) for name, value in self.sections.items()}}
+
+    def rows(self) -> Iterator[tuple[KeyPath, Any, Source]]:
+        """Every value of the whole recipe with its path and where it came from; lists are single values."""
+        yield from self._rows(self.full_values(), ())
+
+    def to_toml(self, *, defaults: bool = False) -> str:
+        """The recipe as one TOML document that needs no base; `load_recipe` reads it back.
+
+        defaults: also write what the parts' defaults are, so that a later change of them changes nothing.
+        """
+        return tomli_w.dumps(self.full_values() if defaults else dict(self.values))
+
+    def _rows(self, table: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, Any, Source]]:
+        for key, value in table.items():
+            if isinstance(value, dict) and value:
+                yield from self._rows(value, (*path, key))
+            else:
+                yield (*path, key), value, self.source_of((*path, key))
+
+    def _path(self, key: str) -> KeyPath:
+        path = parse_path(key)
+        if path is None:
+            raise KeyError(f'"{key}" is not a dotted key of a recipe')
+        return path
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a shipped recipe by its name, or a file by its path, and checks it against the registered parts.
+
+    overrides: `key.path=value` texts, laid over it last.
+    Raises RecipeError with every mistake that was found.
+    """
+    reader = Reader()
+    path = _find(str(name_or_path))
+    layer = reader.read(path)
+    over, problems = parse_overrides(overrides)
+    reader.take_imports(over, Path("command line"))
+    load_shipped_parts()
+    reader.import_parts()
+    layer = merge(layer, over)
+    if reader.imports:
+        layer.values["imports"] = list(reader.imports)
+    return _checked(recipe_name(path), layer, [*reader.problems, *problems], complete=not reader.problems)
+
+
+def _checked(name: str, layer: Layer, problems: Sequence[Problem], *, complete: bool = True) -> Recipe:
+    checker = Checker(layer, complete=complete)
+    sections = checker.check()
+    if problems or checker.problems:
+        raise RecipeError(name, _in_order_of_lines([*problems, *checker.problems]))
+    return Recipe(name=name, values=layer.values, sections=sections, sources=layer.sources)
+
+
+def _in_order_of_lines(problems: Sequence[Problem]) -> list[Problem]:
+    files = list(dict.fromkeys(problem.file for problem in problems))
+    return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line or 0))
+
+
+def _find(name: str) -> Path:
+    shipped = find_shipped(name)
+    if shipped:
+        return shipped
+    candidates = [Path(name).expanduser(), Path(f"{name}.toml").expanduser()]
+    for path in candidates:
+        if path.is_file():
+            return path
+    hint = nearest(name, shipped_names()) or "; `detrkit recipes` lists the shipped ones"
+    message = f"there is no such file, and no shipped recipe of that name{hint}"
+    raise RecipeError(name, [Problem(name, None, "", message)])
+
+
+def _step(value: Any, part: str | int) -> Any:
+    """One step down from a section, a part or a plain table; REQUIRED if there is nothing."""
+    if isinstance(value, Factory):
+        return {"type": value.name, **value.options, **value.parts}.get(part, REQUIRED)
+    if isinstance(value, Mapping):
+        return value.get(part, REQUIRED)
+    if isinstance(value, (list, tuple)):
+        index = int(part) if str(part).isdecimal() else len(value)
+        return value[index] if index < len(value) else REQUIRED
+    if dataclasses.is_dataclass(value):
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}.get(part, REQUIRED)
+    return REQUIRED
