@@ -1,0 +1,120 @@
+"""Reading a checkpoint that somebody else wrote, without running any code that it may carry."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from detrkit.errors import CheckpointError
+
+# Where training codes keep the weights inside a checkpoint, the plain ones before averages of them.
+ENTRIES = ("model", "state_dict", "model_state_dict", "model_ema", "ema_model", "ema", "module", "weights", "net")
+# What wrappers (data parallel, torch.compile) put before every name.
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Tensor]:
+    """The weights of a checkpoint (.pth, .pt, .bin, ... of torch.save, or .safetensors), on the CPU.
+
+    A pickle may call any function while it is loaded. This one is read by PyTorch's restricted reader, which
+    knows tensors, numbers, texts and containers; beside those only argparse.Namespace (the options that official
+    DETR codes store) is let through.
+
+    Args:
+        entry: which entry of the checkpoint holds the weights, "ema" say; the first of ``ENTRIES`` that is
+            there if None, or the checkpoint itself where it is names and tensors only
+
+    Returns:
+        name -> tensor, without "module." and the like before the names
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no checkpoint, holds a class that could run code, or has
+            no weights where they were looked for
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return _without_wrappers(_weights(path, content, entry))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.lstrip()[:1] == b"<" or start.startswith(b"version https://git-lfs"):
+        kind = "a Git LFS pointer" if start.startswith(b"version") else "a web page"
+        raise CheckpointError(f"{path} is {kind}, not a checkpoint: the download did not bring the file itself")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file raises many kinds
+        text = str(error)
+        foreign = re.search(r"GLOBAL (\S+) (was not an allowed global|whose module)", text)
+        if foreign:
+            raise CheckpointError(
+                f"{path} is refused: it asks for {foreign[1]}, which could run code while it is loaded. "
+                "Accepted are tensors, numbers, texts, lists, dicts and argparse.Namespace. If you trust the file, "
+                "load it where it was made and save its state dict alone"
+            ) from None
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is damaged, cut short or another kind of file "
+            f"({_cause(text, error)})"
+        ) from None
+
+
+def _cause(text: str, error: Exception) -> str:
+    """The line of PyTorch's message that says what is wrong, without its advice to load the file unsafely."""
+    lines = [line.split("WeightsUnpickler error:")[-1].strip() for line in text.splitlines()]
+    told = [line for line in lines if line and "weights_only" not in line and "torch.load" not in line]
+    return told[0] if told else type(error).__name__
+
+
+def _weights(path: Path, content: Any, entry: str | None) -> Mapping[str, Tensor]:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    if entry is not None:
+        if entry not in content:
+            raise CheckpointError(f"{path} has no entry {entry!r}; there are: {_listed(content)}")
+        content = content[entry]
+    # An entry may hold an entry again: {"ema": {"module": {...}}}.
+    while isinstance(content, Mapping) and not _is_state(content):
+        found = next((name for name in ENTRIES if isinstance(content.get(name), Mapping)), None)
+        if found is None:
+            raise CheckpointError(
+                f"{path} has no weights where they usually are ({', '.join(ENTRIES)}); there are: {_listed(content)}"
+            )
+        content = content[found]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: entry {entry!r} holds a {type(content).__name__}, not weights")
+    return content
+
+
+def _is_state(content: Mapping) -> bool:
+    return bool(content) and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+
+
+def _listed(content: Mapping) -> str:
+    names = [str(name) for name in content]
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") if names else "none"
+
+
+def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = dict(state)
+    while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
