@@ -67,9 +67,7 @@ class EvalResult:
         }
 
 
-def coco_stats(
-    ground_truth: COCO, detections: Sequence[dict], *, image_ids: Sequence[int] | None = None
-) -> EvalResult:
+def coco_stats(ground_truth: COCO, detections: Sequence[dict], *, image_ids: Sequence[int] | None = None) -> EvalResult:
     """Evaluate boxes as COCO does: IoU 0.50 to 0.95, up to 100 detections an image, crowd regions ignored.
 
     Nothing is printed, and neither argument is changed.
@@ -96,9 +94,7 @@ def coco_stats(
     found = [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections]
     # pycocotools reports to stdout; a trainer's log should not contain it at every evaluation.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            _indexed(images, categories, truths), _indexed(images, categories, found), "bbox"
-        )
+        evaluation = COCOeval(_indexed(images, categories, truths), _indexed(images, categories, found), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
