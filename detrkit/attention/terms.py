@@ -109,7 +109,7 @@ class CodeTerm(Term):
 
 @register("term", "point")
 class PointTerm(CodeTerm):
-    """The reference point against the cell: the spatial half of conditional attention (Conditional DETR, section 3.2)."""
+    """The reference point against the cell: conditional attention's spatial half (Conditional DETR, section 3.2)."""
 
     code = "point"
 

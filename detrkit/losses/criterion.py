@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from detrkit.engine.distributed import mean_over_processes
 from detrkit.losses.terms import Loss
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.structures import Matches, Output, Target, Targets
@@ -63,6 +63,15 @@ class Criterion(nn.Module):
             report |= {f"{name}.{layer}": x for layer, x in enumerate(earlier)}
         report["class_error"] = class_error(output, padded, matches)
         return report
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a scalar over all training processes; the scalar itself where there is one process."""
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value
 
 
 @torch.no_grad()

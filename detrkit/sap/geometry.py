@@ -40,7 +40,7 @@ class SalientPointGeometry(Geometry):
         grid: (rows, columns) of the queries' grid, which gives the cell of an encoded box.
         movement: "bounded" by the cell (published), "free" over the image, or "fixed" (no point head at all).
         head_cell: cell that the *predicted* point may travel, as against the reference's: "own", or "published",
-            which is the official code's constant: the own cell for 17 x 18, a twentieth of the image for any other grid.
+            the official code's constant: the own cell for 17 x 18, a twentieth of the image for any other grid.
         eps: clipping of the logit, see `inverse_sigmoid`.
 
     The official heads start from the point that the layer before took in, not from the current one (fact sheet,

@@ -74,16 +74,15 @@ class SideDirectedGaussianTerm(GaussianTerm):
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         predicted = self.predict(content)
-        with torch.autocast(content.device.type, enabled=False):
-            predicted = predicted if predicted.dtype == torch.float64 else predicted.float()
-            offset, width = (split_heads(x, self.heads) for x in predicted.chunk(2, dim=-1))  # [B, H, N, 2]
-            offset = offset.tanh()
-            height_width = reference.point.new_tensor(memory.shape)
-            cells = height_width.flip(-1)
-            point = reference.point[:, None]
-            if self.scaled:
-                low, high = reference.require_sides("side_directed_gaussian")[:, None].chunk(2, dim=-1)
-                center = (point + offset * torch.where(offset > 0, high, low)) * cells
-            else:
-                center = point * cells + offset
-            return self.features(center, width.square() / 8, memory)
+        if predicted.element_size() < 4:  # places do not survive bfloat16; what follows is element by element
+            predicted = predicted.float()
+        offset, width = (split_heads(x, self.heads) for x in predicted.chunk(2, dim=-1))  # [B, H, N, 2]
+        offset = offset.tanh()
+        point = reference.point[:, None]
+        cells = point.new_tensor(memory.shape[::-1])
+        if self.scaled:
+            low, high = reference.require_sides("side_directed_gaussian")[:, None].chunk(2, dim=-1)
+            center = (point + offset * torch.where(offset > 0, high, low)) * cells
+        else:
+            center = point * cells + offset
+        return self.features(center, width.square() / 8, memory)

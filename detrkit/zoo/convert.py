@@ -1,0 +1,108 @@
+"""Official checkpoints in our names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from detrkit.detector import build_detector
+from detrkit.errors import CheckpointError
+from detrkit.recipe import Recipe
+from detrkit.zoo.names import FAMILIES, Family
+
+
+@dataclass
+class Conversion:
+    """What became of every tensor of an official checkpoint."""
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """our name -> tensor: what can be loaded"""
+    names: dict[str, str] = field(default_factory=dict)
+    """official name -> our name, for each tensor of `state`"""
+    repeated: dict[str, str] = field(default_factory=dict)
+    """official name -> official name of the same tensor, left out"""
+    missing: list[str] = field(default_factory=list)
+    """our names that the checkpoint has nothing for"""
+    unexpected: list[str] = field(default_factory=list)
+    """official names that the recipe's detector has no place for"""
+    mismatched: list[str] = field(default_factory=list)
+    """sentences on tensors of another shape, or on repeats that differ"""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything found its place."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def summary(self) -> str:
+        """What matched and what did not, in a few lines."""
+        lines = [f"{len(self.state)} tensors matched, {len(self.repeated)} repeats left out"]
+        for title, names in (
+            ("missing in the checkpoint", self.missing),
+            ("no place in the recipe's detector", self.unexpected),
+            ("of another shape or value", self.mismatched),
+        ):
+            if names:
+                shown = [f"  {name}" for name in names[:20]]
+                rest = [f"  ... and {len(names) - 20} more"] if len(names) > 20 else []
+                lines += [f"{len(names)} {title}:", *shown, *rest]
+        return "\n".join(lines)
+
+
+def family_of(recipe: Recipe) -> Family:
+    """The official naming that a recipe's checkpoints follow.
+
+    Raises:
+        CheckpointError: the recipe names none, or one that is not known.
+    """
+    name = recipe.get("detector.checkpoint_names")
+    if name not in FAMILIES:
+        raise CheckpointError(
+            f"{recipe.name}: detector.checkpoint_names = {name!r} says whose checkpoints can be converted; "
+            f"known are {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[name]
+
+
+def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
+    """Give every tensor of an official state dict its place in the recipe's detector, and say what did not fit."""
+    family = family_of(recipe)
+    with torch.device("meta"):
+        expected = build_detector(recipe.with_values({"backbone.pretrained": False})).state_dict()
+    result = Conversion()
+    for name, tensor in official.items():
+        ours = family.ours(name)
+        if ours in expected:
+            if tensor.shape != expected[ours].shape:
+                shapes = f"{list(tensor.shape)} in the checkpoint, {list(expected[ours].shape)} in the recipe"
+                result.mismatched.append(f"{name} -> {ours}: {shapes}")
+            else:
+                result.state[ours], result.names[name] = tensor, ours
+            continue
+        first = family.first_name(name)
+        while first is not None and first in official and family.ours(first) not in expected:
+            first = family.first_name(first)
+        if first in official:
+            if torch.equal(official[first], tensor):
+                result.repeated[name] = first
+            else:
+                result.mismatched.append(f"{name} differs from {first}, which the recipe shares between layers")
+        elif not name.endswith("num_batches_tracked"):  # a counter that frozen norms do not have
+            result.unexpected.append(name)
+    placed = set(result.state) | {line.split(" -> ")[1].split(":")[0] for line in result.mismatched if " -> " in line}
+    result.missing = [name for name in expected if name not in placed]
+    return result
+
+
+def convert(official: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """An official state dict in our names, ready for `build_detector(recipe).load_state_dict`.
+
+    Raises:
+        CheckpointError: something is missing, has no place, or has another shape; the message lists all of it.
+    """
+    result = match(official, recipe)
+    if not result.complete:
+        raise CheckpointError(f"the checkpoint does not fit {recipe.name}: {result.summary()}")
+    return result.state

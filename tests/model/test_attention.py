@@ -1,0 +1,188 @@
+"""Fused sums of terms against plain attention with an explicit [B, H, N, L] tensor of logits."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from detrkit.attention.conditional import ConditionalSelfAttention
+from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_bfloat16
+from detrkit.attention.multihead import MultiHeadAttention, split_heads
+from detrkit.attention.terms import ContentTerm, PointTerm, TermAttention
+from detrkit.sap.terms import SideDirectedGaussianTerm, SideTerm
+from detrkit.structures import Memory, QueryPosition, Reference
+
+WIDTH, HEADS, QUERIES, SHAPE = 32, 4, 7, (5, 6)
+
+
+class NamedFactory:
+    """What the recipe system hands to a part for a nested slot."""
+
+    def __init__(self, name, build, **options):
+        self.name, self.build = name, partial(build, **options)
+
+    def __call__(self, **offered):
+        return self.build(**offered)
+
+
+TERMS = {
+    "content": ContentTerm,
+    "point": PointTerm,
+    "side": SideTerm,
+    "side_directed_gaussian": SideDirectedGaussianTerm,
+}
+
+
+def scene(dtype=torch.float64, padded=True):
+    torch.manual_seed(0)
+    cells = SHAPE[0] * SHAPE[1]
+    mask = torch.zeros(2, *SHAPE, dtype=torch.bool)
+    mask[1, 3:], mask[1, :, 4:] = True, True
+    tokens, position = torch.randn(2, cells, WIDTH, dtype=dtype), torch.randn(2, cells, WIDTH, dtype=dtype)
+    memory = Memory(tokens, position, mask.flatten(1) if padded else None, SHAPE)
+    content = torch.randn(2, QUERIES, WIDTH, dtype=dtype)
+    codes = {n: torch.randn(2, QUERIES, f * WIDTH, dtype=dtype) for n, f in (("point", 1), ("side", 2))}
+    embeddings = {n: torch.randn(2, QUERIES, WIDTH, dtype=dtype) for n in ("point", "side")}
+    reference = Reference(torch.rand(2, QUERIES, 2, dtype=dtype), torch.rand(2, QUERIES, 4, dtype=dtype))
+    return content, QueryPosition(embeddings, codes), reference, memory
+
+
+def attention(names, first, dtype=torch.float64):
+    torch.manual_seed(1)
+    module = TermAttention(
+        width=WIDTH,
+        heads=HEADS,
+        positions=("point", "side"),
+        dropout=0.0,
+        first=first,
+        terms=[NamedFactory(name, TERMS[name]) for name in names],
+    )
+    return module.to(dtype).eval()
+
+
+def plain(module: TermAttention, content, position, reference, memory: Memory) -> torch.Tensor:
+    """The published form: concatenated keys, one copy for each use, and a map of Gaussian biases."""
+    parts = dict(module.terms)
+
+    def heads(x):
+        return split_heads(x, HEADS)
+
+    query, key = [], []
+    if "content" in parts:
+        q, k = parts["content"].projection(content), module.keys["content"].projection(memory.tokens)
+        if module.first:
+            q = q + sum(layer(position.embeddings[name]) for name, layer in module.first.items())
+            k = k + module.keys["position"].projection(memory.position)
+        query, key = [heads(q)], [heads(k)]
+    for name in ("point", "side"):
+        if name in parts:
+            query.append(heads(parts[name].projection(position.codes[name])))
+            key.append(heads(module.keys["position"].projection(memory.position)))
+    query, key = torch.cat(query, -1), torch.cat(key, -1)
+    logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    if "side_directed_gaussian" in parts:
+        raw = parts["side_directed_gaussian"].predict(content)
+        offset, width = raw[..., : 2 * HEADS].tanh(), raw[..., 2 * HEADS :]
+        for h in range(HEADS):
+            for axis, cells in ((0, SHAPE[1]), (1, SHAPE[0])):
+                u, w = offset[..., 2 * h + axis], width[..., 2 * h + axis]
+                side = torch.where(u > 0, reference.sides[..., 2 + axis], reference.sides[..., axis])
+                center = (reference.point[..., axis] + u * side) * cells
+                middle = torch.arange(cells, dtype=center.dtype) + 0.5
+                bias = -(w[..., None] ** 2) * (middle - center[..., None]) ** 2 / 8  # [B, N, cells]
+                grid = bias[:, :, None, :] if axis == 0 else bias[:, :, :, None]
+                logits[:, h] += grid.expand(-1, -1, *SHAPE).flatten(2)
+    if memory.mask is not None:
+        logits = logits.masked_fill(memory.mask[:, None, None], -torch.inf)
+    mixed = logits.softmax(-1) @ heads(module.value(memory.tokens))
+    return module.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["content"],
+        ["content", "point"],
+        ["content", "point", "side"],
+        ["content", "side_directed_gaussian"],
+        ["content", "point", "side", "side_directed_gaussian"],
+    ],
+    ids="+".join,
+)
+def test_sum_of_terms_equals_published_form(names, first, padded):
+    inputs = scene(padded=padded)
+    module = attention(names, first)
+    assert torch.allclose(module(*inputs), plain(module, *inputs), atol=1e-12)
+
+
+def test_removing_a_term_removes_its_parameters():
+    def count(names):
+        return sum(p.numel() for p in attention(names, False).parameters())
+
+    full = count(list(TERMS))
+    assert full - count(["content", "point", "side"]) == 2 * (WIDTH * WIDTH + WIDTH) + WIDTH * 4 * HEADS + 4 * HEADS
+    assert full - count(["content", "point", "side_directed_gaussian"]) == 2 * WIDTH * WIDTH + WIDTH
+
+
+def test_gaussian_channels_give_the_gaussian_up_to_a_constant():
+    torch.manual_seed(2)
+    shape = (25, 42)
+    center, precision = torch.rand(50, 2) * 40, torch.rand(50, 2) * 3
+    logits = gaussian_query(center, precision, shape) @ gaussian_key(shape, center.device, torch.float32).T
+    y, x = torch.meshgrid(torch.arange(25) + 0.5, torch.arange(42) + 0.5, indexing="ij")
+    exact = -(
+        precision[:, 0, None].double() * (x.flatten().double() - center[:, 0, None].double()) ** 2
+        + precision[:, 1, None].double() * (y.flatten().double() - center[:, 1, None].double()) ** 2
+    )
+    assert torch.allclose(logits.double().softmax(-1), exact.softmax(-1), atol=2e-4)
+
+
+def test_split_bfloat16_keeps_sixteen_bits():
+    values = torch.randn(1000) * 100
+    high, low = split_bfloat16(values)
+    assert high.dtype == low.dtype == torch.bfloat16
+    assert ((high.double() + low.double() - values.double()).abs() <= values.abs() * 2**-16).all()
+
+
+def test_gaussian_survives_bfloat16():
+    """Strong Gaussians under autocast stay close to float32, which four bfloat16 channels do not."""
+    content, position, reference, memory = scene(torch.float32, padded=False)
+    module = attention(["content", "side_directed_gaussian"], False, torch.float32)
+    with torch.no_grad():
+        module.terms["side_directed_gaussian"].predict.layers[-1].weight.mul_(8)
+        exact = module(content, position, reference, memory)
+        with torch.autocast("cpu", torch.bfloat16):
+            coarse = module(content, position, reference, memory)
+        assert coarse.dtype == torch.bfloat16
+        assert (coarse.float() - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+def test_a_missing_code_is_named():
+    content, position, reference, memory = scene()
+    position = QueryPosition(position.embeddings, {})
+    with pytest.raises(ValueError, match="needs a query position that gives the code 'point'"):
+        attention(["content", "point"], False)(content, position, reference, memory)
+
+
+def test_multihead_equals_torch():
+    torch.manual_seed(3)
+    ours = MultiHeadAttention(width=WIDTH, heads=HEADS).double()
+    theirs = torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).double()
+    theirs.load_state_dict(ours.state_dict())
+    x, memory = torch.randn(2, 5, WIDTH).double(), torch.randn(2, 9, WIDTH).double()
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    mask[0, 6:] = True
+    expected = theirs(x, memory, memory, key_padding_mask=mask, need_weights=False)[0]
+    assert torch.allclose(ours(x, memory, memory, mask), expected)
+    assert torch.allclose(ours(x, x, x), theirs(x, x, x, need_weights=False)[0])
+
+
+def test_conditional_self_attention_by_hand():
+    content, position, _, _ = scene()
+    module = ConditionalSelfAttention(width=WIDTH, heads=1, positions=("point", "side"), dropout=0.0).double()
+    q = module.query(content) + sum(module.query_position[n](e) for n, e in position.embeddings.items())
+    k = module.key(content) + sum(module.key_position[n](e) for n, e in position.embeddings.items())
+    expected = module.out((q @ k.mT / WIDTH**0.5).softmax(-1) @ module.value(content))
+    assert torch.allclose(module(content, position), expected)

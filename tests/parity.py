@@ -1,0 +1,132 @@
+"""How a reference case becomes a recipe, and official loss names ours."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import detrkit
+from detrkit.recipe import Recipe
+from detrkit.structures import Output
+
+GOLDEN = Path(os.environ.get("DETRKIT_GOLDEN", Path(__file__).parent / "golden"))
+sys.path.insert(0, str(Path(__file__).parent / "golden"))
+import golden  # noqa: E402
+
+
+def _sap_recipe(model: dict, settings: dict) -> Recipe:
+    side = math.isqrt(model["queries"])
+    grid = [17, 18] if model["queries"] == 306 else [side, side]
+    activation = model.get("transformer_activation", "relu")
+    terms = ["content", "point", "side"] + (["side_directed_gaussian"] if model["sdg"] else [])
+    return detrkit.load_recipe(
+        "base/sap_detr",
+        [
+            *_common(model),
+            f"queries.grid={grid}",
+            f"queries.content={'memory' if model['newconvinit'] else 'zero'}",
+            f"decoder.cross_attention.terms={terms}",
+            f"encoder.activation={activation}",
+            f"decoder.activation={activation}",
+            f"head.offset_sharing={'none' if settings.get('bbox_embed_diff_each_layer', True) else 'all'}",
+            f"head.class_sharing={'none' if settings.get('class_embed_diff_each_layer') else 'first_own'}",
+        ],
+    )
+
+
+def _dab_recipe(model: dict, settings: dict) -> Recipe:
+    activation = model.get("transformer_activation", "prelu")
+    return detrkit.load_recipe(
+        "base/dab_detr",
+        [
+            *_common(model),
+            f"queries.count={model['queries']}",
+            f"queries.patterns={model.get('num_patterns', 0)}",
+            f"encoder.activation={activation}",
+            f"decoder.activation={activation}",
+        ],
+    )
+
+
+def _common(model: dict) -> list[str]:
+    return [
+        f"backbone.name={model['backbone']}",
+        "backbone.pretrained=false",
+        f"backbone.dilated={str(model.get('dc5', False)).lower()}",
+        f"encoder.layers={model['encoder_layers']}",
+        f"decoder.layers={model['decoder_layers']}",
+        f"detector.classes={model['classes']}",
+    ]
+
+
+RECIPES = {"sap_detr": _sap_recipe, "dab_detr": _dab_recipe}
+LOSSES = {
+    "loss_ce": "class",
+    "loss_bbox": "box",
+    "loss_giou": "giou",
+    "loss_ce_obj": "objectness",
+    "loss_inner": "inner",
+    "class_error": "class_error",
+}
+"""Official loss names without their layer; other official entries are logged numbers that nothing trains on."""
+
+
+def cases() -> list[Path]:
+    """Every case folder below `GOLDEN` whose method has a recipe."""
+    found = sorted(path.parent for path in GOLDEN.rglob("case.json"))
+    return [path for path in found if golden.load(path).meta["method"] in RECIPES]
+
+
+class Run:
+    """A reference case, run through the public interface."""
+
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32):
+        self.case = golden.load(path)
+        meta = self.case.meta
+        self.recipe = RECIPES[meta["method"]](meta["model"], meta.get("settings", {}))
+        self.official = self.case.weights()
+        self.conversion = detrkit.zoo.match(self.official, self.recipe)
+        self.detector = detrkit.build_detector(self.recipe).to(dtype)
+        self.detector.load_state_dict(detrkit.zoo.convert(self.official, self.recipe))
+        self.criterion = detrkit.build_criterion(self.recipe)
+        self.images, self.mask = pad(self.case.images())
+        self.images = self.images.to(dtype)
+        self.targets = self.case.targets()
+        self.sizes = torch.tensor(meta["original_sizes"])
+
+    def predict(self) -> Output:
+        with torch.no_grad():
+            return self.detector.eval()(self.images, self.mask)
+
+    def losses_and_gradients(self) -> tuple[dict[str, float], dict[str, float | None]]:
+        """All losses, and the gradient norm of every trained parameter by our names (None: no gradient)."""
+        losses = self.criterion(self.detector.train()(self.images, self.mask, self.targets), self.targets)
+        losses["total"].backward()
+        norms = {
+            name: None if p.grad is None else float(p.grad.double().norm())
+            for name, p in self.detector.named_parameters()
+        }
+        return {name: float(value) for name, value in losses.items()}, norms
+
+
+def pad(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [3, H, W] at the top left of a zero canvas, and the mask that is True on padding."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    batch = torch.zeros(len(images), 3, height, width)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool)
+    for row, hidden, image in zip(batch, mask, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+        hidden[: image.shape[1], : image.shape[2]] = False
+    return batch, mask
+
+
+def our_loss(official: str, layers: int) -> str | None:
+    """Our name of an official loss; None for one that is only logged there."""
+    stem, _, layer = official.rpartition("_")
+    if layer.isdigit():
+        return f"{LOSSES[stem]}.{layer}" if stem in LOSSES else None
+    return LOSSES.get(official)
