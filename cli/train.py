@@ -1,0 +1,87 @@
+"""`detrkit train`: from a recipe to a trained detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from detrkit.errors import UserError
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Name or path of a recipe; with --resume, a run's folder.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run's folder. [default: runs/NAME, or NAME-2, ... if taken]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name, instead of the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Train a detector: `detrkit train quickstart`, `detrkit train sap_detr_r50_50ep data.root=~/coco`."""
+    # Here and not above, so that `detrkit --help` does not wait for torch.
+    from detrkit.engine.distributed import processes
+    from detrkit.engine.run_folder import RunFolder, new_run_folder
+    from detrkit.engine.train import train as run_training
+    from detrkit.recipe import load_recipe
+
+    values = list(overrides or [])
+    if recipe is not None and "=" in recipe:
+        values, recipe = [recipe, *values], None
+    if resume:
+        folder = _run_to_resume(recipe, run, name)
+        recipe = str(folder / RunFolder.RECIPE)
+    elif recipe is None:
+        raise UserError(
+            "which recipe? `detrkit recipes` lists those that ship; `detrkit train quickstart` is the first"
+        )
+    elif Path(recipe, RunFolder.RECIPE).is_file():
+        raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {recipe}")
+    loaded = load_recipe(recipe, values)
+    with processes(loaded.section("train").device) as here:
+        if not resume:
+            folder = run or here.from_first(new_run_folder(Path("runs"), name or loaded.name.replace("/", "-")))
+        console = Console() if here.is_first else None
+        outcome = run_training(loaded, folder, resume=resume, console=console)
+    if console is None:
+        return
+    if not outcome.finished:
+        console.print(
+            f"stopped after step {outcome.step} ({outcome.reason}). Go on with: detrkit train --resume {folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
+    _print_result(console, folder, outcome)
+
+
+def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> Path:
+    """The folder that is meant: --run, a run's folder in the recipe's place, or runs/NAME."""
+    for folder in (run, Path(recipe) if recipe else None, Path("runs", name or recipe) if name or recipe else None):
+        if folder is not None and (folder / "recipe.toml").is_file():
+            return folder
+    if run is None and recipe is None and name is None:
+        raise UserError("which run? detrkit train --resume runs/NAME")
+    raise UserError(f"{run or recipe or name} is not the folder of a run: it has no recipe.toml, so nothing to resume")
+
+
+def _print_result(console: Console, folder: Path, outcome) -> None:
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    lines = []
+    if outcome.stats is not None:
+        lines.append(f"AP {percent(outcome.stats['AP'])}   AP50 {percent(outcome.stats['AP50'])}")
+    lines += [
+        f"best AP {percent(outcome.best_ap)} at step {outcome.best_step}: {folder / 'best'}",
+        f"pictures: {folder / 'pictures'}   curves: tensorboard --logdir {folder}",
+        f"next: detrkit evaluate {folder}   or   detrkit predict {folder} IMAGES --out drawn/",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

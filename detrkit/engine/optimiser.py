@@ -1,0 +1,77 @@
+"""AdamW over a handful of parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from detrkit.engine.options import TrainOptions
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in at most four groups.
+
+    A parameter is the backbone's if its name begins with `backbone.`; each of the two parts is split once
+    more if normalisation layers and biases are not to decay. A backbone with rate 0 is frozen
+    (`requires_grad` is cleared), so that no gradient is computed for it.
+
+    Every group keeps its full rate as `full_rate`, which the schedule scales, and its `names` in order.
+    """
+    if options.backbone_learning_rate == 0:
+        for name, parameter in detector.named_parameters():
+            if name.startswith("backbone."):
+                parameter.requires_grad_(False)
+    undecayed = set() if options.decay_norms else set(_norms_and_biases(detector))
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in detector.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = options.backbone_learning_rate if name.startswith("backbone.") else options.learning_rate
+        decay = 0.0 if name in undecayed else options.weight_decay
+        group = groups.setdefault(
+            (rate, decay),
+            {"params": [], "names": [], "lr": rate, "full_rate": rate, "weight_decay": decay},
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    # The fused kernel is the one that can leave a step out on the device (`found_inf`).
+    return torch.optim.AdamW(list(groups.values()), betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to `factor` times its full rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["full_rate"] * factor
+
+
+def clip_and_step(optimiser: torch.optim.AdamW, clip_norm: float) -> Tensor:
+    """Clip the gradients, update the weights and clear the gradients, without waiting for the device.
+
+    If the gradient is not finite, the weights and the optimiser's state stay as they were: what follows can
+    still be stopped, saved and resumed in a sound state.
+
+    Returns:
+        [] the gradient's norm before clipping, over all parameters
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    norm = get_total_norm([p.grad for p in parameters])
+    if clip_norm > 0:
+        clip_grads_with_norm_(parameters, clip_norm, norm)
+    # AdamW's fused kernel leaves out the update where `found_inf` is 1 (the gradient scaler's own route).
+    optimiser.found_inf = (~norm.isfinite()).float()
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm
+
+
+def _norms_and_biases(detector: nn.Module) -> Iterator[str]:
+    for prefix, module in detector.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            if isinstance(module, NORMS) or name.endswith("bias"):
+                yield f"{prefix}.{name}" if prefix else name

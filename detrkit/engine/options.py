@@ -1,0 +1,80 @@
+"""The options of a recipe's `train` and `evaluate` tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a detector is trained. The defaults are SAP-DETR's and DAB-DETR's for ResNet-50."""
+
+    epochs: Positive = 50
+    """passes over the training images"""
+    batch_size: Positive = 16
+    """images of one optimiser step over all processes: the batch that the learning rate belongs to"""
+    micro_batch: Positive | None = None
+    """images that one process handles at once; the gradients of several are added up to the batch. Unset:
+    the process's whole share. It changes memory and speed, not the training"""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    backbone_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    """the rate of the parameters called `backbone.*`; 0 freezes them"""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    decay_norms: bool = True
+    """also decay normalisation layers and biases, as the published recipes do"""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.1
+    """largest norm of the gradient over all parameters; 0 leaves it as it is"""
+
+    schedule: Literal["step", "cosine"] = "step"
+    """after the warm-up: drops at given epochs, or half a cosine wave down to 0 at the end"""
+    drop_epochs: tuple[Positive, ...] = (40,)
+    """epochs (counted from 0) at whose start the rate is multiplied by `drop_factor`; `step` only"""
+    drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_steps: Count = 1000
+    """optimiser steps in which the rate rises in a straight line; 0 for none"""
+    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.001
+    """the share of the rate at the very first step"""
+
+    ema_decay: Rate = 0.0
+    """keep a moving average of the weights with this decay, and evaluate it; 0 keeps none"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """of the detector's forward pass; matching, boxes and losses are float32. auto: bf16 where the GPU has it"""
+
+    init_from: str | None = None
+    """start from these weights: a run's folder, one of its checkpoints, or a .safetensors file"""
+    seed: Count = 42
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    workers: Count | None = None
+    """processes that load images, for each training process; unset: by the number of cores"""
+
+    evaluate_every: Count = 1
+    """epochs between evaluations (there is one at the end in any case); 0: at the end only"""
+    log_every: Positive = 20
+    """steps between two lines of metrics"""
+    checkpoint_steps: Count = 0
+    """also write a checkpoint every so many steps; 0: at the end of each epoch only"""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 0.0
+    """also write a checkpoint every so many minutes; 0: at the end of each epoch only"""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """stop after this time, as if interrupted: `--resume` goes on"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How a detector is evaluated, during and after training."""
+
+    batch_size: Positive = 4
+    """images at once in each process"""
+    pictures: Count = 4
+    """validation images that are drawn at each evaluation of a training run"""
+    picture_score: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """the lowest score that is drawn"""

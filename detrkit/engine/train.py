@@ -1,0 +1,196 @@
+"""From a recipe to a trained detector in a run's folder."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from detrkit.engine.checkpoint import format_categories, read_categories, without_pretrained
+from detrkit.engine.distributed import Processes, processes
+from detrkit.engine.environment import describe_environment
+from detrkit.engine.evaluate import evaluate
+from detrkit.engine.options import EvaluateOptions, TrainOptions
+from detrkit.engine.pictures import write_pictures
+from detrkit.engine.precision import choose_device, choose_precision
+from detrkit.engine.progress import Reporter
+from detrkit.engine.run_folder import RunFolder
+from detrkit.engine.trainer import Outcome, Trainer
+from detrkit.engine.transfer import init_from
+from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
+from detrkit.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from detrkit.recipe import Recipe
+
+
+def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console: Console | None = None) -> Outcome:
+    """Train the detector that a recipe describes; under torchrun, together with the other processes.
+
+    Args:
+        recipe: to resume, the recipe of the run's folder, perhaps with other values
+        run_dir: the run's folder; the same path in all processes
+        resume: go on from the run's last checkpoint
+        console: where to show progress; None for nowhere
+
+    Raises:
+        DataError: the data set cannot be used, or has more classes than `detector.classes`
+        CheckpointError: nothing to resume, or weights that do not fit
+        UserError: the folder already holds a run; a device that is not there
+        NotFiniteError: the loss was not a number any more
+    """
+    from detrkit.detector import build_criterion, build_detector
+
+    options: TrainOptions = recipe.section("train")
+    with processes(options.device) as here:
+        device = choose_device(options.device, here.local_rank)
+        precision = choose_precision(options.precision, device)
+        source = recipe.section("data")()
+        recipe = with_classes(recipe, source)
+        run = RunFolder(run_dir)
+        loader = source.loader(
+            split="train",
+            batch_size=share_of_batch(options, here.world),
+            epoch=0,
+            seed=options.seed,
+            workers=0,
+            rank=here.rank,
+            world=here.world,
+        )
+        workload = plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
+        torch.manual_seed(options.seed)
+        # Weights that are loaded anyway need not be fetched first.
+        begins_anew = not resume and options.init_from is None
+        detector = build_detector(recipe if begins_anew else without_pretrained(recipe))
+        report = None
+        if options.init_from is not None and not resume:
+            report = init_from(detector, options.init_from, classes=recipe.get("detector.classes"))
+        if resume:
+            _check_categories(run, source)
+        _write_start(run, recipe, source, here, device, resume=resume)
+        reporter = Reporter(run=run if here.is_first else None, console=console)
+        if report is not None:
+            reporter.say(f"started from {report}")
+        for line in introduction(recipe, workload, device, precision):
+            reporter.say(line)
+        for line in warnings(workload, options):
+            reporter.say(f"warning: {line}", style="yellow")
+        settings: EvaluateOptions = recipe.section("evaluate")
+        workers = workers_for(options, here.world)
+        common = {"device": device, "precision": precision}
+        trainer = Trainer(
+            detector=detector.to(device),
+            criterion=build_criterion(recipe).to(device),
+            source=source,
+            options=options,
+            workload=workload,
+            workers=workers,
+            here=here,
+            run=run,
+            reporter=reporter,
+            evaluate=partial(_evaluate, source=source, batch_size=settings.batch_size, workers=workers, **common),
+            draw=partial(_draw, source=source, settings=settings, **common) if settings.pictures else None,
+            metadata={"recipe": recipe.to_toml(defaults=True), "categories": format_categories(source.categories)},
+            **common,
+        )
+        if resume:
+            trainer.resume()
+            reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
+        return trainer.fit()
+
+
+def with_classes(recipe: Recipe, source: Any) -> Recipe:
+    """The recipe with the data set's class count, if it does not say one itself.
+
+    Raises DataError if it says fewer than there are.
+    """
+    classes, found = recipe.get("detector.classes"), len(source.categories)
+    if classes is None:
+        return recipe.with_values({"detector.classes": found}, source="data set")
+    if classes < found:
+        raise DataError(
+            f"detector.classes is {classes} ({recipe.source('detector.classes')}), but the data set has {found} "
+            'classes; give it that many, or "none" to take the count from the data'
+        )
+    return recipe
+
+
+def introduction(recipe: Recipe, workload: Workload, device: torch.device, precision: str) -> list[str]:
+    """What is going to happen, in a few lines."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    w = workload
+    lines = [
+        recipe.title or recipe.name,
+        f"{w.images} training images, {w.steps_per_epoch} steps an epoch, {w.epochs} epochs, {w.total_steps} steps",
+        f"effective batch {w.effective_batch} = {w.world} process{'es' if w.world > 1 else ''} x {w.share} images"
+        + (f" in {w.accumulation} pieces of up to {w.micro_batch}" if w.accumulation > 1 else "")
+        + f"; the recipe's reference is {w.reference_batch}",
+        f"{name}, {precision}",
+    ]
+    said = recipe.source("train.batch_size")
+    if said == "command line" and recipe.source("train.learning_rate") != said:
+        lines.append("the batch size is the command line's; the learning rate was not changed with it")
+    return lines
+
+
+def workers_for(options: TrainOptions, world: int) -> int:
+    """Loader processes of one training process: `train.workers`, or by the cores, one of which computes."""
+    if options.workers is not None:
+        return options.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // world - 1))
+
+
+def _evaluate(detector: nn.Module, *, progress: Any, source: Any, **settings: Any) -> Any:
+    return evaluate(detector, source, progress=progress, **settings)
+
+
+def _draw(
+    detector: nn.Module, folder: Path, *, source: Any, settings: EvaluateOptions, device: torch.device, precision: str
+) -> None:
+    write_pictures(
+        detector,
+        source,
+        folder,
+        count=settings.pictures,
+        threshold=settings.picture_score,
+        device=device,
+        precision=precision,
+    )
+
+
+def _write_start(
+    run: RunFolder, recipe: Recipe, source: Any, here: Processes, device: torch.device, *, resume: bool
+) -> None:
+    """Begin the run's folder, or note that it goes on, in the first process; the others learn of a fault."""
+    fault: Exception | None = None
+    if here.is_first:
+        try:
+            toml = recipe.to_toml(defaults=True)
+            if resume:
+                run.replace_recipe(toml)
+            else:
+                run.create(recipe=toml, categories=format_categories(source.categories))
+            run.add_environment(describe_environment(device, here.world))
+        except Exception as error:
+            fault = error
+    fault = here.from_first(fault)
+    if fault is not None:
+        raise fault
+
+
+def _check_categories(run: RunFolder, source: Any) -> None:
+    if not run.exists:
+        raise CheckpointError(f"{run.path} is not the folder of a run: it has no {run.RECIPE}")
+    before = [(c.id, c.name) for c in read_categories(run.path / run.CATEGORIES)]
+    now = [(c.id, c.name) for c in source.categories]
+    if before != now:
+        raise CheckpointError(
+            f"{run.path} was begun with {len(before)} classes ({before[:3]} ...); the data set now has {len(now)} "
+            f"({now[:3]} ...), so it cannot be resumed on it"
+        )

@@ -1,0 +1,404 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detrkit.engine.checkpoint import (
+    AVERAGE,
+    WEIGHTS,
+    copy_checkpoint,
+    find_folder,
+    load_exactly,
+    read_state,
+    read_weights,
+    write_checkpoint,
+)
+from detrkit.engine.distributed import Processes
+from detrkit.engine.ema import MovingAverage
+from detrkit.engine.evaluate import autocast
+from detrkit.engine.interrupt import StopRequest, stop_on_signals
+from detrkit.engine.microbatch import cut
+from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
+from detrkit.engine.options import TrainOptions
+from detrkit.engine.progress import Clock, Reporter, Status, memory_gb
+from detrkit.engine.readback import Readback, Reading
+from detrkit.engine.run_folder import RunFolder
+from detrkit.engine.schedule import rate_factor
+from detrkit.engine.workload import Workload
+from detrkit.errors import CheckpointError, UserError
+
+AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
+
+
+class NotFiniteError(UserError):
+    """The loss or its gradient was not a number any more."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: all of it goes into the checkpoint."""
+
+    step: int = 0
+    """optimiser steps done"""
+    evaluated: int = 0
+    """the step of the last evaluation"""
+    best_ap: float | None = None
+    best_step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    """of the steps since the last line of metrics"""
+    summed: int = 0
+    minutes: float = 0.0
+    """spent by all starts of the run"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run, or a part of it, ended."""
+
+    finished: bool
+    step: int
+    stats: Mapping[str, float | None] | None
+    """the last evaluation's twelve numbers; None if this start made none"""
+    best_ap: float | None
+    best_step: int
+    reason: str | None
+    """why it stopped early: a signal's name or the time limit"""
+
+
+class Trainer:
+    """Trains a detector, and writes down everything that is needed to go on after an interruption.
+
+    The random numbers of a step depend on (seed, step, process) alone, and so does the learning rate; the
+    loader's batches depend on (seed, epoch). So a checkpoint needs no generator states, and a resumed run does
+    what the uninterrupted one would have done, to the bit on a CPU.
+
+    Args:
+        source: gives `loader(split=..., batch_size=..., epoch=..., seed=..., workers=..., rank=..., world=...,
+            skip=...)`
+        evaluate: called with (detector, progress), in all processes; gives an object with `stats`
+        draw: called with (detector, folder) in the first process after each evaluation; None for no pictures
+        metadata: strings that go into the weights' files
+    """
+
+    def __init__(
+        self,
+        *,
+        detector: nn.Module,
+        criterion: nn.Module,
+        source: Any,
+        options: TrainOptions,
+        workload: Workload,
+        workers: int,
+        device: torch.device,
+        precision: str,
+        here: Processes,
+        run: RunFolder,
+        reporter: Reporter,
+        evaluate: Callable[..., Any],
+        draw: Callable[..., Any] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.detector, self.criterion, self.source = detector, criterion, source
+        self.options, self.workload, self.workers = options, workload, workers
+        self.device, self.precision, self.here = device, precision, here
+        self.run, self.reporter = run, reporter
+        self._evaluate, self._draw, self._metadata = evaluate, draw, dict(metadata or {})
+        self.at = Position()
+        self.optimiser = build_optimiser(detector, options)
+        self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
+        self.model: nn.Module | None = None
+        self._readback, self._clock = Readback(), Clock()
+        self._stop_at: int | None = None
+        self._saved_at = time.monotonic()
+        self._stats: Mapping[str, float | None] | None = None
+        self._recent_images: dict[int, list[int]] = {}
+
+    def fit(self) -> Outcome:
+        """Train to the end, or until somebody asks to stop.
+
+        Raises:
+            NotFiniteError: a loss or gradient was not finite; names the step, its losses and images
+        """
+        # Wrapped here and not before: a resume has loaded the weights by now, and the first process's count.
+        self.model = self.here.wrap(self.detector, self.device)
+        self.reporter.start(self.workload, self.at.step)
+        try:
+            with stop_on_signals() as request:
+                while True:
+                    if self._evaluation_is_due():
+                        self._run_evaluation()
+                    if self.at.step >= self.workload.total_steps or self._stop_at is not None:
+                        break
+                    self._run_epoch(request)
+        finally:
+            self.reporter.stop()
+            self.run.close()
+        return Outcome(
+            finished=self.at.step >= self.workload.total_steps,
+            step=self.at.step,
+            stats=self._stats,
+            best_ap=self.at.best_ap,
+            best_step=self.at.best_step,
+            reason=request.reason,
+        )
+
+    # --- steps
+
+    def _run_epoch(self, request: StopRequest) -> None:
+        """The rest of the epoch that the run stands in, and a checkpoint at its end."""
+        epoch, done = divmod(self.at.step, self.workload.steps_per_epoch)
+        self.detector.train()
+        self.criterion.train()
+        loader = self.source.loader(
+            split="train",
+            batch_size=self.workload.share,
+            epoch=epoch,
+            seed=self.options.seed,
+            workers=self.workers,
+            rank=self.here.rank,
+            world=self.here.world,
+            skip=done,
+        )
+        for batch in loader:
+            if self.options.max_minutes and self._clock.minutes() >= self.options.max_minutes:
+                request.reason = request.reason or "train.max_minutes"
+            self._take(self._step(batch, stop=request.reason is not None))
+            if self._stop_at is not None and self.at.step >= self._stop_at:
+                break
+            if self._checkpoint_is_due():
+                self._save()
+        self._save()
+
+    def _step(self, batch: Any, *, stop: bool) -> list[Reading]:
+        """One optimiser step. Nothing in it waits for the device (what the criterion does is its own affair).
+
+        The loss of the whole effective batch is divided by the number of objects in it, over all pieces and all
+        processes, so that pieces and processes give the gradient of one big batch.
+        """
+        step, world = self.at.step, self.here.world
+        seed_step(self.options.seed, step, self.here.rank)
+        factor = rate_factor(step, steps_per_epoch=self.workload.steps_per_epoch, options=self.options)
+        set_rate(self.optimiser, factor)
+        count = sum(len(target["labels"]) for target in batch.targets)
+        # DDP averages the gradients over the processes: a share of the objects makes that the whole's mean.
+        objects = self.here.sum(torch.full((), float(count), device=self.device)).clamp(min=1) / world
+        pieces = list(cut(batch, self.workload.micro_batch))
+        totals: dict[str, Tensor] = {}
+        for number, piece in enumerate(pieces, start=1):
+            with self.model.no_sync() if world > 1 and number < len(pieces) else nullcontext():
+                moved = piece.to(self.device)
+                with autocast(self.device, self.precision):
+                    output = self.model(moved.images, moved.mask, moved.targets)
+                losses = self.criterion(output, moved.targets, objects)
+                losses["total"].backward()
+            share = len(piece.targets) / len(batch.targets)
+            for name, value in losses.items():
+                value = value.detach() * share if name in AVERAGED else value.detach()
+                totals[name] = totals[name] + value if name in totals else value
+        norm = clip_and_step(self.optimiser, self.options.clip_norm)
+        if self.average is not None:
+            self.average.update()
+        names = (*totals, "norm", "stop")
+        stopping = torch.full((), float(stop), device=self.device)
+        numbers = torch.stack([value.float() for value in (*totals.values(), norm, stopping)])
+        self._recent_images = {**dict(list(self._recent_images.items())[-2:]), step: list(batch.image_ids)}
+        self.at.step += 1
+        self._clock.step(len(batch.targets) * world)
+        return self._readback.push(step, names, self.here.sum(numbers) / world)
+
+    def _take(self, readings: list[Reading]) -> None:
+        """Act on what has come back from the device."""
+        for reading in readings:
+            values = reading.values
+            if not (np.isfinite(values["total"]) and np.isfinite(values["norm"])):
+                self._fail(reading)
+            if values["stop"] > 0 and self._stop_at is None:
+                # A checkpoint may bring readings early in one process; all of them stop after the same step.
+                self._stop_at = reading.step + 1 + (self.device.type == "cuda")
+            for name, value in values.items():
+                if name != "stop":
+                    self.at.sums[name] = self.at.sums.get(name, 0.0) + value
+            self.at.summed += 1
+            done = reading.step + 1
+            if self.here.is_first:
+                self.reporter.show(self._status(done, values))
+            if done % self.options.log_every == 0 or done == self.workload.total_steps:
+                self._log(done)
+
+    def _log(self, done: int) -> None:
+        """Write a line with the means since the last one."""
+        means = {name: value / self.at.summed for name, value in self.at.sums.items()}
+        self.at.sums, self.at.summed = {}, 0
+        if not self.here.is_first:
+            return
+        status = self._status(done, means)
+        self.run.log(
+            "train",
+            done,
+            {
+                "epoch": status.epoch,
+                "loss": means["total"],
+                "losses": {name: v for name, v in means.items() if name not in ("total", "norm")},
+                "norm": means["norm"],
+                "rate": status.rate,
+                "images_per_second": round(status.images_per_second, 3),
+                "memory_gb": round(status.memory, 3),
+                "bad_costs": int(getattr(self.criterion, "bad_costs", 0)),
+            },
+        )
+        self.reporter.line(status)
+
+    def _status(self, done: int, losses: Mapping[str, float]) -> Status:
+        per_epoch = self.workload.steps_per_epoch
+        factor = rate_factor(done - 1, steps_per_epoch=per_epoch, options=self.options)
+        every = self.options.evaluate_every or self.options.epochs
+        evaluations = -(-self.options.epochs // every) - (done // per_epoch) // every
+        return Status(
+            step=done,
+            epoch=(done - 1) // per_epoch + 1,
+            losses={name: value for name, value in losses.items() if name != "stop"},
+            rate=self.options.learning_rate * factor,
+            images_per_second=self._clock.images_per_second(),
+            memory=memory_gb(self.device),
+            seconds_left=self._clock.left(self.workload.total_steps - done, evaluations),
+        )
+
+    def _fail(self, reading: Reading) -> None:
+        """Save what is sound and stop: the update of a gradient that is not finite was left out."""
+        values = reading.values
+        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop"))
+        images = self._recent_images.get(reading.step, [])
+        sound = all(bool(t.isfinite().all()) for t in self.detector.state_dict().values())
+        self._readback.flush()
+        if sound:
+            self._save()
+            advice = f"The state without this update is saved: detrkit train --resume {self.run.path} goes on after it"
+        else:
+            advice = f"The weights are not finite either; {self.run.last} (if any) is of an earlier step"
+        raise NotFiniteError(
+            f"the loss or its gradient is not finite at step {reading.step + 1} of {self.workload.total_steps}: "
+            f"{shown}; gradient norm {values['norm']:.4g}\n"
+            f"images of this step: {', '.join(map(str, images[:32]))}\n{advice}. "
+            "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
+        )
+
+    # --- evaluation
+
+    def _evaluation_is_due(self) -> bool:
+        epochs, within = divmod(self.at.step, self.workload.steps_per_epoch)
+        if within or not epochs or self.at.evaluated == self.at.step:
+            return False
+        every = self.options.evaluate_every
+        return epochs == self.options.epochs or bool(every and epochs % every == 0)
+
+    def _run_evaluation(self) -> None:
+        self.here.share_buffers(self.detector)
+        subject = self.average.module if self.average is not None else self.detector
+        result = self._evaluate(subject, progress=self.reporter.evaluation())
+        self._stats, step = result.stats, self.at.step
+        ap = result.stats["AP"]
+        is_best = self.at.best_ap is None or (ap is not None and ap > self.at.best_ap)
+        if is_best:
+            self.at.best_ap, self.at.best_step = ap, step
+        self.at.evaluated = step
+        if self.here.is_first:
+            epoch = step // self.workload.steps_per_epoch
+            self.run.log("evaluate", step, {"epoch": epoch, **result.stats})
+            if self._draw is not None:
+                self._draw(subject, self.run.pictures / f"epoch_{epoch:04d}")
+            numbers = "  ".join(f"{name} {_percent(result.stats.get(name))}" for name in ("AP", "AP50", "AP75"))
+            self.reporter.say(f"epoch {epoch}  {numbers}{'  (best so far)' if is_best else ''}")
+        self._save()
+        if is_best and self.here.is_first:
+            copy_checkpoint(self.run.last, self.run.best)
+        self._clock.evaluated()
+
+    # --- checkpoints
+
+    def _checkpoint_is_due(self) -> bool:
+        steps, minutes = self.options.checkpoint_steps, self.options.checkpoint_minutes
+        return bool(
+            (steps and self.at.step % steps == 0) or (minutes and time.monotonic() - self._saved_at >= 60 * minutes)
+        )
+
+    def _save(self) -> None:
+        """Write `last`, in the first process."""
+        self._take(self._readback.flush())
+        self._saved_at = time.monotonic()
+        if not self.here.is_first:
+            return
+        write_checkpoint(
+            self.run.last,
+            weights=self.detector.state_dict(),
+            average=self.average.module.state_dict() if self.average is not None else None,
+            state={
+                "position": {**vars(self.at), "minutes": self.at.minutes + self._clock.minutes()},
+                "metrics_size": self.run.metrics_size(),
+                "optimiser": self.optimiser.state_dict(),
+                "average_updates": self.average.updates if self.average is not None else 0,
+                "steps_per_epoch": self.workload.steps_per_epoch,
+            },
+            metadata={**self._metadata, "step": str(self.at.step)},
+        )
+
+    def resume(self) -> None:
+        """Go back to the run's last checkpoint. Call it before `fit`.
+
+        Raises:
+            CheckpointError: there is none, or it does not belong to this recipe and data
+        """
+        folder = find_folder(self.run.last)
+        if folder is None:
+            raise CheckpointError(f"{self.run.path} holds no checkpoint yet, so there is nothing to resume")
+        state = read_state(folder)
+        position = Position(**state["position"])
+        if position.step % state["steps_per_epoch"] and state["steps_per_epoch"] != self.workload.steps_per_epoch:
+            raise CheckpointError(
+                f"{folder} stands within an epoch of {state['steps_per_epoch']} steps, but an epoch has "
+                f"{self.workload.steps_per_epoch} steps now: the batch size or the data have changed"
+            )
+        load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
+        self._load_optimiser(state["optimiser"], folder)
+        if self.average is not None:
+            path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
+            load_exactly(self.average.module, read_weights(path)[0], path)
+            self.average.updates = state["average_updates"]
+        self.at = position
+        if self.here.is_first:
+            self.run.rewind_metrics(state["metrics_size"], position.step)
+            if position.best_step == position.step and position.evaluated == position.step > 0:
+                copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
+
+    def _load_optimiser(self, state: dict[str, Any], folder: Any) -> None:
+        own = [group["names"] for group in self.optimiser.param_groups]
+        if own != [group["names"] for group in state["param_groups"]]:
+            raise CheckpointError(
+                f"{folder} was trained with other parameter groups: keep train.decay_norms and the rates' being 0 "
+                "or equal as they were"
+            )
+        settings = [{key: group[key] for key in ("full_rate", "weight_decay")} for group in self.optimiser.param_groups]
+        self.optimiser.load_state_dict(state)
+        for group, setting in zip(self.optimiser.param_groups, settings, strict=True):
+            group.update(setting)  # the recipe's word counts, also where it was changed for the resume
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed Python, NumPy and PyTorch for one step of one process."""
+    python, numpy, pytorch = np.random.SeedSequence([seed, step, rank]).generate_state(3).tolist()
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.manual_seed(pytorch)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

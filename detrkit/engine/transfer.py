@@ -1,0 +1,91 @@
+"""Starting from the weights of another run, with another class count perhaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, locate, parse_categories, read_weights
+from detrkit.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What `init_from` did."""
+
+    path: Path
+    loaded: int
+    """tensors"""
+    total: int
+    """tensors of the detector"""
+    fresh: tuple[str, ...]
+    """the detector's tensors that keep their random start, each with the reason"""
+    unused: tuple[str, ...]
+    """names in the file that the detector does not have"""
+
+    def __str__(self) -> str:
+        lines = [f"{self.loaded} of {self.total} tensors from {self.path}"]
+        lines += [f"  left fresh: {entry}" for entry in self.fresh]
+        lines += [f"  not used: {name}" for name in self.unused]
+        return "\n".join(lines)
+
+
+def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> TransferReport:
+    """Load into `detector` what fits of other weights.
+
+    Tensors with a row for each class whose count differs are left fresh, and so are tensors that the file does
+    not have. Everything is reported by name.
+
+    Args:
+        path: a run's folder (its best checkpoint), a checkpoint's folder, or a .safetensors file; the moving
+            average's weights are taken where there are any
+        classes: K of the detector
+
+    Raises:
+        CheckpointError: the file cannot be read safely; a tensor has another shape for a reason other than the
+            class count; or less than half of the detector's tensors are in it: then it is another recipe's
+    """
+    path = weights_path(Path(path).expanduser())
+    weights, metadata = read_weights(path)
+    old_classes = len(parse_categories(metadata["categories"])) if "categories" in metadata else None
+    own = detector.state_dict()
+    fitting: dict[str, Tensor] = {}
+    fresh, conflicts = [], []
+    for name, tensor in own.items():
+        if name not in weights:
+            fresh.append(f"{name} (not in the file)")
+        elif weights[name].shape == tensor.shape:
+            fitting[name] = weights[name]
+        elif _differs_in_classes(weights[name], tensor, old_classes, classes):
+            rows = f"{len(weights[name])} rows in the file, {len(tensor)} here"
+            fresh.append(f"{name} (class count: {rows})")
+        else:
+            conflicts.append(f"{name} is {list(weights[name].shape)} there, {list(tensor.shape)} here")
+    unused = tuple(name for name in weights if name not in own)
+    if conflicts or 2 * len(fitting) < len(own):
+        found = f"{len(fitting)} of the detector's {len(own)} tensors fit"
+        examples = conflicts or [*fresh, *(f"{name} (only in the file)" for name in unused)]
+        shown = "\n  ".join(examples[:6] + (["..."] if len(examples) > 6 else []))
+        raise CheckpointError(f"{path} belongs to another kind of detector ({found}):\n  {shown}")
+    detector.load_state_dict(fitting, strict=False)
+    return TransferReport(path, len(fitting), len(own), tuple(fresh), unused)
+
+
+def weights_path(path: Path) -> Path:
+    """The safetensors file that a run's folder, a checkpoint's folder or a file means."""
+    if not path.is_dir():
+        return path
+    folder = path if (path / WEIGHTS).is_file() else locate(path)[1]
+    return folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
+
+
+def _differs_in_classes(theirs: Tensor, own: Tensor, old_classes: int | None, classes: int) -> bool:
+    """Whether only the rows differ, by as much as the class counts do. Some tables have rows beyond K."""
+    if own.dim() == 0 or theirs.shape[1:] != own.shape[1:]:
+        return False
+    extra = len(own) - classes
+    if old_classes is None:
+        return extra in (0, 1)
+    return extra >= 0 and len(theirs) - old_classes == extra

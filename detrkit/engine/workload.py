@@ -1,0 +1,92 @@
+"""What a training run is going to do, worked out before its first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detrkit.engine.options import TrainOptions
+from detrkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The sizes of a run."""
+
+    images: int
+    """training images"""
+    world: int
+    share: int
+    """images of one step in each process"""
+    micro_batch: int
+    """images that a process handles at once"""
+    steps_per_epoch: int
+    epochs: int
+    reference_batch: int
+    """the batch that the recipe's learning rate belongs to"""
+
+    @property
+    def accumulation(self) -> int:
+        """Forward and backward passes in a step."""
+        return -(-self.share // self.micro_batch)
+
+    @property
+    def effective_batch(self) -> int:
+        """Images of one optimiser step over all processes."""
+        return self.share * self.world
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+
+def share_of_batch(options: TrainOptions, world: int) -> int:
+    """Images of one step in each of `world` processes.
+
+    Raises UserError if there are more processes than images in a batch.
+    """
+    if world > options.batch_size:
+        raise UserError(
+            f"train.batch_size is {options.batch_size}, too small for {world} processes: each needs an image"
+        )
+    return options.batch_size // world
+
+
+def plan(options: TrainOptions, *, images: int, steps_per_epoch: int, world: int) -> Workload:
+    """The workload of a run. images: of the training split; steps_per_epoch: the loader's batches."""
+    share = share_of_batch(options, world)
+    if images < options.batch_size:
+        share = max(1, images // world)
+    return Workload(
+        images=images,
+        world=world,
+        share=share,
+        micro_batch=min(share, options.micro_batch or share),
+        steps_per_epoch=steps_per_epoch,
+        epochs=options.epochs,
+        reference_batch=options.batch_size,
+    )
+
+
+def warnings(workload: Workload, options: TrainOptions) -> list[str]:
+    """What a person should know about the sizes before they wait for the result."""
+    found = []
+    if workload.effective_batch != workload.reference_batch:
+        cause = (
+            f"there are only {workload.images} images"
+            if workload.images < workload.reference_batch
+            else f"{workload.reference_batch} does not divide among {workload.world} processes"
+        )
+        found.append(
+            f"the effective batch is {workload.effective_batch}, the recipe's learning rate belongs to "
+            f"{workload.reference_batch} ({cause})"
+        )
+    if options.warmup_steps >= workload.total_steps:
+        found.append(
+            f"train.warmup_steps is {options.warmup_steps}, but there are {workload.total_steps} steps: "
+            "the full learning rate is never reached"
+        )
+    late = [epoch for epoch in options.drop_epochs if epoch >= options.epochs]
+    if late and options.schedule == "step":
+        found.append(f"train.drop_epochs has {late}, but training ends after epoch {options.epochs}")
+    return found
