@@ -112,7 +112,10 @@ class Recipe:
         return {**copy.deepcopy(head), **{name: plain(value) for name, value in self.sections.items()}}
 
     def rows(self) -> Iterator[tuple[KeyPath, Any, Source]]:
-        """Every value of the whole recipe with its path and where it came from; lists are single values."""
+        """Every value of the whole recipe with its path and where it came from; lists are single values.
+
+        A table's own values come before the tables inside it, as TOML has to have them.
+        """
         yield from self._rows(self.full_values(), ())
 
     def to_toml(self, *, defaults: bool = False) -> str:
@@ -123,11 +126,11 @@ class Recipe:
         return tomli_w.dumps(self.full_values() if defaults else dict(self.values))
 
     def _rows(self, table: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, Any, Source]]:
-        for key, value in table.items():
-            if isinstance(value, dict) and value:
-                yield from self._rows(value, (*path, key))
-            else:
-                yield (*path, key), value, self.source_of((*path, key))
+        inner = {key: value for key, value in table.items() if isinstance(value, dict) and value}
+        for key in [key for key in table if key not in inner]:
+            yield (*path, key), table[key], self.source_of((*path, key))
+        for key, value in inner.items():
+            yield from self._rows(value, (*path, key))
 
     def _path(self, key: str) -> KeyPath:
         path = parse_path(key)

@@ -1,0 +1,5 @@
+"""`python -m detrkit`, as torchrun needs it."""
+
+from detrkit.cli import main
+
+main()
