@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], with which backbones are pretrained
-IMAGE_STD = (0.229, 0.224, 0.225)
+from detrkit.data.transforms import MEAN, STD
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """[3, H, W] uint8 to float32 with ImageNet's mean and deviation."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 

@@ -21,6 +21,9 @@ from detrkit.recipe import define_slot, register
 
 define_slot("augment", offers=())
 
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], with which backbones are pretrained
+STD = (0.229, 0.224, 0.225)
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1)]
 
@@ -159,7 +162,7 @@ class FlipAugment:
         return image
 
 
-@register("augment", "unchanged")
+@register("augment", "none")
 class NoAugment:
     """Images as they are."""
 
