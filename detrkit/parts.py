@@ -8,7 +8,8 @@ import detrkit.attention.conditional
 import detrkit.attention.query_position
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
-import detrkit.data
+import detrkit.data.coco_source
+import detrkit.data.shapes
 import detrkit.decoder
 import detrkit.encoders.transformer
 import detrkit.geometry.box

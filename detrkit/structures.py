@@ -134,11 +134,11 @@ class Targets:
     """objects of each image"""
 
     @classmethod
-    def pad(cls, targets: Sequence[Target]) -> Targets:
-        """Batch the images' truths. Counts are read from shapes, so nothing waits for the device."""
+    def pad(cls, targets: Sequence[Target], dtype: torch.dtype = torch.float32) -> Targets:
+        """Batch the images' truths, boxes in `dtype`. Counts are read from shapes, so nothing waits for the device."""
         counts = tuple(len(t["labels"]) for t in targets)
         labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
-        boxes = pad_sequence([t["boxes"].reshape(-1, 4).float() for t in targets], batch_first=True)
+        boxes = pad_sequence([t["boxes"].reshape(-1, 4).to(dtype) for t in targets], batch_first=True)
         if min(counts) < max(counts):
             valid = torch.tensor([[j < n for j in range(max(counts))] for n in counts]).to(boxes.device)
             boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]))

@@ -49,7 +49,7 @@ class Criterion(nn.Module):
             queries of the last layer whose best class is right.
         """
         output = output.float() if output.logits.dtype != torch.float64 else output
-        padded = Targets.pad(targets)
+        padded = Targets.pad(targets, output.boxes.dtype)
         with torch.autocast(output.logits.device.type, enabled=False):
             matches = self.matcher(output, padded)
             if objects is None:

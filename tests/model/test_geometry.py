@@ -1,0 +1,116 @@
+"""Geometries: references, decoding, movement."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detrkit.boxes import center_to_corners
+from detrkit.geometry.box import BoxGeometry
+from detrkit.sap.geometry import SalientPointGeometry
+from detrkit.structures import Reference
+
+unit = st.floats(0.02, 0.98)
+raw = st.floats(-8, 8)
+boxes = st.tuples(unit, unit, unit, unit).map(lambda row: torch.tensor([[row]], dtype=torch.float64))
+
+
+def grid_reference(geometry, rows=4, columns=5, dtype=torch.float64):
+    y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
+    points = torch.stack((x, y), -1).flatten(0, 1)[None].to(dtype)
+    return geometry.start(points, torch.full((1, rows * columns, 4), 0.2, dtype=dtype), (1 / columns, 1 / rows))
+
+
+@given(boxes)
+def test_encoded_boxes_keep_their_corners(box):
+    for geometry in (BoxGeometry(), SalientPointGeometry(grid=(17, 18))):
+        reference = geometry.encode(box)
+        assert torch.allclose(reference.corners("test"), center_to_corners(box), atol=1e-12)
+        assert torch.allclose(reference.size("test"), box[..., 2:], atol=1e-12)
+
+
+@given(boxes)
+def test_offsets_of_zero_leave_a_box_where_it_is(box):
+    geometry = BoxGeometry()
+    decoded = geometry.decode({"box": torch.zeros(1, 1, 4, dtype=torch.float64)}, geometry.encode(box))
+    assert torch.allclose(decoded.boxes, box, atol=1e-12)
+    assert decoded.points is None
+
+
+@given(boxes)
+def test_an_encoded_salient_point_lies_in_its_cell(box):
+    reference = SalientPointGeometry(grid=(17, 18)).encode(box)
+    inside = (reference.point - reference.origin) / reference.cell
+    assert ((inside >= -1e-9) & (inside <= 1 + 1e-9)).all()
+
+
+@settings(max_examples=30)
+@given(st.lists(raw, min_size=6, max_size=6), st.integers(1, 6))
+def test_a_bounded_point_stays_in_its_cell_however_often_it_moves(numbers, layers):
+    geometry = SalientPointGeometry(grid=(4, 5), head_cell="own")
+    reference = grid_reference(geometry)
+    offsets = {
+        "box": torch.tensor(numbers[:4]).double().expand(1, 20, 4),
+        "point": torch.tensor(numbers[4:]).double().expand(1, 20, 2),
+    }
+    for _ in range(layers):
+        decoded = geometry.decode(offsets, reference)
+        reference = geometry.move(offsets, reference)
+        for point in (decoded.points, reference.point):
+            inside = (point - reference.origin) / reference.cell
+            assert ((inside >= 0) & (inside <= 1)).all()
+        corners = center_to_corners(decoded.boxes)
+        assert ((decoded.points >= corners[..., :2]) & (decoded.points <= corners[..., 2:])).all()
+
+
+def test_a_fixed_point_has_no_point_head_and_does_not_move():
+    geometry = SalientPointGeometry(grid=(4, 5), movement="fixed")
+    assert geometry.offset_widths == {"box": 4}
+    reference = grid_reference(geometry)
+    moved = geometry.move({"box": torch.ones(1, 20, 4).double()}, reference)
+    assert torch.equal(moved.point, reference.point)
+    assert (moved.sides > reference.sides).all()
+
+
+def test_a_free_point_leaves_its_cell():
+    geometry = SalientPointGeometry(grid=(4, 5), movement="free")
+    offsets = {"box": torch.zeros(1, 20, 4).double(), "point": torch.full((1, 20, 2), 3.0).double()}
+    moved = geometry.move(offsets, grid_reference(geometry))
+    assert (moved.point - moved.origin > moved.cell).any()
+
+
+def test_published_heads_start_from_the_point_of_the_layer_before():
+    geometry = SalientPointGeometry(grid=(17, 18))
+    reference = grid_reference(geometry, 17, 18)
+    offsets = {"box": torch.zeros(1, 306, 4).double(), "point": torch.full((1, 306, 2), 9.0).double()}
+    moved = geometry.move(offsets, reference)
+    still = {"box": offsets["box"], "point": torch.zeros(1, 306, 2).double()}
+    assert torch.equal(geometry.decode(still, moved).points, geometry.decode(still, reference).points)
+
+
+@pytest.mark.parametrize(("grid", "cell"), [((17, 18), 1 / 18), ((20, 20), 1 / 20), ((10, 10), 1 / 20)])
+def test_published_cell_of_the_heads(grid, cell):
+    geometry = SalientPointGeometry(grid=grid)
+    reference = grid_reference(geometry, *grid)
+    far = {"box": torch.zeros(1, 1, 4).double(), "point": torch.full((1, 1, 2), 50.0).double()}
+    travelled = geometry.decode(far, reference).points - reference.origin
+    assert travelled[0, 0, 0].item() == pytest.approx(cell)
+
+
+def test_a_point_without_sides_says_who_needs_them():
+    with pytest.raises(ValueError, match="the side term needs a reference with sides"):
+        Reference(torch.zeros(1, 1, 2)).corners("the side term")
+
+
+def test_detach_cuts_every_tensor():
+    geometry = SalientPointGeometry(grid=(4, 5))
+    reference = grid_reference(geometry)
+    offsets = {
+        "box": torch.zeros(1, 20, 4).double().requires_grad_(),
+        "point": torch.zeros(1, 20, 2).double().requires_grad_(),
+    }
+    moved = geometry.move(offsets, reference)
+    assert moved.sides.requires_grad and moved.point.requires_grad
+    detached = moved.detach()
+    assert type(detached) is type(moved)
+    assert not any(t.requires_grad for t in vars(detached).values())

@@ -1,0 +1,219 @@
+"""Costs, assignment and losses against loops over images, queries and objects."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import sigmoid_focal_loss
+
+import detrkit
+from detrkit.losses.criterion import Criterion
+from detrkit.losses.terms import FocalLoss, GIoULoss, L1Loss, ObjectnessLoss, focal_loss
+from detrkit.matching.costs import FocalCost, GIoUCost, L1Cost
+from detrkit.matching.hungarian import HungarianMatcher
+from detrkit.sap.inner import InnerCost, InnerLoss, inner_distance
+from detrkit.structures import Output, Targets
+
+LAYERS, QUERIES, CLASSES = 2, 5, 3
+
+
+def scene(counts=(2, 0, 3), seed=0, queries=QUERIES):
+    torch.manual_seed(seed)
+    shape = (LAYERS, len(counts), queries)
+    output = Output(
+        logits=torch.randn(*shape, CLASSES).double().requires_grad_(),
+        boxes=(torch.rand(*shape, 4) * 0.4 + 0.2).double().requires_grad_(),
+        memory=torch.zeros(1),
+        points=torch.rand(*shape, 2).double(),
+        objectness=torch.randn(*shape, 1).double().requires_grad_(),
+    )
+    targets = [{"labels": torch.randint(0, CLASSES, (n,)), "boxes": (torch.rand(n, 4) * 0.4 + 0.3)} for n in counts]
+    return output, targets
+
+
+def matcher(*costs):
+    made = HungarianMatcher(costs={})
+    made.costs = {str(i): cost for i, cost in enumerate(costs)}
+    return made
+
+
+ALL_COSTS = (
+    FocalCost(weight=2.0, objectness=True),
+    L1Cost(weight=5.0, form="corners"),
+    GIoUCost(weight=2.0),
+    InnerCost(),
+)
+
+
+def corners(box):
+    x, y, w, h = box
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+def cost_by_hand(output, target, layer, image, query, obj):
+    p = torch.sigmoid(output.logits[layer, image, query, target["labels"][obj]]).item()
+    p *= torch.sigmoid(output.objectness[layer, image, query, 0]).item()
+    focal = 0.25 * (1 - p) ** 2 * -math.log(p + 1e-8) - 0.75 * p**2 * -math.log(1 - p + 1e-8)
+    a, b = corners(output.boxes[layer, image, query].tolist()), corners(target["boxes"][obj].tolist())
+    l1 = sum(abs(u - v) for u, v in zip(a, b, strict=True))
+    inter = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    giou = inter / (union + 1e-6) - (hull - union) / (hull + 1e-6)
+    x, y = output.points[layer, image, query].tolist()
+    outside = not (b[0] <= x <= b[2] and b[1] <= y <= b[3])
+    return 2 * focal + 5 * l1 - 2 * giou + 9999 * outside
+
+
+def test_costs_by_hand():
+    output, targets = scene()
+    cost = matcher(*ALL_COSTS).cost(output, Targets.pad(targets, torch.float64))
+    for layer, image, query in itertools.product(range(LAYERS), range(3), range(QUERIES)):
+        for obj in range(len(targets[image]["labels"])):
+            expected = cost_by_hand(output, targets[image], layer, image, query, obj)
+            assert cost[layer, image, query, obj].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(2, 0, 3), (1,), (0, 4), (7, 2)])  # 7 objects for 5 queries
+def test_assignment_is_the_cheapest(counts):
+    output, targets = scene(counts)
+    made = matcher(*ALL_COSTS)
+    padded = Targets.pad(targets, torch.float64)
+    cost, matches = made.cost(output, padded), made(output, padded)
+    for layer, (image, count) in itertools.product(range(LAYERS), enumerate(counts)):
+        here = matches.image == image
+        queries, objects = matches.query[layer, here].tolist(), matches.target[layer, here].tolist()
+        assert len(set(queries)) == len(set(objects)) == len(queries) == min(QUERIES, count)
+        assert queries == sorted(queries)
+        found = sum(cost[layer, image, q, t].item() for q, t in zip(queries, objects, strict=True))
+        if count <= QUERIES:
+            every = itertools.permutations(range(QUERIES), count)
+            best = min(sum(cost[layer, image, q, t].item() for t, q in enumerate(p)) for p in every)
+            assert found == pytest.approx(best)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_cost_that_is_not_finite_is_the_worst_and_is_counted(bad):
+    made = matcher()
+    cost = np.array([[bad, 1.0], [2.0, 9999.0], [50.0, 3.0]])
+    queries, objects = made.assign(cost)
+    assert list(zip(queries, objects, strict=True)) == [(0, 1), (1, 0)]
+    assert made.bad_costs == 1
+
+
+def test_costs_that_are_all_bad_still_give_an_assignment():
+    made = matcher()
+    queries, _ = made.assign(np.full((4, 2), np.nan))
+    assert len(queries) == 2
+    assert made.bad_costs == 8
+
+
+def test_no_objects_at_all():
+    output, targets = scene((0, 0))
+    made = criterion()
+    losses = made(output, targets)
+    assert losses["box"] == losses["giou"] == losses["inner"] == 0
+    losses["total"].backward()
+    assert output.logits.grad.abs().sum() > 0
+    assert (output.boxes.grad == 0).all()
+
+
+def criterion():
+    losses = {
+        "class": FocalLoss(weight=1.0),
+        "box": L1Loss(weight=5.0, form="corners"),
+        "giou": GIoULoss(weight=2.0),
+        "objectness": ObjectnessLoss(weight=1.0),
+        "inner": InnerLoss(weight=2.0),
+    }
+    return Criterion(matcher=matcher(*ALL_COSTS), losses=losses)
+
+
+def test_losses_by_hand():
+    output, targets = scene()
+    made = criterion()
+    losses = made(output, targets)
+    matches = made.matcher(output, Targets.pad(targets, torch.float64))
+    objects = sum(len(t["labels"]) for t in targets)
+    total = 0.0
+    for layer in range(LAYERS):
+        hot = torch.zeros(3, QUERIES, CLASSES).double()
+        box = giou = inner = 0.0
+        for image, query, obj in zip(matches.image, matches.query[layer], matches.target[layer], strict=True):
+            target = targets[image]
+            hot[image, query, target["labels"][obj]] = 1
+            a = corners(output.boxes[layer, image, query].tolist())
+            b = corners(target["boxes"][obj].tolist())
+            box += sum(abs(u - v) for u, v in zip(a, b, strict=True))
+            rest = cost_by_hand(output, target, layer, image, query, obj)
+            inner += rest > 5000
+            p = torch.sigmoid(output.logits[layer, image, query, target["labels"][obj]]).item()
+            p *= torch.sigmoid(output.objectness[layer, image, query, 0]).item()
+            focal = 0.25 * (1 - p) ** 2 * -math.log(p + 1e-8) - 0.75 * p**2 * -math.log(1 - p + 1e-8)
+            value = -(rest - 2 * focal - 9999 * (rest > 5000)) / 2
+            giou += 1 - (value + 2.5 * sum(abs(u - v) for u, v in zip(a, b, strict=True)))
+        suffix = f".{layer}" if layer + 1 < LAYERS else ""
+        expected_class = sigmoid_focal_loss(output.logits[layer], hot, 0.25, 2.0, "sum") / objects
+        assert losses["class" + suffix].item() == pytest.approx(expected_class.item())
+        assert losses["box" + suffix].item() == pytest.approx(box / objects, rel=1e-6)
+        assert losses["giou" + suffix].item() == pytest.approx(giou / objects, rel=1e-5)
+        assert losses["inner" + suffix].item() == pytest.approx(inner / objects)
+        parts = {name: losses[name + suffix] for name in made.losses}
+        total += sum(made.losses[name].weight * value for name, value in parts.items())
+    assert losses["total"].item() == pytest.approx(float(total))
+
+
+def test_the_iou_target_sends_gradients_into_boxes_only_where_it_is_not_detached():
+    for detach in (False, True):
+        output, targets = scene()
+        made = Criterion(matcher=matcher(*ALL_COSTS), losses={"o": ObjectnessLoss(detach_target=detach)})
+        made(output, targets)["total"].backward()
+        assert (output.boxes.grad is None) == detach
+
+
+@given(st.floats(-20, 20), st.floats(0, 1))
+def test_focal_loss_is_finite_and_not_negative(logit, target):
+    value = focal_loss(torch.tensor(logit), torch.tensor(target), 0.25, 2.0).item()
+    assert math.isfinite(value)
+    assert value >= 0
+
+
+@given(st.tuples(*[st.floats(0, 1)] * 6))
+def test_inner_distance_is_negative_only_outside(numbers):
+    x, y, *box = numbers
+    a, b = sorted(box[:2]), sorted(box[2:])
+    distance = inner_distance(torch.tensor([x, y]), torch.tensor([a[0], b[0], a[1], b[1]])).item()
+    x, y = np.float32(x), np.float32(y)
+    inside = np.float32(a[0]) <= x <= np.float32(a[1]) and np.float32(b[0]) <= y <= np.float32(b[1])
+    assert (distance >= 0) == inside
+
+
+def test_parts_that_do_not_go_together_say_so():
+    output, targets = scene()
+    bare = Output(logits=output.logits, boxes=output.boxes, memory=output.memory)
+    with pytest.raises(ValueError, match=r"needs head.objectness = true"):
+        matcher(FocalCost(objectness=True))(bare, Targets.pad(targets, torch.float64))
+    with pytest.raises(ValueError, match="geometry that predicts points"):
+        matcher(InnerCost())(bare, Targets.pad(targets, torch.float64))
+
+
+def test_published_weights_reach_the_criterion():
+    recipe = detrkit.load_recipe("sap_detr_r50_50ep")
+    made = detrkit.build_criterion(recipe)
+    assert {name: loss.weight for name, loss in made.losses.items()} == {
+        "class": 1,
+        "box": 5,
+        "giou": 2,
+        "objectness": 1,
+        "inner": 2,
+    }
+    assert {name: cost.weight for name, cost in made.matcher.costs.items()} == {
+        "class": 2,
+        "box": 5,
+        "giou": 2,
+        "inner": 9999,
+    }
