@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.boxes import center_to_corners
-from detrkit.data.batch import IMAGE_MEAN, IMAGE_STD
+from detrkit.data.transforms import MEAN, STD
 from detrkit.engine.evaluate import autocast
 from detrkit.report.drawing import draw_predictions, image_of
 
@@ -42,7 +42,7 @@ def write_pictures(
             with autocast(device, precision):
                 (found,) = detector.detect(moved.images, moved.mask, torch.tensor([size], device=device))
             picture = draw_predictions(
-                image_of(batch.images[0, :, : size[0], : size[1]], IMAGE_MEAN, IMAGE_STD),
+                image_of(batch.images[0, :, : size[0], : size[1]], MEAN, STD),
                 {name: values.cpu() for name, values in found.items()},
                 names,
                 truth=_in_pixels(batch.targets[0], size),
