@@ -103,8 +103,9 @@ def _figures(part: Any) -> tuple[str, str, str]:
 def _coverage(work: ModelWorkload) -> str:
     if not work.uncounted:
         return "Every operation was counted."
-    listed = ", ".join(f"{name} {count / 1e6:.2g}" for name, count in work.uncounted.items())
-    return f"Not counted (million numbers that each puts out): {listed}."
+    listed = ", ".join(f"{name} {count / 1e6:.2f}" for name, count in work.uncounted.items() if count >= 1e5)
+    small = ", ".join(name for name, count in work.uncounted.items() if count < 1e5)
+    return f"Not counted (million numbers that each puts out): {listed or 'none'}; below 0.1: {small or 'none'}."
 
 
 def _add_part(tree: Any, name: str, value: Any) -> None:

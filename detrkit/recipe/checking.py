@@ -38,7 +38,7 @@ class Checker:
             if key in ROOT_KEYS:
                 self._check_root_key(key, values[key])
             elif key not in known:
-                hint = nearest(key, (*known, *ROOT_KEYS)) or f"; sections are {one_of(known)}"
+                hint = nearest(key, (*known, *ROOT_KEYS)) or f"; accepted: {one_of(known)}"
                 self.report((key,), f"there is no such section{hint}")
         return {
             name: self.value(classify(name, section.annotation, section.default), values, (), section=True)
@@ -113,7 +113,7 @@ class Checker:
         type_path = path if isinstance(given, str) else (*path, "type")
         if name is None:
             if self.complete:
-                self.report(type_path, f"is missing; {slot}: {one_of(known)}")
+                self.report(type_path, f"is missing; accepted: {one_of(sorted(known))}")
             return FAILED
         if name == "none" and parameter.optional and "none" not in known:
             for key in set(table) - {"type"}:
@@ -122,9 +122,9 @@ class Checker:
         if not isinstance(name, str) or name not in known:
             # A named part without a type was meant to be one of those that the slot has.
             where = type_path if "type" in table else path
-            hint = f"{nearest(name, known)} There are" if nearest(name, known) else "; there are"
-            names = [*known, "none"] if parameter.optional else known
-            self.report(where, f"there is no {slot} {format_value(name)}{hint} {one_of(sorted(names))}")
+            names = sorted([*known, "none"] if parameter.optional else known)
+            message = f"there is no {slot} {format_value(name)}; accepted: {one_of(names)}"
+            self.report(where, message + nearest(name, names))
             return FAILED
         return self._factory(slot, name, table, path)
 
@@ -171,13 +171,13 @@ class Checker:
 
     def _check_keys(self, table: Mapping[str, Any], known: Collection[str], path: KeyPath, *, owner: str) -> None:
         for key in [key for key in table if key not in known]:
-            hint = nearest(key, known) or f"; there are {one_of(sorted(known))}"
+            hint = nearest(key, known) or f"; accepted: {one_of(sorted(known))}"
             self.report((*path, key), f"there is no such option of {owner}{hint}")
 
     def _over_default(self, default: Any, table: dict[str, Any]) -> dict[str, Any]:
         default = plain(default)
         default = {"type": default} if isinstance(default, str) else default
-        return merge(Layer(default), Layer(table)).values
+        return merge(Layer(default), Layer(table), lambda values, path: None).values
 
     def _check_root_key(self, key: str, value: Any) -> None:
         if key in TEXT_KEYS and not isinstance(value, str):
@@ -200,7 +200,7 @@ def _when_missing(parameter: Parameter, section: bool) -> Any:
 
 def _accepted(parameter: Parameter) -> str:
     if parameter.slot:
-        return f"; {parameter.slot}: {one_of(parts(parameter.slot))}"
+        return f"; accepted: {one_of(sorted(parts(parameter.slot)))}"
     return f", should be {describe(parameter.annotation)}" if parameter.kind == "option" else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,21 +26,33 @@ class Layer:
         return Source("recipe")
 
 
-def merge(base: Layer, over: Layer) -> Layer:
+ImpliedType = Callable[[Mapping[str, Any], KeyPath], str | None]
+
+
+def merge(base: Layer, over: Layer, implied_type: ImpliedType) -> Layer:
     """Lays `over` upon `base`: tables merge key by key, everything else is replaced.
 
     A part may be given as its name alone: `encoder = "plain"` is `encoder = { type = "plain" }`. A `type`
-    that changes drops the keys of the old type, since they mean nothing to the new one. A table without
-    a `type` counts as of the type that its own key names (`[losses.giou]`).
+    that changes drops the keys of the old type, since they mean nothing to the new one; "none" drops them all.
+
+    implied_type: the type of a part whose table says none (the default, or a named part's own key), from the
+    values so far and the table's path; None if there is no such type, which then is no change.
     """
     merged = Layer(copy.deepcopy(base.values), dict(base.sources))
     if () in over.sources:
         merged.sources[()] = over.sources[()]
-    _merge_table(merged, merged.values, over, over.values, ())
+    _merge_table(merged, merged.values, over, over.values, (), implied_type)
     return merged
 
 
-def _merge_table(merged: Layer, into: dict[str, Any], over: Layer, values: Mapping[str, Any], path: KeyPath) -> None:
+def _merge_table(
+    merged: Layer,
+    into: dict[str, Any],
+    over: Layer,
+    values: Mapping[str, Any],
+    path: KeyPath,
+    implied_type: ImpliedType,
+) -> None:
     for key, value in values.items():
         here = (*path, key)
         old, new = into.get(key), value
@@ -49,13 +61,14 @@ def _merge_table(merged: Layer, into: dict[str, Any], over: Layer, values: Mappi
         if isinstance(old, str) and isinstance(new, dict) and new.get("type", old) == old:
             into[key] = old = {"type": old}
             merged.sources[(*here, "type")] = merged.source(here)
-        if isinstance(old, dict) and isinstance(new, dict) and not _changes_type(key, old, new):
+        is_table = isinstance(old, dict) and isinstance(new, dict)
+        if is_table and not _changes_type(old, new, lambda here=here: implied_type(merged.values, here)):
             if here in over.sources:
                 merged.sources[here] = over.sources[here]
             if isinstance(value, str):
                 merged.sources[(*here, "type")] = over.source(here)
             else:
-                _merge_table(merged, old, over, new, here)
+                _merge_table(merged, old, over, new, here, implied_type)
             continue
         into[key] = copy.deepcopy(value)
         for known in [known for known in merged.sources if known[: len(here)] == here]:
@@ -63,12 +76,8 @@ def _merge_table(merged: Layer, into: dict[str, Any], over: Layer, values: Mappi
         merged.sources.update({known: s for known, s in over.sources.items() if known[: len(here)] == here})
 
 
-def _changes_type(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return "type" in new and new["type"] != old.get("type", key)
-
-
-def nest(path: KeyPath, value: Any) -> dict[str, Any]:
-    """`("train", "epochs"), 3` as `{"train": {"epochs": 3}}`."""
-    for part in reversed(path):
-        value = {part: value}
-    return value
+def _changes_type(old: Mapping[str, Any], new: Mapping[str, Any], implied: Callable[[], str | None]) -> bool:
+    if "type" not in new:
+        return False
+    before = old["type"] if "type" in old else implied()
+    return new["type"] != before and (before is not None or new["type"] == "none")

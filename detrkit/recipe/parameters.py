@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from detrkit.recipe.registry import REQUIRED, Factory, Slot, parts, slots
+from detrkit.recipe.lines import KeyPath
+from detrkit.recipe.registry import REQUIRED, Factory, Slot, parts, sections, slots
 
 Kind = Literal["offered", "option", "group", "part", "list", "named"]
 
@@ -76,6 +77,39 @@ def parameters_of(build: Callable[..., Any], slot: str = "") -> dict[str, Parame
 def part_parameters(slot: str, name: str) -> dict[str, Parameter]:
     """The parameters of a registered part. Raises KeyError if it is not registered."""
     return parameters_of(parts(slot)[name], slot)
+
+
+def implied_type(values: Mapping[str, Any], path: KeyPath) -> str | None:
+    """The type of the part at a path of a recipe whose table says none: its default, or a named part's own key.
+
+    None if there is no part, or if it has no default.
+    """
+    section = sections().get(str(path[0]))
+    if section is None:
+        return None
+    parameter = classify(section.name, section.annotation, section.default)
+    table = values.get(section.name)
+    for key in path[1:]:
+        if parameter.kind == "named":
+            found = Parameter(str(key), "part", slot=parameter.slot, default=key)
+        elif parameter.kind == "group":
+            found = parameters_of(parameter.annotation).get(str(key))
+        elif parameter.kind == "part" and _type_of(table, parameter) in parts(parameter.slot):
+            found = part_parameters(parameter.slot, _type_of(table, parameter)).get(str(key))
+        else:
+            found = None
+        if found is None:
+            return None
+        parameter, table = found, table.get(key) if isinstance(table, Mapping) else None
+    return _type_of({}, parameter) if parameter.kind == "part" else None
+
+
+def _type_of(table: Any, parameter: Parameter) -> str | None:
+    for one in (table, parameter.default):
+        name = one.get("type") if isinstance(one, Mapping) else one
+        if isinstance(name, str):
+            return name
+    return None
 
 
 def without_none(annotation: Any) -> tuple[Any, bool]:

@@ -12,34 +12,49 @@ from typing import Any
 
 from detrkit.recipe.layers import Layer, merge
 from detrkit.recipe.lines import key_lines
+from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, Source, format_value, nearest
 from detrkit.recipe.shipped import display_name, find_shipped, shipped_names
 
 OWN_KEYS = ("title", "description", "reproduces")  # true of the file that says them, not of those that extend it
 
 
+@dataclass(frozen=True)
+class Document:
+    """A recipe file and what it extends, not merged yet: merging asks the parts, and `imports` may bring some."""
+
+    own: Layer
+    bases: tuple[Document, ...] = ()
+
+    def merged(self) -> Layer:
+        """The file laid over its bases, a later base over an earlier one."""
+        layer = Layer()
+        for base in self.bases:
+            layer = merge(layer, base.merged(), implied_type)
+        for key in OWN_KEYS:
+            layer.values.pop(key, None)
+        return merge(layer, self.own, implied_type)
+
+
 @dataclass
 class Reader:
-    """Reads a recipe with all its bases into one layer and collects what goes wrong on the way."""
+    """Reads a recipe and all its bases, and collects what goes wrong on the way."""
 
     problems: list[Problem] = field(default_factory=list)
     imports: dict[str, Source] = field(default_factory=dict)
 
-    def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Layer:
-        """The merged layer of a file. chain: the files that extend it, outermost first."""
+    def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Document:
+        """A file with its bases. chain: the files that extend it, outermost first."""
         path = path.resolve()
         document, lines = self._parse(path)
         shown = display_name(path)
         sources = {key: Source(shown, line) for key, line in lines.items()} | {(): Source(shown)}
         own = Layer(document, sources)
-        bases = self._take_names(own, "extends", single=True)
+        names = self._take_names(own, "extends", single=True)
+        said = own.source(("extends",))
+        bases = [self._read_base(name, said, path, (*chain, path)) for name in names]
         self.take_imports(own, path)
-        base = Layer()
-        for name in bases:
-            base = merge(base, self._read_base(name, own.sources[("extends",)], path, (*chain, path)))
-        for key in OWN_KEYS:
-            base.values.pop(key, None)
-        return merge(base, own)
+        return Document(own, tuple(base for base in bases if base is not None))
 
     def report(self, source: Source, key: str, message: str) -> None:
         self.problems.append(Problem(source.file, source.line, key, message))
@@ -77,7 +92,7 @@ class Reader:
         self.report(layer.source((key,)), key, f"is {format_value(value)}, should be {accepted}")
         return []
 
-    def _read_base(self, name: str, said: Source, path: Path, chain: tuple[Path, ...]) -> Layer:
+    def _read_base(self, name: str, said: Source, path: Path, chain: tuple[Path, ...]) -> Document | None:
         # A recipe may extend a shipped one of its own name.
         candidates = [path.parent / name, path.parent / f"{name}.toml", find_shipped(name)]
         found = [c.resolve() for c in candidates if c is not None and c.is_file()]
@@ -85,11 +100,11 @@ class Reader:
         if base is None:
             hint = nearest(name, shipped_names())
             self.report(said, "extends", f"there is no recipe {format_value(name)} beside this file or shipped{hint}")
-            return Layer()
+            return None
         if base in chain:
             circle = " extends ".join(display_name(each) for each in (*chain[chain.index(base) :], base))
             self.report(said, "extends", f"goes in a circle: {circle}")
-            return Layer()
+            return None
         return self.read(base, chain)
 
     def import_parts(self) -> None:

@@ -15,6 +15,7 @@ from detrkit.recipe.checking import ROOT_KEYS, Checker
 from detrkit.recipe.layers import Layer, merge
 from detrkit.recipe.lines import KeyPath
 from detrkit.recipe.overrides import layer_from_values, parse_overrides, parse_path, plain
+from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, RecipeError, Source, nearest
 from detrkit.recipe.reading import Reader
 from detrkit.recipe.registry import REQUIRED, Factory, load_shipped_parts
@@ -104,7 +105,7 @@ class Recipe:
         source: what `Recipe.source` then says of them. Raises RecipeError as `load_recipe` does.
         """
         own = Layer(copy.deepcopy(dict(self.values)), dict(self.sources))
-        return _checked(self.name, merge(own, layer_from_values(values, source)), [])
+        return _checked(self.name, merge(own, layer_from_values(values, source), implied_type), [])
 
     def full_values(self) -> dict[str, Any]:
         """The whole recipe as nested plain values, every default written out; None is "none"."""
@@ -147,12 +148,12 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     reader = Reader()
     path = _find(str(name_or_path))
-    layer = reader.read(path)
+    document = reader.read(path)
     over, problems = parse_overrides(overrides)
     reader.take_imports(over, Path("command line"))
     load_shipped_parts()
     reader.import_parts()
-    layer = merge(layer, over)
+    layer = merge(document.merged(), over, implied_type)
     if reader.imports:
         layer.values["imports"] = list(reader.imports)
     return _checked(recipe_name(path), layer, [*reader.problems, *problems], complete=not reader.problems)
