@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +16,7 @@ from detrkit.data.coco import read_categories, read_coco
 from detrkit.data.dataset import Dataset, DataSource, Split
 from detrkit.data.decode import decode
 from detrkit.data.records import Category, Fault, Labels, Records
-from detrkit.data.transforms import Augment
+from detrkit.data.transforms import Augment, NoAugment
 from detrkit.errors import DataError
 from detrkit.recipe import Factory, Slot, register
 
@@ -39,6 +41,19 @@ class SplitFiles:
 
     annotations: str | None = None
     images: str | None = None
+
+
+def image_folder_of(annotations: Path) -> Path:
+    """The folder with the images of an annotation file: near it, and with the first image that it names."""
+    with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        first = re.search(rb'"file_name"\s*:\s*"([^"]+)"', text)
+        name = first[1].decode("utf-8", "replace") if first else None
+    near = [annotations.parent, annotations.parent.parent]
+    candidates = [*near, *(entry for folder in near for entry in sorted(folder.iterdir()) if entry.is_dir())]
+    for folder in candidates:
+        if name is not None and (folder / name).is_file():
+            return folder
+    raise DataError(f"{annotations}: where are its images? {name} is in no folder beside it; name the folder")
 
 
 class CocoDataset(Dataset):
@@ -79,6 +94,23 @@ class CocoDataset(Dataset):
         return image, boxes, self.labels.of(category_ids)
 
 
+def open_annotations(path: Path, folder: Path | None = None) -> CocoDataset:
+    """One annotation file by itself, its images as they are; ``folder`` is looked for where it is None."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such annotation file")
+    folder = folder or image_folder_of(path)
+    categories, records, faults = read_coco(path, folder)
+    return CocoDataset(
+        split="val",
+        labels=Labels(categories),
+        augment=NoAugment(),
+        folder=folder,
+        categories=categories,
+        records=records,
+        faults=faults,
+    )
+
+
 @register("data", "coco")
 class CocoSource(DataSource):
     """A data set in COCO's format.
@@ -105,10 +137,7 @@ class CocoSource(DataSource):
 
     @cached_property
     def labels(self) -> Labels:
-        try:
-            path, _ = self.files("train")
-        except DataError:
-            path, _ = self.files("val")  # only to be evaluated
+        path, _ = self.files("val" if self.has("val") and not self.has("train") else "train")
         return Labels(read_categories(path), keep_ids=self._keep_ids)
 
     def files(self, split: Split) -> tuple[Path, Path]:
@@ -123,7 +152,7 @@ class CocoSource(DataSource):
             raise DataError(f"data.root: {self._root} is not a folder")
         if given.annotations is not None:
             annotations = base / Path(given.annotations).expanduser()
-            images = next((base / b for a, b in LAYOUTS[split] if base / a == annotations), base)
+            images = None
         else:
             found = [(base / a, base / b) for a, b in LAYOUTS[split] if (base / a).is_file()]
             if not found:
@@ -136,9 +165,16 @@ class CocoSource(DataSource):
             images = base / Path(given.images).expanduser()
         if not annotations.is_file():
             raise DataError(f"data.{split}.annotations: {annotations} is not a file")
+        if images is None:
+            images = image_folder_of(annotations)
         if not images.is_dir():
             raise DataError(f"data.{split}.images: {images} is not a folder")
         return annotations, images
+
+    def has(self, split: Split) -> bool:
+        """Whether the recipe names the split's annotations, or they stand in a known place."""
+        known = self._root is not None and any((self._root / a).is_file() for a, _ in LAYOUTS[split])
+        return self._files[split].annotations is not None or known
 
     def open(self, split: Split) -> CocoDataset:
         path, folder = self.files(split)

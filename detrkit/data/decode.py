@@ -14,6 +14,10 @@ _EXIF_ORIENTATION = 0x0112
 _TURNED = {5, 6, 7, 8}  # orientations that swap height and width
 
 
+class WrongSizeError(DataError):
+    """An image has another size than its annotations were made for."""
+
+
 def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, turned upright by its EXIF orientation.
 
@@ -29,7 +33,7 @@ def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None) ->
             upright = ImageOps.exif_transpose(file)
             if size is not None and (upright.height, upright.width) != tuple(size):
                 if (file.height, file.width) != tuple(size):
-                    raise DataError(
+                    raise WrongSizeError(
                         f"{path}: is {upright.width} x {upright.height} pixels, "
                         f"but its annotations are for {size[1]} x {size[0]}"
                     )

@@ -1,0 +1,164 @@
+"""`detrkit check-data`: what a data set holds, and what is wrong with it, before hours go into training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detrkit.data import Dataset
+    from detrkit.data.check import SplitReport
+
+SHOWN = 20  # faults of a kind that are printed; --json has all
+PICTURE = 640  # pixels of the longer side that a small image is enlarged to
+
+
+def check_data(
+    target: Annotated[str, typer.Argument(help="A recipe, the folder of a data set, or an annotation file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the images of an annotation file.")] = None,
+    files: Annotated[bool, typer.Option(help="Read every image file, too.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Draw some images with their boxes into this folder.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many pictures of each split.")] = 8,
+) -> None:
+    """Report classes, sizes and faults of a data set. Exit code 1 if images or annotations are lost to faults."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from detrkit.data.check import check_split
+
+    console, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
+    datasets = open_splits(target, overrides or [], images)
+    reports: dict[str, SplitReport] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        for name, dataset in datasets.items():
+            task = progress.add_task(f"reading {name}", total=len(dataset))
+            reports[name] = check_split(dataset, files=files, advance=lambda n, task=task: progress.advance(task, n))
+    for name, report in reports.items():
+        print_report(console, name, report)
+    if "train" in reports and "val" not in reports:
+        console.print("\nno val split: there is nothing to evaluate on", style="yellow")
+    if "val" in reports and "train" not in reports:
+        console.print("\nno train split: it serves for evaluation only", style="yellow")
+    if json_file is not None:
+        write_json(json_file, target, reports)
+        console.print(f"report written to {json_file}", markup=False)
+    if pictures is not None:
+        drawn = sum(draw_some(dataset, pictures, name, count) for name, dataset in datasets.items())
+        console.print(f"{drawn} pictures written to {pictures}", markup=False)
+    if any(report.loses_data for report in reports.values()):
+        raise typer.Exit(1)
+
+
+def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[str, Dataset]:
+    """The splits that a recipe, a folder or an annotation file names. A folder may lack one of the two."""
+    from detrkit.data import CocoSource
+    from detrkit.data.coco_source import open_annotations
+    from detrkit.data.transforms import NoAugment
+    from detrkit.errors import UserError
+    from detrkit.recipe import Factory, load_recipe
+
+    path = Path(target).expanduser()
+    is_file = path.suffix.lower() == ".json"
+    if overrides and (is_file or path.is_dir()):
+        raise UserError(f"{overrides[0]}: {target} is no recipe, so there are no values to lay something over")
+    if images is not None and not is_file:
+        raise UserError("--images goes with an annotation file")
+    if is_file:
+        return {path.stem: open_annotations(path, images)}
+    if path.is_dir():
+        plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
+        source = CocoSource(root=str(path), augment=plain)
+    else:
+        source = load_recipe(target, overrides).section("data")()
+    names = [name for name in ("train", "val") if not isinstance(source, CocoSource) or source.has(name)]
+    return {name: source.open(name) for name in names or ["train"]}  # opening none says what is missing
+
+
+def print_report(console: Console, name: str, report: SplitReport) -> None:
+    """The report of a split as tables."""
+    from rich.table import Table
+    from rich.text import Text
+
+    crowds = f" and {report.crowds} crowd regions" if report.crowds else ""
+    console.print(Text(f"\n{name}: {report.images} images, {report.boxes} boxes{crowds}", style="bold"))
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_row("sizes", ", ".join(f"{count} {size}" for size, count in report.sizes.items()))
+    per_image = report.boxes_per_image
+    facts.add_row("boxes an image", f"{per_image['least']} to {per_image['most']}, mean {per_image['mean']:g}")
+    common = [f"{size} ({count})" for size, count in list(report.image_sizes.items())[:4]]
+    more = len(report.image_sizes) - len(common)
+    facts.add_row("image sizes", ", ".join(common) + (f" and {more} more" if more else ""))
+    empty = report.images_without_boxes
+    if empty:
+        some = ", ".join(map(str, empty[:SHOWN])) + (", ..." if len(empty) > SHOWN else "")
+        facts.add_row("without boxes", f"{len(empty)} images (kept): {some}")
+    console.print(facts)
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("id", "class", "boxes", "images", "crowds"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for row in report.classes:
+        style = "" if row.boxes else "yellow"
+        table.add_row(str(row.id), Text(row.name), str(row.boxes), str(row.images), str(row.crowds), style=style)
+    console.print(table)
+
+    by_kind = defaultdict(list)
+    for fault in report.faults:
+        by_kind[fault.kind].append(fault)
+    if not by_kind:
+        console.print("no faults", style="green")
+    for kind, faults in by_kind.items():
+        console.print(f"{kind}: {len(faults)}", style="red" if faults[0].loses else "yellow")
+        for fault in faults[:SHOWN]:
+            console.print(Text(f"  {fault}"))
+        if len(faults) > SHOWN:
+            console.print(f"  and {len(faults) - SHOWN} more (all of them with --json FILE)")
+
+
+def write_json(path: Path, target: str, reports: dict[str, SplitReport]) -> None:
+    """The whole report, written whole or not at all."""
+    content = {"target": target, "splits": {name: report.as_json() for name, report in reports.items()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
+    """Draw images from all over the split, with their boxes and names; how many were drawn."""
+    import numpy as np
+    from PIL import ImageDraw
+
+    from detrkit.errors import DataError
+    from detrkit.report.labels import class_colour, write_names
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = 0
+    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
+        try:
+            image, boxes, labels = dataset.read(index)
+        except DataError:
+            continue  # reported already
+        scale = max(1, round(PICTURE / max(image.size)))
+        image = image.resize((image.width * scale, image.height * scale))
+        boxes = [tuple(box) for box in (boxes * scale).tolist()]
+        pen = ImageDraw.Draw(image)
+        for box, label in zip(boxes, labels, strict=True):
+            pen.rectangle(box, outline=class_colour(int(label)), width=max(1, min(image.size) // 300))
+        names = [dataset.labels.categories[label].name for label in labels]
+        write_names(pen, image.size, names, [int(label) for label in labels], boxes)
+        image.save(folder / f"{name}_{dataset.image_id(index)}.jpg", quality=92)
+        drawn += 1
+    return drawn

@@ -1,0 +1,128 @@
+"""What is in a split, and what is wrong with it: annotations and, where there are any, image files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrkit.data.coco_source import CocoDataset
+from detrkit.data.dataset import Dataset
+from detrkit.data.decode import WrongSizeError, decode
+from detrkit.data.records import Fault
+from detrkit.errors import DataError
+
+SMALL, MEDIUM = 32.0**2, 96.0**2  # areas in square pixels up to which COCO calls an object small, medium
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How often a class occurs: ``boxes`` and ``images`` without crowd regions, ``crowds`` apart."""
+
+    id: int
+    name: str
+    boxes: int
+    images: int
+    crowds: int
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What a split holds. Boxes are counted without crowd regions; areas are those of the annotations."""
+
+    images: int
+    boxes: int
+    crowds: int
+    classes: list[ClassCount]
+    sizes: dict[str, int]  # small, medium, large
+    boxes_per_image: dict[str, float]  # least, mean, most
+    image_sizes: dict[str, int]  # "width x height" -> images, the most common first
+    images_without_boxes: list[int]  # image ids
+    faults: list[Fault]
+
+    @property
+    def loses_data(self) -> bool:
+        """Whether an image or an annotation is left out, or cannot be read."""
+        return any(fault.loses for fault in self.faults)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report in plain types."""
+        return asdict(self) | {"loses_data": self.loses_data}
+
+
+def check_split(
+    dataset: Dataset, *, files: bool = True, advance: Callable[[int], None] = lambda _: None
+) -> SplitReport:
+    """Count and check a split.
+
+    Args:
+        files: read every image file too, on all cores
+        advance: called with the number of images done since the last call
+    """
+    records = dataset.records
+    faults = list(dataset.faults)
+    if files and isinstance(dataset, CocoDataset):
+        for fault in _check_files(dataset):
+            faults += [fault] if fault else []
+            advance(1)
+    image_index = np.repeat(np.arange(len(records)), np.diff(records.first))
+    ordinary = ~records.crowd
+    per_image = np.bincount(image_index[ordinary], minlength=len(records))
+    annotated = np.bincount(image_index, minlength=len(records))
+    areas = records.areas[ordinary]
+    classes = []
+    for category in dataset.real_categories:
+        mine = records.category_ids == category.id
+        boxes = mine & ordinary
+        images = len(np.unique(image_index[boxes]))
+        crowds = int((mine & records.crowd).sum())
+        classes.append(ClassCount(category.id, category.name, int(boxes.sum()), images, crowds))
+    sizes = Counter(f"{width} x {height}" for height, width in records.sizes.tolist())
+    return SplitReport(
+        images=len(records),
+        boxes=int(ordinary.sum()),
+        crowds=int(records.crowd.sum()),
+        classes=classes,
+        sizes={
+            "small": int((areas < SMALL).sum()),
+            "medium": int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
+            "large": int((areas >= MEDIUM).sum()),
+        },
+        boxes_per_image={
+            "least": int(per_image.min()),
+            "mean": round(float(per_image.mean()), 2),
+            "most": int(per_image.max()),
+        },
+        image_sizes=dict(sizes.most_common()),
+        images_without_boxes=records.image_ids[annotated == 0].tolist(),
+        faults=faults,
+    )
+
+
+def _check_files(dataset: CocoDataset) -> Iterator[Fault | None]:
+    """One entry for each image: what is wrong with its file, if anything."""
+    records = dataset.records
+    rows = zip(
+        map(dataset.image_path, range(len(dataset))), records.image_ids.tolist(), records.sizes.tolist(), strict=True
+    )
+    # Threads, as Pillow decodes outside Python's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda row: _check_file(*row), rows)
+
+
+def _check_file(path: Path, image_id: int, size: list[int]) -> Fault | None:
+    if not path.is_file():
+        return Fault("missing file", image_id, None, f"{path} does not exist", loses=True)
+    try:
+        decode(path, size=(size[0], size[1]))
+    except WrongSizeError as error:
+        return Fault("other size", image_id, None, str(error), loses=True)
+    except DataError as error:
+        return Fault("unreadable image", image_id, None, str(error), loses=True)
+    return None
