@@ -20,15 +20,13 @@ def sine_code(coordinates: Tensor, channels: int, temperature: float) -> Tensor:
     """Code each coordinate with `channels` interleaved sines and cosines: [..., C] to [..., C * channels].
 
     Channel k of a coordinate u is sin (even k) or cos (odd k) of 2 pi u / temperature^(2 floor(k/2) / channels),
-    computed in float32 whatever the precision around it: angles do not survive bfloat16.
+    at least in float32: angles do not survive bfloat16.
     """
-    with torch.autocast(coordinates.device.type, enabled=False):
-        pair = torch.arange(channels // 2, device=coordinates.device, dtype=torch.float32)
-        frequency = 2 * math.pi / temperature ** (2 * pair / channels)
-        if coordinates.dtype == torch.float64:
-            frequency = frequency.double()
-        angle = coordinates.to(frequency.dtype)[..., None] * frequency  # [..., C, channels / 2]
-        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)
+    dtype = torch.float64 if coordinates.dtype == torch.float64 else torch.float32
+    pair = torch.arange(channels // 2, device=coordinates.device, dtype=dtype)
+    frequency = 2 * math.pi / temperature ** (2 * pair / channels)
+    angle = coordinates.to(dtype)[..., None] * frequency  # [..., C, channels / 2]
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)
 
 
 @register("position", "sine")
@@ -55,12 +53,9 @@ class SinePosition(nn.Module):
             valid = torch.ones(1, height, width, dtype=torch.bool, device=values.device)
         else:
             valid = ~mask
-        y, x = valid.cumsum(1, dtype=torch.float32), valid.cumsum(2, dtype=torch.float32)
+        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+        y, x = valid.cumsum(1, dtype=dtype), valid.cumsum(2, dtype=dtype)
         y = (y + self.offset) / (y[:, -1:, :] + 1e-6)
         x = (x + self.offset) / (x[:, :, -1:] + 1e-6)
         code = sine_code(torch.stack((y, x), dim=-1), self.width // 2, self.temperature)
-        return (
-            code.flatten(1, 2)
-            .to(values.dtype if values.dtype == torch.float64 else torch.float32)
-            .expand(batch, -1, -1)
-        )
+        return code.flatten(1, 2).expand(batch, -1, -1)

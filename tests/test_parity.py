@@ -65,7 +65,7 @@ def test_losses_and_gradient_norms(run):
     losses, norms = run.losses_and_gradients()
     assert losses["total"] == pytest.approx(meta["expected_total"], rel=1e-4)
     compared = {name: our_loss(name, len(meta["expected_indices"])) for name in meta["expected_losses"]}
-    assert set(compared[name] for name in meta["loss_weights"]) <= set(losses)
+    assert {compared[name] for name in meta["loss_weights"]} <= set(losses)
     for official, ours in compared.items():
         if ours is not None:
             expected = meta["expected_losses"][official]

@@ -76,6 +76,8 @@ class GaussianTerm(Term):
 
 
 def _in_bfloat16(tokens: Tensor) -> bool:
+    """Whether attention over these tokens runs in bfloat16, by its own type or by autocast."""
     device = tokens.device.type
-    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-    return autocast or tokens.dtype == torch.bfloat16
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device) == torch.bfloat16
+    return tokens.dtype == torch.bfloat16

@@ -40,7 +40,8 @@ def test_overlap_ranges_and_symmetry(a, b):
 @given(boxes)
 def test_a_box_overlaps_itself_wholly(a):
     iou, giou = overlaps(center_to_corners(a), center_to_corners(a))
-    assert torch.allclose(iou, torch.ones_like(iou)) and torch.allclose(giou, torch.ones_like(giou))
+    assert torch.allclose(iou, torch.ones_like(iou))
+    assert torch.allclose(giou, torch.ones_like(giou))
 
 
 def test_overlap_by_hand():

@@ -110,7 +110,8 @@ def test_detach_cuts_every_tensor():
         "point": torch.zeros(1, 20, 2).double().requires_grad_(),
     }
     moved = geometry.move(offsets, reference)
-    assert moved.sides.requires_grad and moved.point.requires_grad
+    assert moved.sides.requires_grad
+    assert moved.point.requires_grad
     detached = moved.detach()
     assert type(detached) is type(moved)
     assert not any(t.requires_grad for t in vars(detached).values())
