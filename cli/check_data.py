@@ -156,7 +156,7 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
         boxes = [tuple(box) for box in (boxes * scale).tolist()]
         pen = ImageDraw.Draw(image)
         for box, label in zip(boxes, labels, strict=True):
-            pen.rectangle(box, outline=class_colour(int(label)), width=max(1, min(image.size) // 300))
+            pen.rectangle(box, outline=class_colour(int(label)), width=max(1, min(image.size) // 160))
         names = [dataset.labels.categories[label].name for label in labels]
         write_names(pen, image.size, names, [int(label) for label in labels], boxes)
         image.save(folder / f"{name}_{dataset.image_id(index)}.jpg", quality=92)

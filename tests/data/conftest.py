@@ -1,0 +1,72 @@
+"""Small data sets written to disk, and parts built without a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.data.coco_source import CocoSource
+from detrkit.data.shapes import ShapesSource
+from detrkit.data.transforms import DetrAugment, FlipAugment, NoAugment
+from detrkit.recipe import Factory
+
+
+def part(build, **options):
+    return Factory(slot="augment", name="test", options=options, parts={}, build=build)
+
+
+def shapes(**options):
+    return ShapesSource(augment=part(FlipAugment), **options)
+
+
+def coco(root, **options):
+    return CocoSource(root=str(root), augment=part(NoAugment), **options)
+
+
+def small_detr():
+    return part(DetrAugment, scales=(48, 64), max_size=90, crop_scales=(50,), crop_min=24, crop_max=40, eval_size=48)
+
+
+def image_entry(image_id: int, *, name: str | None = None, height: int = 40, width: int = 60) -> dict:
+    return {"id": image_id, "file_name": name or f"{image_id}.png", "height": height, "width": width}
+
+
+def box_entry(annotation_id: int, image_id: int, box: list, *, category: int = 3, **more) -> dict:
+    return {"id": annotation_id, "image_id": image_id, "category_id": category, "bbox": box, **more}
+
+
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+
+
+@pytest.fixture
+def write_set(tmp_path):
+    """Writes a data set with both splits alike, and gives its folder."""
+
+    def write(images: list, annotations: list, categories: list = CATEGORIES) -> Path:
+        (tmp_path / "annotations").mkdir()
+        content = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        rng = np.random.default_rng(0)
+        for split in ("train", "val"):
+            (tmp_path / split).mkdir()
+            (tmp_path / "annotations" / f"instances_{split}.json").write_text(content)
+            for entry in images:
+                pixels = rng.integers(0, 256, (entry.get("height", 40), entry.get("width", 60), 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / entry["file_name"])
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where it is not at hand."""
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("DETRKIT_DATA", default))
+    if not (folder / "bccd").is_dir():
+        pytest.skip(f"no real data in {folder} (set DETRKIT_DATA to the folder that holds bccd, coco_sample, ...)")
+    return folder

@@ -1,0 +1,69 @@
+"""The verb ``check-data``: a report for people, one for programs, and an exit code."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from detrkit.cli.main import app
+from detrkit.errors import DataError, UserError
+
+from .conftest import box_entry, image_entry
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["check-data", *map(str, arguments)])
+
+
+@pytest.fixture
+def good(write_set):
+    return write_set([image_entry(1), image_entry(2)], [box_entry(1, 1, [1, 1, 20, 20])])
+
+
+def test_a_good_set_passes_and_is_counted(good, tmp_path):
+    result = run(good, "--json", tmp_path / "out" / "report.json", "--pictures", tmp_path / "pictures")
+    assert result.exit_code == 0, result.output
+    assert "no faults" in result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["splits"]["train"]
+    assert (report["images"], report["boxes"], report["images_without_boxes"]) == (2, 1, [2])
+    assert report["classes"][0] == {"id": 3, "name": "cat", "boxes": 1, "images": 1, "crowds": 0}
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert names == {f"{split}_{image}.jpg" for split in ("train", "val") for image in (1, 2)}
+
+
+def test_faults_in_files_are_found_and_fail(good, tmp_path):
+    (good / "train" / "1.png").write_bytes(b"broken")
+    (good / "train" / "2.png").unlink()
+    (good / "val" / "1.png").write_bytes((good / "val" / "2.png").read_bytes())
+    file = good / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace('"height": 40', '"height": 44'))
+    result = run(good, "--json", tmp_path / "report.json")
+    assert result.exit_code == 1
+    splits = json.loads((tmp_path / "report.json").read_text())["splits"]
+    found = {(name, fault["kind"], fault["image_id"]) for name in splits for fault in splits[name]["faults"]}
+    assert found == {
+        ("train", "unreadable image", 1),
+        ("train", "missing file", 2),
+        ("val", "other size", 1),
+        ("val", "other size", 2),
+    }
+    assert "missing file: 1" in result.output
+    assert run(good, "--no-files").exit_code == 0
+
+
+def test_one_annotation_file_is_enough(good):
+    result = run(good / "annotations" / "instances_train.json")
+    assert result.exit_code == 0, result.output
+    assert "instances_train: 2 images, 1 boxes" in result.output
+    assert run(good / "annotations" / "instances_train.json", "--images", good / "val").exit_code == 0
+
+
+def test_mistakes_are_told(good, tmp_path):
+    for arguments, error in (([tmp_path / "nope.json"], DataError), ([good, "data.root=x"], UserError)):
+        assert isinstance(run(*arguments).exception, error)
+
+
+def test_a_recipe_is_enough():
+    result = run("sap_detr_r50_50ep", "data.type=shapes", "data.train_images=5", "data.val_images=3")
+    assert result.exit_code == 0, result.output
+    assert "train: 5 images" in result.output

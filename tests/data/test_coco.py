@@ -1,0 +1,147 @@
+"""Annotation files: what is kept, what is left out, and that each fault is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from detrkit.data.coco import read_categories, read_coco
+from detrkit.errors import DataError
+
+from .conftest import CATEGORIES, box_entry, coco, image_entry
+
+
+def read(path, images=(), annotations=(), categories=tuple(CATEGORIES)):
+    file = path / "a.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return read_coco(file, path)
+
+
+def test_ids_become_labels_by_ascending_id_and_are_written_back(write_set):
+    folder = write_set([image_entry(5)], [box_entry(1, 5, [1, 2, 3, 4], category=7)])
+    source = coco(folder)
+    assert [(category.id, category.name) for category in source.categories] == [(3, "cat"), (7, "dog")]
+    _, boxes, labels = source.train.read(0)
+    assert labels.tolist() == [1]
+    assert boxes.tolist() == [[1, 2, 4, 6]]
+    assert source.val.ground_truth().anns[1]["category_id"] == 7
+
+
+def test_category_ids_can_stay_labels(write_set):
+    source = coco(write_set([image_entry(5)], [box_entry(1, 5, [1, 2, 3, 4], category=7)]), labels="category_id")
+    assert len(source.categories) == 8
+    assert source.train.read(0)[2].tolist() == [7]
+    assert source.categories[7].name == "dog"
+    assert source.categories[0].name.startswith("unused")
+    assert set(source.val.ground_truth().cats) == {3, 7}
+
+
+def test_crowds_are_evaluated_but_not_learned_and_empty_images_stay(write_set):
+    crowd = box_entry(1, 4, [0, 0, 30, 30], iscrowd=1, area=77.5)
+    source = coco(write_set([image_entry(9), image_entry(4)], [crowd, box_entry(2, 4, [1, 1, 5, 5])]))
+    assert source.train.image_ids.tolist() == [4, 9]
+    assert len(source.train.read(0)[1]) == 1
+    assert source.train.read(1)[1].shape == (0, 4)
+    truth = source.val.ground_truth()
+    assert [(entry["iscrowd"], entry["area"]) for entry in truth.anns.values()] == [(1, 77.5), (0, 25)]
+
+
+def test_each_fault_is_named_and_the_rest_is_kept(tmp_path):
+    images = [image_entry(1), image_entry(2), image_entry(2, name="again.png")]
+    annotations = [
+        box_entry(10, 1, [1, 1, 0, 5]),
+        box_entry(11, 1, [1, 1, 5, -5]),
+        box_entry(12, 1, [70, 1, 5, 5]),
+        box_entry(13, 1, [50, 30, 20, 20]),
+        box_entry(14, 1, [1, 1, 5, 5], category=99),
+        box_entry(15, 77, [1, 1, 5, 5]),
+        box_entry(16, 1, [1, 1, 5]),
+        box_entry(17, 1, [1, 1, 5, float("nan")]),
+        box_entry(18, 2, [1, 1, 5, 5]),
+        box_entry(18, 2, [2, 2, 5, 5]),
+        box_entry(19, 1, None),
+    ]
+    _, records, faults = read(tmp_path, images, annotations)
+    assert {(fault.kind, fault.image_id, fault.annotation_id) for fault in faults} == {
+        ("duplicate image id", 2, None),
+        ("zero area", 1, 10),
+        ("zero area", 1, 11),
+        ("outside", 1, 12),
+        ("out of range", 1, 13),
+        ("unknown category", 1, 14),
+        ("unknown image", 77, 15),
+        ("bad box", 1, 16),
+        ("bad box", 1, 17),
+        ("duplicate annotation id", 2, 18),
+        ("bad box", 1, 19),
+    }
+    assert [fault.kind for fault in faults if not fault.loses] == ["out of range"]
+    assert records.annotation_ids.tolist() == [13, 18]
+    assert records.training_boxes(0)[0].tolist() == [[50, 30, 60, 40]]
+    assert records.boxes[0].tolist() == [50, 30, 20, 20]
+
+
+def test_annotation_id_zero_survives_evaluation(write_set):
+    # pycocotools reads a matched truth with id 0 as "not matched".
+    truth = coco(write_set([image_entry(0)], [box_entry(0, 0, [1, 1, 9, 9])])).val.ground_truth()
+    assert list(truth.anns) == [1]
+    assert truth.anns[1]["area"] == 81
+
+
+def test_missing_size_is_read_from_the_file(write_set):
+    entry = image_entry(1)
+    folder = write_set([entry], [])
+    for split in ("train", "val"):
+        file = folder / "annotations" / f"instances_{split}.json"
+        file.write_text(file.read_text().replace('"height": 40', '"height": null'))
+    assert coco(folder).val.records.sizes.tolist() == [[40, 60]]
+    assert [fault.kind for fault in coco(folder).val.faults] == ["no image size"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", ":1: is not JSON"),
+        ("[]", "is not a COCO annotation file"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
+        ('{"images": [{}], "categories": [{"id": 1, "name": "a"}]}', "images[0]"),
+        ('{"images": 3, "categories": [{"id": 1, "name": "a"}]}', "'images' must be a list"),
+        ('{"images": [], "categories": [{"id": "1", "name": "a"}]}', "categories[0]"),
+    ],
+)
+def test_what_is_no_annotation_file_is_refused_by_name(tmp_path, text, said):
+    file = tmp_path / "broken.json"
+    file.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_coco(file, tmp_path)
+    assert "broken.json" in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_categories_are_found_without_reading_the_whole_file(tmp_path, last):
+    tables = {"images": [image_entry(1)], "annotations": [{"note": 'a "categories" : trap'}]}
+    content = {**tables, "categories": CATEGORIES} if last else {"categories": CATEGORIES, **tables}
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(content, indent=2))
+    assert [category.id for category in read_categories(file)] == [3, 7]
+
+
+def test_splits_must_agree_on_categories(write_set):
+    folder = write_set([image_entry(1)], [])
+    file = folder / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace("dog", "wolf"))
+    with pytest.raises(DataError, match="'wolf' here, but is 'dog'"):
+        _ = coco(folder).val
+
+
+def test_missing_folders_say_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"instances_train2017\.json"):
+        _ = coco(tmp_path).train
+    with pytest.raises(DataError, match="is not a folder"):
+        _ = coco(tmp_path / "nowhere").train
+
+
+def test_records_stay_flat(write_set):
+    records = coco(write_set([image_entry(1)], [box_entry(1, 1, [1, 1, 2, 2])])).train.records
+    assert all(isinstance(value, np.ndarray) and value.dtype != object for value in vars(records).values())

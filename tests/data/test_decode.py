@@ -1,0 +1,90 @@
+"""One door for all kinds of image files, and clear words about broken ones."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.data.decode import decode, stored_size
+from detrkit.errors import DataError
+
+
+@pytest.fixture
+def scene():
+    """12 x 20 pixels: dark left, bright right, with a red corner at the top left."""
+    pixels = np.zeros((12, 20, 3), dtype=np.uint8)
+    pixels[:, 10:] = 200
+    pixels[:4, :4] = (255, 0, 0)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotated_photographs_are_turned_upright(tmp_path, scene, orientation):
+    # What a camera held otherwise would have stored; the viewer has to undo it.
+    undo = {
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    stored = scene
+    for step in undo.get(orientation, []):
+        stored = stored.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(np.asarray(decode(tmp_path / "a.png")), np.asarray(scene))
+    assert stored_size(tmp_path / "a.png") == (12, 20)
+
+
+def test_annotations_that_ignore_the_rotation_get_the_stored_image(tmp_path, scene):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene.save(tmp_path / "a.png", exif=exif)
+    assert decode(tmp_path / "a.png").size == (12, 20)
+    assert np.array_equal(np.asarray(decode(tmp_path / "a.png", size=(12, 20))), np.asarray(scene))
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("L", "png"), ("1", "png"), ("P", "png"), ("CMYK", "tif"), ("LA", "png")])
+def test_colour_modes_become_rgb(tmp_path, scene, mode, suffix):
+    scene.convert(mode).save(tmp_path / f"a.{suffix}")
+    image = decode(tmp_path / f"a.{suffix}")
+    assert image.mode == "RGB"
+    assert image.getpixel((2, 10))[1] < 20
+    assert image.getpixel((15, 6))[1] > 150
+
+
+def test_transparent_pixels_lie_on_white(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([10, 20, 30] + [0] * 765)
+    palette.save(tmp_path / "b.png", transparency=0)
+    assert decode(tmp_path / "b.png").getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_not_cut(tmp_path, suffix):
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / f"a.{suffix}")
+    grey = np.asarray(decode(tmp_path / f"a.{suffix}")).astype(int)
+    assert np.abs(grey[..., 0].ravel() - np.arange(256)).max() <= 1
+
+
+def test_broken_files_are_named(tmp_path, scene):
+    whole = io.BytesIO()
+    scene.resize((200, 120)).save(whole, "JPEG")
+    cases = {"cut.jpg": whole.getvalue()[:-800], "text.jpg": b"not an image", "empty.png": b""}
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            decode(tmp_path / name)
+    with pytest.raises(DataError, match=r"missing\.jpg: no such image"):
+        decode(tmp_path / "missing.jpg")
+    scene.save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: is 20 x 12 pixels, but its annotations are for 30 x 12"):
+        decode(tmp_path / "a.png", size=(12, 30))

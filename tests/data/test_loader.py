@@ -1,0 +1,149 @@
+"""Batches: padding, order, resuming, sharing between processes, and workers that change nothing."""
+
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detrkit.data.batch import Example, collate, normalise
+from detrkit.data.loader import SampleKey, plan_batches
+from detrkit.errors import DataError
+
+from .conftest import CocoSource, box_entry, coco, image_entry, shapes, small_detr
+
+
+def same(a, b):
+    masks = (a.mask is None and b.mask is None) or torch.equal(a.mask, b.mask)
+    targets = all(
+        torch.equal(x["boxes"], y["boxes"]) and torch.equal(x["labels"], y["labels"])
+        for x, y in zip(a.targets, b.targets, strict=True)
+    )
+    return a.image_ids == b.image_ids and torch.equal(a.images, b.images) and masks and targets
+
+
+def all_same(a, b):
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def source():
+    return shapes(train_images=14, val_images=7, image_size=(40, 64))
+
+
+def test_padding_is_zero_and_masked():
+    def example(height, width):
+        pixels = torch.full((3, height, width), 200, dtype=torch.uint8)
+        return Example(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 1, (height, width))
+
+    batch = collate([example(5, 9), example(7, 4)])
+    assert batch.images.shape == (2, 3, 7, 9)
+    for index, (height, width) in enumerate([(5, 9), (7, 4)]):
+        inside = torch.zeros(7, 9, dtype=torch.bool)
+        inside[:height, :width] = True
+        assert torch.equal(batch.mask[index], ~inside)
+        assert (batch.images[index][:, ~inside] == 0).all()
+        expected = (200 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+        assert torch.allclose(batch.images[index][:, inside], expected[:, None], atol=1e-6)
+    assert collate([example(5, 9), example(5, 9)]).mask is None
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_workers_change_nothing(source, split):
+    batches = [list(source.loader(split=split, batch_size=4, epoch=2, seed=9, workers=n)) for n in (0, 1, 2)]
+    assert all_same(batches[0], batches[1])
+    assert all_same(batches[0], batches[2])
+
+
+def test_epochs_and_seeds_differ_and_repeat(source):
+    def run(epoch, seed):
+        return list(source.loader(batch_size=4, epoch=epoch, seed=seed))
+
+    assert all_same(run(1, 0), run(1, 0))
+    assert not all_same(run(1, 0), run(2, 0))
+    assert not all_same(run(1, 0), run(1, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipping_gives_the_rest_of_the_epoch(source, workers):
+    whole = list(source.loader(batch_size=3, epoch=1, seed=4))
+    rest = source.loader(batch_size=3, epoch=1, seed=4, skip=2, workers=workers)
+    assert len(rest) == len(whole) - 2
+    assert all_same(list(rest), whole[2:])
+
+
+def test_an_abandoned_epoch_does_not_leak_into_the_next(source):
+    for _ in source.loader(batch_size=2, epoch=0, workers=2):
+        break
+    assert all_same(list(source.loader(batch_size=4, epoch=5, workers=2)), list(source.loader(batch_size=4, epoch=5)))
+
+
+def test_two_epochs_can_be_read_at_once(source):
+    pairs = zip(source.loader(batch_size=4, workers=1), source.loader(batch_size=4, epoch=1, workers=1), strict=True)
+    first, second = map(list, zip(*pairs, strict=True))
+    assert all_same(first, list(source.loader(batch_size=4)))
+    assert all_same(second, list(source.loader(batch_size=4, epoch=1)))
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
+def test_processes_share_an_epoch(length, batch_size, world, epoch):
+    plans = [
+        plan_batches(length, batch_size, train=True, epoch=epoch, seed=1, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    joined = [list(chain(*parts)) for parts in zip(*plans, strict=True)]  # strict: the same number of batches
+    assert all(batch for plan in plans for batch in plan)
+    if length >= world:
+        assert joined == plan_batches(length, batch_size * world, train=True, epoch=epoch, seed=1)
+        used = list(chain(*joined))
+        assert len(set(used)) == len(used)
+        assert len(used) >= min(length, length - batch_size * world + 1)
+
+
+@given(st.integers(0, 60), st.integers(1, 5), st.integers(1, 4))
+def test_evaluation_sees_every_image_once(length, batch_size, world):
+    plans = [
+        plan_batches(length, batch_size, train=False, epoch=0, seed=0, rank=rank, world=world) for rank in range(world)
+    ]
+    assert sorted(index for plan in plans for batch in plan for index in batch) == list(range(length))
+
+
+def test_batch_moves_whole(source):
+    batch = next(iter(source.loader(batch_size=3)))
+    moved = batch.to(torch.device("meta"))
+    assert {moved.images.device, moved.mask.device, moved.sizes.device, moved.targets[0]["boxes"].device} == {
+        torch.device("meta")
+    }
+    assert len(batch) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_stops_the_epoch_by_name(write_set, workers):
+    folder = write_set([image_entry(1), image_entry(2)], [box_entry(1, 1, [1, 1, 5, 5])])
+    (folder / "train" / "2.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"2\.png: cannot be read as an image") as error:
+        list(coco(folder).loader(batch_size=2, workers=workers))
+    assert "Traceback" not in str(error.value)
+
+
+def test_targets_are_relative_and_sizes_original(write_set):
+    folder = write_set([image_entry(1)], [box_entry(1, 1, [15, 10, 30, 20])])
+    source = CocoSource(root=str(folder), augment=small_detr())
+    batch = next(iter(source.loader(split="val", batch_size=1)))
+    assert batch.images.shape == (1, 3, 48, 72)
+    assert torch.allclose(batch.targets[0]["boxes"], torch.tensor([[0.5, 0.5, 0.5, 0.5]]))
+    assert batch.sizes.tolist() == [[40, 60]]
+    image, size = source.prepare_image(folder / "val" / "1.png")
+    assert size == (40, 60)
+    assert torch.equal(image, batch.images[0])
+
+
+def test_normalise_is_imagenet():
+    pixels = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]
+    assert normalise(pixels).abs().max() < 0.02
+
+
+def test_a_plain_pair_is_a_key(source):
+    a, b = source.train[(3, 1)], source.train[SampleKey(index=3, epoch=1)]
+    assert torch.equal(a.image, b.image)
