@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -43,24 +41,50 @@ class Processes:
         dist.broadcast_object_list(box)
         return box[0]
 
-    def share_buffers(self, detector: nn.Module) -> None:
-        """Give all processes the first one's buffers (running statistics)."""
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the first one's values, in place."""
         if self.world > 1:
-            for buffer in detector.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
-    def wrap(self, detector: nn.Module, device: torch.device) -> nn.Module:
-        """The detector whose backward pass averages the gradients over the processes."""
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the processes.
+
+        A parameter that has a gradient in some processes counts as zero in the others (a loss without objects
+        may not reach it); one that has none anywhere stays without, as in a single process. That is why this is
+        not `DistributedDataParallel`, which looks for unused parameters behind the detector's outputs, not
+        behind the loss, and fails where the loss leaves an output out.
+        """
         if self.world == 1:
-            return detector
-        return DistributedDataParallel(
-            detector,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            # Running statistics follow the first process; other buffers never change.
-            broadcast_buffers=any(isinstance(module, _BatchNorm) for module in detector.modules()),
-            # A loss that a batch does not have (no boxes at all) must not leave the others waiting.
-            find_unused_parameters=True,
-        )
+            return
+        # On the CPU, where this is known without waiting for the GPU.
+        used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8)
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        gradients = []
+        for parameter, is_used in zip(parameters, used.tolist(), strict=True):
+            if is_used:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            dist.all_reduce(flat)
+            parts = (flat / self.world).split([gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+
+
+def _buckets(tensors: Sequence[Tensor], elements: int = 2**24) -> Iterator[list[Tensor]]:
+    """Runs of tensors of one type, each up to so many elements (64 MB), or a single larger tensor."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size + tensor.numel() > elements or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
 
 
 def mean_over_processes(tensor: Tensor) -> Tensor:
@@ -75,7 +99,7 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
 def processes(device_name: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), and leave them at the end.
 
-    NCCL for GPUs, gloo for the CPU. Without torchrun it is one process and there is nothing to join.
+    NCCL between GPUs, gloo between CPUs. Without torchrun it is one process and there is nothing to join.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
@@ -87,7 +111,7 @@ def processes(device_name: str = "auto") -> Iterator[Processes]:
         torch.cuda.set_device(here.local_rank)
     already = dist.is_initialized()
     if not already:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield here
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,9 +113,10 @@ class Trainer:
         self.run, self.reporter = run, reporter
         self._evaluate, self._draw, self._metadata = evaluate, draw, dict(metadata or {})
         self.at = Position()
+        here.share(detector.state_dict().values())
         self.optimiser = build_optimiser(detector, options)
+        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
-        self.model: nn.Module | None = None
         self._readback, self._clock = Readback(), Clock()
         self._stop_at: int | None = None
         self._saved_at = time.monotonic()
@@ -129,22 +129,21 @@ class Trainer:
         Raises:
             NotFiniteError: a loss or gradient was not finite; names the step, its losses and images
         """
-        # Wrapped here and not before: a resume has loaded the weights by now, and the first process's count.
-        self.model = self.here.wrap(self.detector, self.device)
         self.reporter.start(self.workload, self.at.step)
         try:
             with stop_on_signals() as request:
-                while True:
+                while not self._is_stopped(request):
                     if self._evaluation_is_due():
                         self._run_evaluation()
-                    if self.at.step >= self.workload.total_steps or self._stop_at is not None:
+                    elif self.at.step < self.workload.total_steps:
+                        self._run_epoch(request)
+                    else:
                         break
-                    self._run_epoch(request)
         finally:
             self.reporter.stop()
             self.run.close()
         return Outcome(
-            finished=self.at.step >= self.workload.total_steps,
+            finished=self.at.step >= self.workload.total_steps and not self._evaluation_is_due(),
             step=self.at.step,
             stats=self._stats,
             best_ap=self.at.best_ap,
@@ -153,6 +152,10 @@ class Trainer:
         )
 
     # --- steps
+
+    def _is_stopped(self, request: StopRequest) -> bool:
+        # Several processes agree by way of a step's numbers; one alone need not do another step for that.
+        return self._stop_at is not None or (self.here.world == 1 and request.reason is not None)
 
     def _run_epoch(self, request: StopRequest) -> None:
         """The rest of the epoch that the run stands in, and a checkpoint at its end."""
@@ -172,14 +175,14 @@ class Trainer:
         for batch in loader:
             if self.options.max_minutes and self._clock.minutes() >= self.options.max_minutes:
                 request.reason = request.reason or "train.max_minutes"
-            self._take(self._step(batch, stop=request.reason is not None))
+            self._take(self._step(batch, request))
             if self._stop_at is not None and self.at.step >= self._stop_at:
                 break
             if self._checkpoint_is_due():
                 self._save()
         self._save()
 
-    def _step(self, batch: Any, *, stop: bool) -> list[Reading]:
+    def _step(self, batch: Any, request: StopRequest) -> list[Reading]:
         """One optimiser step. Nothing in it waits for the device (what the criterion does is its own affair).
 
         The loss of the whole effective batch is divided by the number of objects in it, over all pieces and all
@@ -190,26 +193,27 @@ class Trainer:
         factor = rate_factor(step, steps_per_epoch=self.workload.steps_per_epoch, options=self.options)
         set_rate(self.optimiser, factor)
         count = sum(len(target["labels"]) for target in batch.targets)
-        # DDP averages the gradients over the processes: a share of the objects makes that the whole's mean.
-        objects = self.here.sum(torch.full((), float(count), device=self.device)).clamp(min=1) / world
-        pieces = list(cut(batch, self.workload.micro_batch))
+        # Gradients are averaged over the processes: a share of the objects makes that the whole batch's mean.
+        count = max(1.0, self.here.sum(torch.tensor(float(count))).item())  # on the CPU: no wait for the device
+        objects = torch.full((), count / world, device=self.device)
         totals: dict[str, Tensor] = {}
-        for number, piece in enumerate(pieces, start=1):
-            with self.model.no_sync() if world > 1 and number < len(pieces) else nullcontext():
-                moved = piece.to(self.device)
-                with autocast(self.device, self.precision):
-                    output = self.model(moved.images, moved.mask, moved.targets)
-                losses = self.criterion(output, moved.targets, objects)
-                losses["total"].backward()
+        for piece in cut(batch, self.workload.micro_batch):
+            moved = piece.to(self.device)
+            with autocast(self.device, self.precision):
+                output = self.detector(moved.images, moved.mask, moved.targets)
+            losses = self.criterion(output, moved.targets, objects)
+            losses["total"].backward()
             share = len(piece.targets) / len(batch.targets)
             for name, value in losses.items():
                 value = value.detach() * share if name in AVERAGED else value.detach()
                 totals[name] = totals[name] + value if name in totals else value
+        self.here.average_gradients(self.parameters)
         norm = clip_and_step(self.optimiser, self.options.clip_norm)
         if self.average is not None:
             self.average.update()
         names = (*totals, "norm", "stop")
-        stopping = torch.full((), float(stop), device=self.device)
+        # With the numbers goes whether a signal has come here, so that all processes stop after the same step.
+        stopping = torch.full((), float(request.reason is not None), device=self.device)
         numbers = torch.stack([value.float() for value in (*totals.values(), norm, stopping)])
         self._recent_images = {**dict(list(self._recent_images.items())[-2:]), step: list(batch.image_ids)}
         self.at.step += 1
@@ -302,7 +306,7 @@ class Trainer:
         return epochs == self.options.epochs or bool(every and epochs % every == 0)
 
     def _run_evaluation(self) -> None:
-        self.here.share_buffers(self.detector)
+        self.here.share(self.detector.buffers())
         subject = self.average.module if self.average is not None else self.detector
         result = self._evaluate(subject, progress=self.reporter.evaluation())
         self._stats, step = result.stats, self.at.step

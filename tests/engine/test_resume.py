@@ -1,0 +1,181 @@
+import json
+import signal
+
+import pytest
+import torch
+
+from detrkit.engine.checkpoint import read_state, read_weights
+from detrkit.engine.interrupt import StopRequest
+from detrkit.errors import CheckpointError, UserError
+from tests.engine.toys import ToyDetector, toy_trainer
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the trainer may catch it."""
+
+
+def kill_at(call):
+    def hook(calls, criterion):
+        if calls == call:
+            raise Killed
+
+    return hook
+
+
+def interrupt_at(call, number=signal.SIGINT):
+    def hook(calls, criterion):
+        if calls == call:
+            signal.raise_signal(number)
+
+    return hook
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def comparable_metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_gb")} for line in lines]
+
+
+# 22 images in batches of 4: 5 steps an epoch, 15 in all. EMA, dropout and log lines across the border.
+OPTIONS = {"ema_decay": 0.9, "log_every": 4}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = toy_trainer(folder, **OPTIONS)
+    assert trainer.fit().finished
+    return folder, trainer
+
+
+@pytest.mark.parametrize(
+    ("options", "hook", "resumes_at"),
+    [
+        ({"checkpoint_steps": 1}, kill_at(8), 7),  # within an epoch, a checkpoint at every step
+        ({"checkpoint_steps": 3}, kill_at(9), 6),  # two steps are lost and done again
+        ({}, kill_at(9), 5),  # back to the end of the epoch
+        ({}, kill_at(11), 10),  # at the first step of an epoch
+        ({}, interrupt_at(8), 8),  # the step in which the signal comes is finished
+        ({}, interrupt_at(10, signal.SIGTERM), 10),  # at the end of an epoch, before its evaluation
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, uninterrupted, options, hook, resumes_at):
+    whole_folder, whole = uninterrupted
+    trainer = toy_trainer(tmp_path, hook=hook, **OPTIONS, **options)
+    if hook.__qualname__.startswith("kill_at"):
+        with pytest.raises(Killed):
+            trainer.fit()
+    else:
+        outcome = trainer.fit()
+        assert not outcome.finished
+        assert outcome.reason in ("SIGINT", "SIGTERM")
+    resumed = toy_trainer(tmp_path, detector=ToyDetector(dropout=0.3, seed=99), **OPTIONS)
+    resumed.resume()
+    assert resumed.at.step == resumes_at
+    assert resumed.fit().finished
+    assert same(whole.detector.state_dict(), resumed.detector.state_dict())
+    assert same(whole.average.module.state_dict(), resumed.average.module.state_dict())
+    assert comparable_metrics(tmp_path) == comparable_metrics(whole_folder)
+    for name in ("weights", "ema"):
+        first, second = (read_weights(f / "last" / f"{name}.safetensors")[0] for f in (whole_folder, tmp_path))
+        assert same(first, second)
+
+
+def test_killed_in_evaluation(tmp_path):
+    trainer = toy_trainer(tmp_path)
+    trainer._evaluate = lambda *_, **__: (_ for _ in ()).throw(Killed())
+    with pytest.raises(Killed):
+        trainer.fit()
+    resumed = toy_trainer(tmp_path)
+    resumed.resume()
+    assert (resumed.at.step, resumed.at.evaluated) == (5, 0)
+    resumed.fit()
+    steps = [line["step"] for line in comparable_metrics(tmp_path) if line["kind"] == "evaluate"]
+    assert steps == [5, 10, 15]
+
+
+def test_resume_keeps_the_best(tmp_path):
+    trainer = toy_trainer(tmp_path, aps=[0.5], hook=kill_at(7))
+    with pytest.raises(Killed):
+        trainer.fit()
+    best = read_weights(tmp_path / "best" / "weights.safetensors")[0]
+    resumed = toy_trainer(tmp_path, aps=[0.3, 0.4])
+    resumed.resume()
+    outcome = resumed.fit()
+    assert (outcome.best_ap, outcome.best_step) == (0.5, 5)
+    assert same(best, read_weights(tmp_path / "best" / "weights.safetensors")[0])
+
+
+def test_best_moves_when_it_is_better(tmp_path):
+    toy_trainer(tmp_path, aps=[0.2, 0.6, 0.4]).fit()
+    assert read_state(tmp_path / "best")["position"]["step"] == 10
+    assert read_state(tmp_path / "best")["position"]["best_ap"] == 0.6
+    assert read_state(tmp_path / "last")["position"]["step"] == 15
+
+
+def test_evaluations_without_a_number(tmp_path):
+    outcome = toy_trainer(tmp_path, aps=[None, 0.2, None]).fit()
+    assert (outcome.best_ap, outcome.best_step) == (0.2, 10)
+
+
+def test_evaluation_every_second_epoch_and_at_the_end(tmp_path):
+    toy_trainer(tmp_path, evaluate_every=2).fit()
+    lines = comparable_metrics(tmp_path)
+    assert [line["epoch"] for line in lines if line["kind"] == "evaluate"] == [2, 3]
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        toy_trainer(tmp_path).resume()
+
+
+def test_another_batch_within_an_epoch(tmp_path):
+    with pytest.raises(Killed):
+        toy_trainer(tmp_path, hook=kill_at(8), checkpoint_steps=1).fit()
+    with pytest.raises(CheckpointError, match="an epoch of 5 steps, but an epoch has 11 steps now"):
+        toy_trainer(tmp_path, batch_size=2).resume()
+
+
+def test_a_changed_rate_counts_after_resume(tmp_path):
+    with pytest.raises(Killed):
+        toy_trainer(tmp_path, hook=kill_at(8)).fit()
+    resumed = toy_trainer(tmp_path, learning_rate=0.5)
+    resumed.resume()
+    assert sorted(group["full_rate"] for group in resumed.optimiser.param_groups) == [0.001, 0.5]
+
+
+def test_time_limit(tmp_path):
+    outcome = toy_trainer(tmp_path, max_minutes=1e-9).fit()
+    assert (outcome.step, outcome.reason) == (1, "train.max_minutes")
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sound_state(tmp_path):
+    def poison(calls, criterion):
+        criterion.factor = float("nan") if calls == 7 else 1.0
+
+    trainer = toy_trainer(tmp_path, hook=poison, checkpoint_steps=1)
+    with pytest.raises(UserError, match=r"step 7 of 15: total nan, box .*\nimages of this step: \d+, ") as caught:
+        trainer.fit()
+    assert f"detrkit train --resume {tmp_path}" in str(caught.value)
+    weights = read_weights(tmp_path / "last" / "weights.safetensors")[0]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    resumed = toy_trainer(tmp_path)
+    resumed.resume()
+    assert resumed.at.step == 7
+    assert resumed.fit().finished
+
+
+def test_a_bad_step_changes_neither_weights_nor_moments(tmp_path):
+    trainer = toy_trainer(tmp_path, hook=lambda calls, criterion: setattr(criterion, "factor", 1.0))
+    (batch, *_) = trainer.source.loader(split="train", batch_size=4, epoch=0, seed=0, workers=0)
+    trainer._step(batch, StopRequest())
+    weights = {name: tensor.clone() for name, tensor in trainer.detector.state_dict().items()}
+    moments = [{name: value.clone() for name, value in state.items()} for state in trainer.optimiser.state.values()]
+    trainer.criterion.hook = lambda calls, criterion: setattr(criterion, "factor", float("inf"))
+    trainer._step(batch, StopRequest())
+    assert same(weights, trainer.detector.state_dict())
+    for before, after in zip(moments, trainer.optimiser.state.values(), strict=True):
+        assert same(before, after)

@@ -1,0 +1,119 @@
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from detrkit.engine.options import TrainOptions
+from detrkit.engine.progress import Reporter, Status, duration
+from detrkit.engine.run_folder import RunFolder, new_run_folder
+from detrkit.engine.train import with_classes
+from detrkit.engine.workload import plan, warnings
+from detrkit.errors import DataError, UserError
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    run = RunFolder(tmp_path / "x")
+    run.create(recipe="title = 'x'", categories="[]")
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+        run.create(recipe="title = 'y'", categories="[]")
+    assert "x" in (run.path / "recipe.toml").read_text()
+
+
+def test_names_that_are_taken(tmp_path):
+    names = []
+    for _ in range(3):
+        folder = new_run_folder(tmp_path, "sap")
+        folder.mkdir()
+        names.append(folder.name)
+    assert names == ["sap", "sap-2", "sap-3"]
+
+
+def test_metrics_rewind_to_the_byte(tmp_path):
+    run = RunFolder(tmp_path)
+    run.log("train", 1, {"loss": 2.0, "losses": {"box": float("nan")}})
+    size = run.metrics_size()
+    run.log("train", 2, {"loss": 1.0})
+    with run.metrics_path.open("a") as file:
+        file.write('{"kind": "tra')  # a line that a kill has cut
+    run.rewind_metrics(size, step=1)
+    run.log("train", 2, {"loss": 1.5})
+    run.close()
+    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    assert lines == [
+        {"kind": "train", "step": 1, "loss": 2.0, "losses": {"box": None}},
+        {"kind": "train", "step": 2, "loss": 1.5},
+    ]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "world", "share", "accumulation", "effective"),
+    [
+        ({"batch_size": 16}, 100, 1, 16, 1, 16),
+        ({"batch_size": 16, "micro_batch": 2}, 100, 1, 16, 8, 16),
+        ({"batch_size": 16, "micro_batch": 3}, 100, 4, 4, 2, 16),
+        ({"batch_size": 16}, 100, 3, 5, 1, 15),
+        ({"batch_size": 16, "micro_batch": 32}, 10, 1, 10, 1, 10),
+    ],
+)
+def test_workload(options, images, world, share, accumulation, effective):
+    settings = TrainOptions(**options, warmup_steps=0, drop_epochs=())
+    workload = plan(settings, images=images, steps_per_epoch=3, world=world)
+    assert (workload.share, workload.accumulation, workload.effective_batch) == (share, accumulation, effective)
+    assert bool(warnings(workload, settings)) == (effective != 16)
+
+
+def test_more_processes_than_a_batch_has_images():
+    with pytest.raises(UserError, match="too small for 4 processes"):
+        plan(TrainOptions(batch_size=2), images=100, steps_per_epoch=1, world=4)
+
+
+def test_warnings_name_the_numbers():
+    options = TrainOptions(epochs=12, drop_epochs=(11, 40), warmup_steps=1000, batch_size=16)
+    found = " ".join(warnings(plan(options, images=160, steps_per_epoch=10, world=1), options))
+    assert "there are 120 steps" in found
+    assert "[40]" in found
+
+
+class FakeRecipe:
+    def __init__(self, classes):
+        self.classes = classes
+
+    def get(self, key):
+        return self.classes
+
+    def source(self, key):
+        return "mine.toml:3"
+
+    def with_values(self, values, source):
+        return FakeRecipe(values["detector.classes"])
+
+
+def test_the_class_count_comes_from_the_data():
+    source = SimpleNamespace(categories=("a", "b", "c"))
+    assert with_classes(FakeRecipe(None), source).classes == 3
+    assert with_classes(FakeRecipe(91), source).classes == 91
+    with pytest.raises(DataError, match=r"detector.classes is 2 \(mine.toml:3\).*has 3 classes"):
+        with_classes(FakeRecipe(2), source)
+
+
+def test_lines_are_plain_where_there_is_no_terminal(tmp_path):
+    text = io.StringIO()
+    reporter = Reporter(run=RunFolder(tmp_path), console=Console(file=text, width=40))
+    workload = plan(TrainOptions(epochs=2, batch_size=4), images=40, steps_per_epoch=10, world=1)
+    reporter.start(workload, 0)
+    status = Status(
+        step=20, epoch=2, losses={"total": 1.5, "box": 0.25, "box.0": 9.0, "norm": 3.0}, rate=1e-4,
+        images_per_second=12.34, memory=1.0, seconds_left=61.0,
+    )  # fmt: skip
+    reporter.show(status)
+    reporter.line(status)
+    expected = "epoch 2/2  step 20/20  loss 1.5 (box 0.25)  rate 0.0001  12.3 images/s  1.0 GB  1:01 left\n"
+    assert text.getvalue() == expected
+    assert (tmp_path / "log.txt").read_text() == expected
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (0, 59.6, 3600, 3723)] == ["0:00", "1:00", "1:00:00", "1:02:03"]
