@@ -19,7 +19,9 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="The run's folder. [default: runs/NAME, or NAME-2, ... if taken]")
+        Path | None,
+        # Two names, because torchrun takes a --run that is meant for us for the beginning of its own --run-path.
+        typer.Option("--run-dir", "--run", help="The run's folder. [default: runs/NAME, or NAME-2, ... if taken]"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name, instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from detrkit.engine.checkpoint import format_categories, read_categories, without_pretrained
+from detrkit.engine.checkpoint import find_folder, format_categories, read_categories, without_pretrained
 from detrkit.engine.distributed import Processes, processes
 from detrkit.engine.environment import describe_environment
 from detrkit.engine.evaluate import evaluate
@@ -35,12 +35,12 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
     Args:
         recipe: to resume, the recipe of the run's folder, perhaps with other values
         run_dir: the run's folder; the same path in all processes
-        resume: go on from the run's last checkpoint
+        resume: go on from the run's last checkpoint, or begin again if it has none yet
         console: where to show progress; None for nowhere
 
     Raises:
         DataError: the data set cannot be used, or has more classes than `detector.classes`
-        CheckpointError: nothing to resume, or weights that do not fit
+        CheckpointError: no run to resume, or weights that do not fit
         UserError: the folder already holds a run; a device that is not there
         NotFiniteError: the loss was not a number any more
     """
@@ -64,11 +64,13 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         )
         workload = plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
         torch.manual_seed(options.seed)
+        # A run that was killed before its first checkpoint is resumed from its beginning.
+        has_checkpoint = resume and find_folder(run.last) is not None
         # Weights that are loaded anyway need not be fetched first.
-        begins_anew = not resume and options.init_from is None
-        detector = build_detector(recipe if begins_anew else without_pretrained(recipe))
+        is_filled = has_checkpoint or options.init_from is not None
+        detector = build_detector(without_pretrained(recipe) if is_filled else recipe)
         report = None
-        if options.init_from is not None and not resume:
+        if options.init_from is not None and not has_checkpoint:
             report = init_from(detector, options.init_from, classes=recipe.get("detector.classes"))
         if resume:
             _check_categories(run, source)
@@ -98,9 +100,13 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             metadata={"recipe": recipe.to_toml(defaults=True), "categories": format_categories(source.categories)},
             **common,
         )
-        if resume:
+        if has_checkpoint:
             trainer.resume()
             reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
+        elif resume:
+            reporter.say("there is no checkpoint yet: the run begins again")
+            if here.is_first:
+                run.rewind_metrics(0, step=0)
         return trainer.fit()
 
 
