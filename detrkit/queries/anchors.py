@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
 from detrkit.recipe import define_slot, register
@@ -26,6 +28,10 @@ class AnchorBoxQueries(nn.Module):
         count: anchors.
         patterns: learned content vectors; with P of them each anchor is used P times, pattern by pattern, so that
             N = P * count. 0: content starts at zero.
+        centers: where the boxes' centres start: "normal", logits from N(0, 1) (published), or "uniform" over the image
+            (the official code's `random_refpoints_xy`).
+        initial_size: where their width and height start, as a share of the image.
+        size_spread: deviation of their logits around that; the published start is 0.5 and 1.
     """
 
     def __init__(
@@ -35,10 +41,17 @@ class AnchorBoxQueries(nn.Module):
         geometry: Geometry,
         count: Count = 300,
         patterns: Annotated[int, Field(ge=0)] = 0,
+        centers: Literal["normal", "uniform"] = "normal",
+        initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        size_spread: Annotated[float, Field(ge=0)] = 1.0,
     ):
         super().__init__()
         self.geometry, self.width = geometry, width
-        self.anchors = nn.Parameter(torch.randn(count, 4))
+        center, size = torch.randn(count, 2), torch.randn(count, 2)
+        if centers == "uniform":
+            center = inverse_sigmoid(torch.rand(count, 2), eps=1e-3)
+        size = size * size_spread + math.log(initial_size / (1 - initial_size))
+        self.anchors = nn.Parameter(torch.cat((center, size), dim=-1))
         self.patterns = nn.Parameter(torch.randn(patterns, width)) if patterns else None
 
     def forward(self, memory: Memory) -> Queries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -27,6 +28,8 @@ class SalientGridQueries(nn.Module):
         grid: (rows, columns). The official code has 17 x 18 for 306 queries and squares for any other number.
         content: where content starts: sampled from the "memory" at the query's point after three convolutions
             (published), or at "zero".
+        initial_side: where the learned sides start, as a share of the image.
+        side_spread: deviation of their logits around that; the published start is 0.5 and 1.
 
     Points are stored as clipped logits, as published, so the first row and column sit at 0.001 and not at 0. Content
     is sampled in the padded map with zeros outside: the first row and column get about half of it (fact sheet,
@@ -40,6 +43,8 @@ class SalientGridQueries(nn.Module):
         geometry: Geometry,
         grid: Grid = (17, 18),
         content: Literal["memory", "zero"] = "memory",
+        initial_side: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        side_spread: Annotated[float, Field(ge=0)] = 1.0,
     ):
         super().__init__()
         rows, columns = grid
@@ -47,7 +52,9 @@ class SalientGridQueries(nn.Module):
         y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
         points = inverse_sigmoid(torch.stack((x, y), dim=-1).flatten(0, 1), eps=1e-3)
         self.points = nn.Parameter(points, requires_grad=False)
-        self.sides = nn.Parameter(torch.randn(rows * columns, 4))
+        self.sides = nn.Parameter(
+            torch.randn(rows * columns, 4) * side_spread + math.log(initial_side / (1 - initial_side))
+        )
         self.content = MemoryContent(width) if content == "memory" else None
         self.width = width
 
