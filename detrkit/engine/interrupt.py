@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+SAME_REQUEST = 3.0
 
 
 class StopRequest:
@@ -13,11 +16,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.since = 0.0
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block the first SIGINT or SIGTERM only sets `reason`; a second one acts as usual."""
+    """Within the block the first SIGINT or SIGTERM only sets `reason`; another one acts as usual.
+
+    Signals that follow within `SAME_REQUEST` seconds belong to the first: Ctrl-C under torchrun arrives from the
+    terminal and from torchrun.
+    """
     request = StopRequest()
     owner = os.getpid()
     watched = (signal.SIGINT, signal.SIGTERM)
@@ -29,10 +37,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
             if number == signal.SIGTERM:
                 os._exit(0)
             return
-        if request.reason is not None:
+        if request.reason is None:
+            request.reason, request.since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - request.since > SAME_REQUEST:
             signal.signal(number, before[number])
             signal.raise_signal(number)
-        request.reason = signal.Signals(number).name
 
     try:
         for number in watched:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from detrkit.engine.run_folder import RunFolder
 from detrkit.engine.workload import Workload
@@ -33,14 +34,30 @@ class Status:
     """GB: of the GPU, or of this process"""
     seconds_left: float | None
 
-    def __str__(self) -> str:
+    def learning(self) -> str:
+        """The loss with its parts of the last layer."""
         total = self.losses.get("total", float("nan"))
         parts = " ".join(f"{name} {value:.3g}" for name, value in last_layer(self.losses).items())
+        return f"loss {total:.4g} ({parts})"
+
+    def pace(self) -> str:
+        """Rate, speed, memory and time left."""
         left = "" if self.seconds_left is None else f"  {duration(self.seconds_left)} left"
-        return (
-            f"loss {total:.4g} ({parts})  rate {self.rate:.2g}  {self.images_per_second:.3g} images/s  "
-            f"{self.memory:.1f} GB{left}"
-        )
+        return f"rate {self.rate:.2g}  {self.images_per_second:.3g} images/s  {self.memory:.1f} GB{left}"
+
+    def __str__(self) -> str:
+        return f"{self.learning()}  {self.pace()}"
+
+
+class _Bars(Progress):
+    """Bars with a line of text below them, which may be as wide as the terminal."""
+
+    text = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.text:
+            yield Text(self.text, no_wrap=True, overflow="ellipsis")
 
 
 class Reporter:
@@ -54,7 +71,7 @@ class Reporter:
     def __init__(self, *, run: RunFolder | None, console: Console | None) -> None:
         self._run = run
         self._console = console if run is not None else None
-        self._live: Progress | None = None
+        self._live: _Bars | None = None
         self._task = self._evaluation = None
         self._workload: Workload | None = None
         self._last_line = 0.0
@@ -70,25 +87,22 @@ class Reporter:
         """Begin to show progress, at `step` steps done."""
         self._workload = workload
         if self._console is not None and self._console.is_terminal:
-            self._live = Progress(
+            self._live = _Bars(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=16),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.fields[pace]}"),
                 console=self._console,
             )
-            self._task = self._live.add_task("train", total=workload.total_steps, completed=step, status="")
+            self._task = self._live.add_task("train", total=workload.total_steps, completed=step, pace="")
             self._live.start()
 
     def show(self, status: Status) -> None:
         """Show a step, where there is something live to show it on."""
         if self._live is not None:
-            self._live.update(
-                self._task,
-                completed=status.step,
-                description=f"epoch {status.epoch}/{self._workload.epochs}",
-                status=str(status),
-            )
+            self._live.text = status.learning()
+            description = f"epoch {status.epoch}/{self._workload.epochs}"
+            self._live.update(self._task, completed=status.step, description=description, pace=status.pace())
 
     def line(self, status: Status) -> None:
         """Write a line of the log; on a console without a bar not more often than every few seconds."""
@@ -108,7 +122,7 @@ class Reporter:
         """A callback for the progress of an evaluation, to be called with (done, of); None if nothing is live."""
         if self._live is None:
             return None
-        task = self._live.add_task("evaluate", total=None, status="")
+        task = self._live.add_task("evaluate", total=None, pace="")
 
         def update(done: int, of: int) -> None:
             self._live.update(task, completed=done, total=of)
