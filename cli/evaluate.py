@@ -1,0 +1,139 @@
+"""`detrkit evaluate`: the COCO numbers of a trained detector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from detrkit.engine.coco_stats import ClassResult, EvalResult
+
+COLUMNS = ("all", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
+RECALL_COLUMNS = ("1 an image", "10 an image", "100 an image", "small", "medium", "large")
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Laid over the recipe.")] = None,
+    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="val or train.")] = "val",
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of a data set in COCO's format, in place of the run's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; the run's folder if not given. A recipe writes only here.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; train.device if not given.")] = None,
+) -> None:
+    """Evaluate a trained detector as COCO does: 12 numbers, and a table per class.
+
+    Writes evaluation.json and detections.json (COCO results) into the run's folder. Under torchrun, the
+    processes share the images.
+    """
+    from rich.console import Console
+
+    from detrkit.cli.trained import check_categories, open_trained
+    from detrkit.engine.distributed import processes
+    from detrkit.engine.evaluate import evaluate as run_evaluation
+    from detrkit.engine.precision import choose_device
+    from detrkit.engine.train import workers_for
+    from detrkit.errors import UserError
+
+    if split not in ("val", "train"):
+        raise UserError(f"--split is {split!r}; accepted are val and train")
+    trained = open_trained(run, overrides or (), which=which, weights=weights, data=data)
+    check_categories(trained)
+    options, limits = trained.recipe.section("train"), trained.recipe.section("evaluate")
+    device = device or options.device
+    with processes(device) as here:
+        console = Console(quiet=not here.is_first)
+        chosen = choose_device(device, here.local_rank)
+        console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False)
+        with _progress(console) as progress:
+            task = progress.add_task("evaluating", total=None)
+            result = run_evaluation(
+                trained.detector.to(chosen),
+                trained.source,
+                batch_size=limits.batch_size,
+                device=chosen,
+                workers=workers_for(options, here.world),
+                precision=options.precision,
+                split=split,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        if not here.is_first:
+            return
+    console.print(numbers_table(result), classes_table(result.per_class))
+    folder = out or trained.folder
+    if folder is not None:
+        origin = {"weights": str(trained.origin), "split": split, "recipe": trained.recipe.name}
+        for path in _write(folder, result, origin | {"overrides": list(overrides or ())}, split):
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def numbers_table(result: EvalResult) -> Table:
+    """The twelve numbers, in percent."""
+    from rich.table import Table
+
+    from detrkit.engine.coco_stats import STAT_NAMES
+
+    table = Table(title=f"{result.images} images", title_justify="left", show_header=False)
+    for title, columns, names in (
+        ("average precision", COLUMNS, STAT_NAMES[:6]),
+        ("average recall", RECALL_COLUMNS, STAT_NAMES[6:]),
+    ):
+        table.add_row(title, *columns, style="dim")
+        table.add_row("", *(_percent(result.stats[name]) for name in names), style="bold", end_section=True)
+    return table
+
+
+def classes_table(rows: list[ClassResult]) -> Table:
+    """A row per class; a dash where a class has no truths and so is no part of the mean."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("class")
+    for title in ("AP", "AP50", "AP75", "AR100", "truths", "detections"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        numbers = (_percent(value) for value in (row.AP, row.AP50, row.AP75, row.AR100))
+        style = None if row.truths else "dim"
+        table.add_row(_plain(row.name), *numbers, str(row.truths), str(row.detections), style=style)
+    return table
+
+
+def _write(folder: Path, result: EvalResult, origin: dict, split: str) -> list[Path]:
+    from detrkit.engine.run_folder import write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ending = "" if split == "val" else f"_{split}"
+    summary, detections = folder / f"evaluation{ending}.json", folder / f"detections{ending}.json"
+    write_text(detections, json.dumps(result.detections))
+    write_text(summary, json.dumps(origin | result.summary(), indent=1, ensure_ascii=False))
+    return [summary, detections]
+
+
+def _progress(console):
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _plain(text: str):
+    """A name as it is: brackets in it are no markup."""
+    from rich.text import Text
+
+    return Text(text)

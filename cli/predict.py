@@ -1,0 +1,126 @@
+"""`detrkit predict`: a trained detector on image files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from detrkit.predict import Prediction
+
+
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Images, and folders of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score that is kept.")] = 0.3,
+    points: Annotated[bool, typer.Option("--points", help="Also draw the salient points.")] = False,
+    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Draw what a trained detector finds on images: boxes, names and scores.
+
+    Beside the pictures, predictions.json holds the detections as COCO results (image_id counts the images from
+    1, file_name says which it is), and images.json the images and categories. An image that cannot be read is
+    named and passed over; the exit code is then 1.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from detrkit.cli.trained import open_trained
+    from detrkit.engine.precision import choose_device
+    from detrkit.engine.run_folder import write_text
+    from detrkit.errors import UserError
+    from detrkit.predict import Unreadable, find_images
+    from detrkit.predict import predict as run_prediction
+
+    images = find_images(inputs, leave_out=out)
+    pictures = _picture_paths([below for _, below in images], out)
+    taken = {path.resolve() for path, _ in images}
+    if clash := next((picture for picture in pictures if picture.resolve() in taken), None):
+        raise UserError(f"{clash} would be replaced by its own drawing; choose another folder with --out")
+    trained = open_trained(run, (), which=which, weights=weights)
+    names = [category.name for category in trained.categories]
+    chosen = choose_device(device)
+    out.mkdir(parents=True, exist_ok=True)
+
+    console = Console()
+    rows: list[dict] = []
+    table: list[dict] = []
+    broken = 0
+    stream = run_prediction(
+        trained.detector.to(chosen),
+        [path for path, _ in images],
+        transform=trained.source.augment.evaluate,
+        threshold=threshold,
+        batch_size=batch,
+        device=chosen,
+        precision=trained.recipe.section("train").precision,
+    )
+    for entry in track(stream, "detecting", total=len(images), console=console, transient=True):
+        if isinstance(entry, Unreadable):
+            broken += 1
+            console.print(f"{entry.path}: {entry.reason}", style="red", markup=False, highlight=False)
+            continue
+        _draw(entry, names, pictures[entry.index], threshold=threshold, points=points)
+        rows += _coco_rows(entry, trained.categories)
+        table.append(_image_row(entry))
+    write_text(out / "predictions.json", json.dumps(rows, ensure_ascii=False))
+    used = [{"id": category.id, "name": category.name} for category in trained.categories]
+    write_text(out / "images.json", json.dumps({"images": table, "categories": used}, ensure_ascii=False, indent=1))
+    told = f"{len(rows)} detections from {threshold:g} on {len(table)} images, written to {out}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    if broken:
+        console.print(f"{broken} of {len(images)} images could not be read", style="red")
+        raise typer.Exit(1)
+
+
+def _picture_paths(below: list[Path], out: Path) -> list[Path]:
+    """Where each drawing goes: the image's path below its folder, under ``out``, no two the same.
+
+    Formats that only few programs show become PNG.
+    """
+    paths: list[Path] = []
+    for image in below:
+        name = image.name if image.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{image.name}.png"
+        path, number = out / image.parent / name, 2
+        while path in paths:
+            path, number = path.with_name(f"{Path(name).stem}-{number}{Path(name).suffix}"), number + 1
+        paths.append(path)
+    return paths
+
+
+def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, points: bool) -> None:
+    from detrkit.report.drawing import draw_predictions
+
+    picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
+    temporary.replace(path)
+
+
+def _coco_rows(entry: Prediction, categories) -> list[dict]:
+    from detrkit.engine.evaluate import coco_detections
+
+    ids = [None if category.name == f"unused {category.id}" else category.id for category in categories]
+    known = [0 <= label < len(ids) and ids[label] is not None for label in entry.result["labels"].tolist()]
+    rows = coco_detections(entry.index + 1, entry.result, ids)
+    salient = entry.result.get("points")
+    if salient is not None:
+        for row, point in zip(rows, salient[known].tolist(), strict=True):
+            row["point"] = [round(value, 3) for value in point]
+    return [row | {"file_name": str(entry.path)} for row in rows]
+
+
+def _image_row(entry: Prediction) -> dict:
+    width, height = entry.image.size
+    return {"id": entry.index + 1, "file_name": str(entry.path), "width": width, "height": height}

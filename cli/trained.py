@@ -1,0 +1,128 @@
+"""What the verbs that use a trained detector share: a run, or a recipe and a file of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detrkit.errors import CheckpointError, UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detrkit.data import Category, DataSource
+    from detrkit.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector in evaluation mode on the CPU, and what belongs to it.
+
+    Args:
+        origin: the file that the weights came from
+        folder: the run's folder; None for a recipe with weights
+    """
+
+    recipe: Recipe
+    detector: nn.Module
+    source: DataSource
+    categories: tuple[Category, ...]
+    origin: Path
+    folder: Path | None
+
+
+def open_trained(
+    target: str, overrides: Sequence[str], *, which: str = "best", weights: Path | None = None, data: Path | None = None
+) -> Trained:
+    """Open a run's folder, or a recipe with a file of weights.
+
+    Args:
+        overrides: ``key=value``, laid over the recipe
+        which: which checkpoint of a run, "best" or "last"
+        weights: a .safetensors file of the detector's weights; only, and always, with a recipe
+        data: the folder of a data set in COCO's format, in place of the recipe's
+
+    Raises:
+        UserError: neither a run nor a recipe, weights that do not fit, ...
+    """
+    from detrkit.engine.checkpoint import locate
+
+    overrides = list(overrides)
+    path = Path(target)
+    if path.is_dir():
+        if weights is not None:
+            raise UserError(f"{target} is a run, which has weights of its own; --weights goes with a recipe")
+        run, folder = locate(path, which)
+        return _open_run(run, folder, overrides, data)
+    if weights is None:
+        raise UserError(f"{target} is not the folder of a run; for a recipe, name its weights with --weights FILE")
+    return _open_recipe(target, weights, overrides, data)
+
+
+def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) -> Trained:
+    from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, read_categories, read_weights
+    from detrkit.engine.run_folder import RunFolder
+
+    origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
+    recipe = _recipe(str(run / RunFolder.RECIPE), overrides, data)
+    detector = _build(recipe, read_weights(origin)[0], origin)
+    categories = read_categories(run / RunFolder.CATEGORIES)
+    return Trained(recipe, detector, recipe.section("data")(), categories, origin, run)
+
+
+def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None) -> Trained:
+    from detrkit.data import Category
+    from detrkit.engine.checkpoint import parse_categories, read_weights
+
+    state, metadata = read_weights(weights)
+    recipe = _recipe(name, overrides, data)
+    source = recipe.section("data")()
+    if "categories" in metadata:
+        categories = parse_categories(metadata["categories"])
+    else:
+        try:
+            categories = source.categories
+        except UserError:  # without the data set there are no names, only numbers
+            classes = recipe.get("detector.classes") or int(metadata.get("classes", 0))
+            categories = tuple(Category(label, f"class {label}") for label in range(classes))
+            if not categories:
+                raise
+    if recipe.get("detector.classes") is None:
+        recipe = recipe.with_values({"detector.classes": int(metadata.get("classes", len(categories)))})
+    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None)
+
+
+def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:
+    from detrkit.recipe import load_recipe
+
+    recipe = load_recipe(name, overrides)
+    if data is None:
+        return recipe
+    if recipe.section("data").name == "coco":
+        return recipe.with_values({"data.root": str(data)}, source="--data")
+    changed = {"data.type": "coco", "data.root": str(data), "data.augment": recipe.section("data").parts["augment"]}
+    return recipe.with_values(changed, source="--data")
+
+
+def _build(recipe: Recipe, state: dict, origin: Path) -> nn.Module:
+    from detrkit.detector import build_detector
+    from detrkit.engine.checkpoint import load_exactly, without_pretrained
+
+    detector = build_detector(without_pretrained(recipe))
+    load_exactly(detector, state, origin)
+    return detector.eval()
+
+
+def check_categories(trained: Trained) -> None:
+    """Raise CheckpointError unless label i is called the same in the data set as where the detector was trained."""
+    ours, theirs = trained.categories, trained.source.categories
+    for label in range(max(len(ours), len(theirs))):
+        first = ours[label].name if label < len(ours) else "no class"
+        second = theirs[label].name if label < len(theirs) else "no class"
+        if first != second:
+            raise CheckpointError(
+                f"{trained.origin} was trained on other classes than the data set has: class {label} is {first!r} "
+                f"there and {second!r} here ({len(ours)} and {len(theirs)} classes in all)"
+            )

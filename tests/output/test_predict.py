@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from detrkit.errors import UserError
+from detrkit.predict import Prediction, Unreadable, find_images, predict
+
+
+class Brightness(nn.Module):
+    """Finds one box over the whole image, scored by the mean of its unpadded pixels, and one below the threshold."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def detect(self, images, mask, sizes):
+        self.batches.append(tuple(images.shape))
+        results = []
+        for index, (image, (height, width)) in enumerate(zip(images, sizes.tolist(), strict=True)):
+            here = image[0] if mask is None else image[0][~mask[index]]
+            results.append(
+                {
+                    "scores": torch.stack([(here.mean() / 10 + 0.5).clamp(0, 1), torch.tensor(0.1)]),
+                    "labels": torch.tensor([1, 0]),
+                    "boxes": torch.tensor([[0.0, 0, width, height], [1, 1, 2, 2]]),
+                    "points": torch.tensor([[width / 2, height / 2], [1, 1]]),
+                }
+            )
+        return results
+
+
+@pytest.fixture
+def folder(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    Image.new("RGB", (40, 30), "white").save(photos / "b.png")
+    Image.new("L", (20, 50), 0).save(photos / "more" / "c.JPG")
+    (photos / "a broken one.jpg").write_bytes(b"\xff\xd8 this is no image")
+    (photos / "notes.txt").write_text("not meant")
+    (photos / ".hidden.png").write_bytes(b"")
+    turned = Image.new("RGB", (60, 24), "grey")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(photos / "d.jpg", exif=exif)
+    return photos
+
+
+def test_find_images(folder):
+    found = find_images([folder])
+    assert [below.as_posix() for _, below in found] == ["a broken one.jpg", "b.png", "d.jpg", "more/c.JPG"]
+    again = find_images([folder / "more", folder / "b.png", folder])
+    assert [below.as_posix() for _, below in again] == ["c.JPG", "b.png", "a broken one.jpg", "d.jpg"]
+    apart = find_images([folder], leave_out=folder / "more")
+    assert [below.as_posix() for _, below in apart] == ["a broken one.jpg", "b.png", "d.jpg"]
+
+
+def test_nothing_to_be_found(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"no images found .*accepted in folders are \.jpg"):
+        find_images([tmp_path])
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        find_images([tmp_path / "b"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 9])
+def test_predict_in_order_with_a_broken_file(folder, batch_size):
+    paths = [path for path, _ in find_images([folder])]
+    seen = Brightness()
+    entries = list(predict(seen, paths, transform=lambda image: image, threshold=0.2, batch_size=batch_size))
+    assert [entry.index for entry in entries] == [0, 1, 2, 3]
+    broken, white, turned, black = entries
+    assert isinstance(broken, Unreadable)
+    assert broken.path == paths[0]
+    assert "cannot be read as an image" in broken.reason
+    assert all(isinstance(entry, Prediction) for entry in entries[1:])
+    assert white.result["boxes"].tolist() == [[0, 0, 40, 30]]  # the second detection is below the threshold
+    assert white.result["labels"].tolist() == [1]
+    assert white.result["points"].tolist() == [[20, 15]]
+    assert turned.image.size == (24, 60)  # upright
+    assert turned.result["boxes"].tolist() == [[0, 0, 24, 60]]
+    # The score does not depend on what it shares a batch with: padding is masked.
+    assert white.result["scores"].item() == pytest.approx((1 - 0.485) / 0.229 / 10 + 0.5, abs=1e-5)
+    assert black.result["scores"].item() == pytest.approx(-0.485 / 0.229 / 10 + 0.5, abs=1e-5)
+    assert max(shape[0] for shape in seen.batches) <= batch_size
+
+
+def test_boxes_are_in_pixels_of_the_file_when_it_is_resized(folder):
+    (entry,) = predict(
+        Brightness(), [folder / "b.png"], transform=lambda image: image.resize((400, 300)), threshold=0.0
+    )
+    assert entry.result["boxes"][0].tolist() == [0, 0, 40, 30]
+    assert len(entry.result["scores"]) == 2
+    assert entry.image.size == (40, 30)
+
+
+def test_many_images_keep_their_order(tmp_path):
+    shades = np.random.default_rng(0).permutation(40) * 6
+    paths = []
+    for number, shade in enumerate(shades):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("L", (8, 8), int(shade)).save(paths[-1])
+    entries = list(predict(Brightness(), paths, transform=lambda image: image, threshold=0.0, batch_size=3, readers=4))
+    scores = [entry.result["scores"][0].item() for entry in entries]
+    assert np.array_equal(np.argsort(scores), np.argsort(shades))
