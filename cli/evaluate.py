@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from detrkit.engine.coco_stats import ClassResult, EvalResult
 
-COLUMNS = ("all", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
-RECALL_COLUMNS = ("1 an image", "10 an image", "100 an image", "small", "medium", "large")
+PRECISION_OF = ("all IoU", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
+RECALL_OF = ("1 found", "10 found", "100 found", "small", "medium", "large")
 
 
 def evaluate(
@@ -35,8 +35,8 @@ def evaluate(
 ) -> None:
     """Evaluate a trained detector as COCO does: 12 numbers, and a table per class.
 
-    Writes evaluation.json and detections.json (COCO results) into the run's folder. Under torchrun, the
-    processes share the images.
+    Writes evaluation.json and detections.json (COCO results) into the run's folder.
+    Under torchrun the processes share the images.
     """
     from rich.console import Console
 
@@ -85,13 +85,14 @@ def numbers_table(result: EvalResult) -> Table:
 
     from detrkit.engine.coco_stats import STAT_NAMES
 
-    table = Table(title=f"{result.images} images", title_justify="left", show_header=False)
+    title = f"average precision and recall, in percent, on {result.images} images"
+    table = Table(title=title, title_justify="left", title_style="", show_header=False)
     for title, columns, names in (
-        ("average precision", COLUMNS, STAT_NAMES[:6]),
-        ("average recall", RECALL_COLUMNS, STAT_NAMES[6:]),
+        ("AP", PRECISION_OF, STAT_NAMES[:6]),
+        ("AR", RECALL_OF, STAT_NAMES[6:]),
     ):
-        table.add_row(title, *columns, style="dim")
-        table.add_row("", *(_percent(result.stats[name]) for name in names), style="bold", end_section=True)
+        table.add_row("", *columns, style="dim")
+        table.add_row(title, *(_percent(result.stats[name]) for name in names), style="bold", end_section=True)
     return table
 
 

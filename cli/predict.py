@@ -28,9 +28,8 @@ def predict(
 ) -> None:
     """Draw what a trained detector finds on images: boxes, names and scores.
 
-    Beside the pictures, predictions.json holds the detections as COCO results (image_id counts the images from
-    1, file_name says which it is), and images.json the images and categories. An image that cannot be read is
-    named and passed over; the exit code is then 1.
+    predictions.json holds the detections as COCO results, images.json the images that its image_id counts.
+    An image that cannot be read is named and passed over; the exit code is then 1.
     """
     from rich.console import Console
     from rich.progress import track
@@ -42,6 +41,8 @@ def predict(
     from detrkit.predict import Unreadable, find_images
     from detrkit.predict import predict as run_prediction
 
+    if out.resolve() in {given.resolve() for given in inputs}:
+        raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")
     images = find_images(inputs, leave_out=out)
     pictures = _picture_paths([below for _, below in images], out)
     taken = {path.resolve() for path, _ in images}
@@ -68,7 +69,7 @@ def predict(
     for entry in track(stream, "detecting", total=len(images), console=console, transient=True):
         if isinstance(entry, Unreadable):
             broken += 1
-            console.print(f"{entry.path}: {entry.reason}", style="red", markup=False, highlight=False)
+            console.print(f"{entry.path}: {entry.reason}", style="red", markup=False, highlight=False, soft_wrap=True)
             continue
         _draw(entry, names, pictures[entry.index], threshold=threshold, points=points)
         rows += _coco_rows(entry, trained.categories)

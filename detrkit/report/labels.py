@@ -74,20 +74,25 @@ def _best_place(
         (x2 + 1, y2 - height),
         (x1 - width - 1, y2 - height),
     )
-    best, least = None, math.inf
-    for left, top in places:
-        left = round(min(max(0, left), max(0, size[0] - width - 1)))
-        top = round(min(max(0, top), max(0, size[1] - height - 1)))
-        plate = (left, top, left + width, top + height)
-        hidden = sum(_overlap(plate, other) for other in plates) / (width * height)
-        hidden += sum(_overlap(plate, b) / max(1.0, (b[2] - b[0]) * (b[3] - b[1])) for b in boxes)
-        if hidden < least - 0.02:  # an early place is kept unless a later one is clearly better
-            best, least = plate, hidden
-    return best
+    corners = np.clip(places, 0, np.maximum(0, (size[0] - width - 1, size[1] - height - 1))).round()
+    candidates = np.concatenate([corners, corners + np.array([width, height])], axis=1)  # [places, 4]
+    hidden = _overlap(candidates, plates).sum(1) / (width * height)
+    hidden += (_overlap(candidates, boxes) / _area(np.asarray(boxes)).clip(min=1)).sum(1)
+    # An early place is kept unless a later one is clearly better.
+    best = min(range(len(places)), key=lambda at: (hidden[at] > hidden.min() + 0.02, at))
+    return tuple(int(value) for value in candidates[best])
 
 
-def _overlap(a: Box, b: Box) -> float:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+def _overlap(one: np.ndarray, other: Sequence[Box]) -> np.ndarray:
+    """Shared area of each of n boxes with each of m: [n, m]."""
+    other = np.asarray(other, dtype=float).reshape(-1, 4)
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    return (high - low).clip(min=0).prod(-1)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
 
 
 def text_height(size: tuple[int, int]) -> int:
