@@ -131,7 +131,7 @@ class Checker:
     def listed(self, parameter: Parameter, given: Any, path: KeyPath) -> Any:
         """A list of factories."""
         if not isinstance(given, list):
-            self.report(path, f"is {format_value(given)}, should be a list of {parameter.slot}s")
+            self.report(path, f"is {format_value(given)}, should be a list of parts ({parameter.slot})")
             return FAILED
         one = Parameter(parameter.name, "part", slot=parameter.slot)
         found = [self.part(one, item, (*path, index)) for index, item in enumerate(given)]
@@ -140,7 +140,10 @@ class Checker:
     def named(self, parameter: Parameter, given: Any, path: KeyPath) -> Any:
         """A dict of factories; the key is the type where none is said, and "none" leaves an entry out."""
         if not isinstance(given, dict):
-            self.report(path, f"is {format_value(given)}, should be a table of {parameter.slot}s by name")
+            self.report(path, f"is {format_value(given)}, should be a table of parts by name")
+            return FAILED
+        if "type" in given:
+            self.report((*path, "type"), f"has no place here, this is a table of parts by name")
             return FAILED
         one = Parameter(parameter.name, "part", slot=parameter.slot, optional=True)
         found = {key: self.part(one, item, (*path, key), implied=key) for key, item in given.items()}

@@ -66,6 +66,7 @@ def _merge_table(
             if here in over.sources:
                 merged.sources[here] = over.sources[here]
             if isinstance(value, str):
+                old["type"] = value
                 merged.sources[(*here, "type")] = over.source(here)
             else:
                 _merge_table(merged, old, over, new, here, implied_type)

@@ -1,0 +1,179 @@
+"""Each kind of mistake is named with its file, line and key, what is accepted and the nearest name; all at once."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from detrkit.errors import UserError
+from detrkit.recipe import RecipeError, load_recipe
+
+
+def problems_of(path, overrides=()):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return caught.value.problems
+
+
+@pytest.fixture
+def mistake(base, write):
+    """The one problem of a recipe that extends the base, its own text beginning on line 2."""
+
+    def find(text: str):
+        path = write("mine.toml", f'extends = "base"\n{text}\n')
+        problems = problems_of(path)
+        assert len(problems) == 1, problems
+        assert problems[0].file == str(path)
+        return problems[0]
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"),
+    [
+        ("[trian]\nepochs = 3", 2, "trian", ['did you mean "train"']),
+        ("[zzz]", 2, "zzz", ["no such section", '"encoder", "decoder", "losses" or "train"']),
+        ("[train]\n\nepoch = 3", 4, "train.epoch", ['did you mean "epochs"']),
+        ("[encoder]\nzzz = 1", 3, "encoder.zzz", ['encoder "plain"', '"activation", "dropout", "layers" or "type"']),
+        ("[encoder]\nwidth = 1", 3, "encoder.width", ["set by the model"]),
+        ("[train]\nepochs = '3'", 3, "train.epochs", ['is "3"', "an integer, at least 1"]),
+        ("[train]\nepochs = true", 3, "train.epochs", ["is true", "an integer"]),
+        ("[train]\nepochs = 3.5", 3, "train.epochs", ["is 3.5"]),
+        ("[train]\nrate = 0", 3, "train.rate", ["is 0", "a number, greater than 0"]),
+        ("[train]\nrate = nan", 3, "train.rate", ["is nan"]),
+        ("[encoder]\ndropout = 1.0", 3, "encoder.dropout", ["is 1.0", "at least 0, less than 1"]),
+        ("[encoder]\nactivation = 'rely'", 3, "encoder.activation", ['"relu" or "gelu"', 'did you mean "relu"']),
+        ("[train]\ndrops = [1, 'x']", 3, "train.drops", ['[1, "x"]', "a list", "an integer"]),
+        ("[train]\ndrops = 1", 3, "train.drops", ["is 1", "a list"]),
+        ("[train]\nstart = 1", 3, "train.start", ['a string or "none"']),
+        ("train = 3", 2, "train", ["is 3", "a table"]),
+        ("[train]\nwarmup.stps = 3", 3, "train.warmup.stps", ['did you mean "steps"']),
+        ("[train]\nwarmup = 3", 3, "train.warmup", ["is 3", "a table"]),
+        ("[train]\ndrops = [70]", 2, "train", ["drops (70,) do not lie within 50 epochs"]),
+        ("[encoder]\ntype = 'plane'", 3, "encoder.type", ['"deformable" or "plain"', 'did you mean "plain"']),
+        ("encoder = 'plane'", 2, "encoder", ['there is no encoder "plane"', 'did you mean "plain"']),
+        ("encoder = 3", 2, "encoder", ["is 3", '"plain" or "deformable"']),
+        ("encoder = { type = 3 }", 2, "encoder.type", ["there is no encoder 3"]),
+        ("[encoder]\ntype = 'deformable'", 2, "encoder.points", ["is missing", "an integer, at least 1"]),
+        ("decoder.attention.terms = 'content'", 2, "decoder.attention.terms", ["a list of parts (term)"]),
+        ("decoder.attention.terms = [\n'content',\n'gaus']", 4, "decoder.attention.terms.1", ['"gauss"']),
+        ("decoder.attention.terms = [\n{ scale = 1 }]", 3, "decoder.attention.terms.0.type", ["is missing"]),
+        (
+            "decoder.attention.terms = [\n'content',\n{ type = 'gauss', scal = 1 }]",
+            4,
+            "decoder.attention.terms.1.scal",
+            ['did you mean "scale"'],
+        ),
+        ("decoder.norm = 'lair'", 2, "decoder.norm", ['"layer" or "none"']),
+        ("decoder.norm = { type = 'none', eps = 1.0 }", 2, "decoder.norm.eps", ["belongs to no part"]),
+        ("losses = 'class'", 2, "losses.type", ["a table of parts by name"]),
+        ("[losses.clas]\nweight = 1", 2, "losses.clas", ['"box", "class" or "none"', 'did you mean "class"']),
+        ("losses.mine.type = 'clas'", 2, "losses.mine.type", ['did you mean "class"']),
+        ("title = 3", 2, "title", ["is 3", "a string"]),
+        ("reproduces = 'row'", 2, "reproduces", ["a table"]),
+        ("imports = ['no_such_module_at_all']", 2, "imports", ["no_such_module_at_all", "ModuleNotFoundError"]),
+        ("imports = 'x'", 2, "imports", ["a list of module names"]),
+    ],
+)
+def test_a_mistake_is_named(mistake, text, line, key, words):
+    problem = mistake(text)
+    assert (problem.line, problem.key) == (line, key)
+    for word in words:
+        assert word in problem.message
+    assert str(problem).startswith(f"{problem.file}:{line}: {key}: ")
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_lines(base, write):
+    path = write(
+        "mine.toml",
+        'extends = ["base", "bas"]\n[encoder]\nlayers = 0\nlayer = 3\n[train]\nepochs = 0\nrate = "x"\n[trian]\n',
+    )
+    problems = problems_of(path, ["train.epoch=3", "nonsense", "losses.box.weight=[", "extends=other"])
+    of_file = [problem for problem in problems if problem.file == str(path)]
+    assert [(p.line, p.key) for p in of_file] == [
+        (1, "extends"),
+        (3, "encoder.layers"),
+        (4, "encoder.layer"),
+        (6, "train.epochs"),
+        (7, "train.rate"),
+        (8, "trian"),
+    ]
+    assert {p.key for p in problems if p.file == "command line"} == {
+        "train.epoch",
+        "nonsense",
+        "losses.box.weight",
+        "extends",
+    }
+
+
+def test_the_error_is_one_for_the_command_line(base):
+    with pytest.raises(UserError, match=r"2 mistakes in recipe base:\n.*train.epochs.*\n.*train.rate") as caught:
+        load_recipe(base, ["train.epochs=0", "train.rate=-1"])
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.problems) == (str(caught.value), caught.value.problems)
+
+
+def test_a_missing_recipe_suggests_the_nearest_shipped_one(toys, monkeypatch):
+    monkeypatch.setattr("detrkit.recipe.recipe.shipped_names", lambda: ["sap_detr_r50", "dab_detr_r50"])
+    [problem] = problems_of("sap_detr_50")
+    assert 'did you mean "sap_detr_r50"' in problem.message
+
+
+def test_a_missing_base_is_named_and_what_it_may_hold_is_not_called_missing(toys, write, monkeypatch):
+    monkeypatch.setattr("detrkit.recipe.reading.shipped_names", lambda: ["base/sap_detr"])
+    path = write("mine.toml", '\nextends = "base/sapdetr"\n[encoder]\nlayers = 3\n[train]\nrat = 1\n')
+    problems = problems_of(path)
+    assert [(p.line, p.key) for p in problems] == [(2, "extends"), (6, "train.rat")]
+    assert 'did you mean "base/sap_detr"' in problems[0].message
+
+
+def test_a_circle_is_shown_as_a_chain(toys, write, monkeypatch):
+    monkeypatch.chdir(write("a.toml", 'extends = "b"\n').parent)
+    write("b.toml", '\nextends = ["c"]\n')
+    write("c.toml", 'extends = "a"\n')
+    [problem] = problems_of("a.toml")
+    assert (problem.file, problem.line) == ("c.toml", 1)
+    assert problem.message == "goes in a circle: a.toml extends b.toml extends c.toml extends a.toml"
+
+
+def test_a_recipe_that_extends_itself_is_a_circle(toys, write):
+    [problem] = problems_of(write("a.toml", 'extends = "a"\n'))
+    assert "goes in a circle" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("[train]\nepochs = \n", 2), ("[train]\nepochs = 1\nepochs = 2\n", 3), ('a = 1\nb = """open\n', 2)],
+)
+def test_a_file_that_is_not_toml_is_named_with_its_line(toys, write, text, line):
+    path = write("broken.toml", text)
+    [problem] = problems_of(path)
+    assert (problem.file, problem.line) == (str(path), line)
+    assert "is not TOML" in problem.message
+
+
+def test_a_broken_base_is_named_as_itself(base, write):
+    write("broken.toml", "x = = 1\n")
+    problems = problems_of(write("mine.toml", 'extends = ["base", "broken"]\n'))
+    assert [p.file.endswith("broken.toml") for p in problems] == [True]
+
+
+def test_a_file_that_is_not_text_is_named(toys, tmp_path):
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"a = '\xff\xfe'")
+    [problem] = problems_of(path)
+    assert "is not UTF-8" in problem.message
+
+
+def test_wrong_extends_is_named(base, write):
+    [problem] = [p for p in problems_of(write("mine.toml", "extends = 3\n")) if p.key == "extends"]
+    assert "the name of a recipe or a list of names" in problem.message
+
+
+def test_a_module_that_fails_is_named_with_its_error(base, write):
+    write("my_broken_part.py", "raise RuntimeError('not today')\n")
+    [problem] = problems_of(write("mine.toml", 'extends = "base"\nimports = ["my_broken_part"]\n'))
+    assert (problem.line, problem.key) == (2, "imports")
+    assert "RuntimeError: not today" in problem.message
