@@ -1,0 +1,211 @@
+"""The whole way with real parts: a recipe on the shapes data, made as small as it goes."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from detrkit.cli.main import app
+from detrkit.detector import build_detector
+from detrkit.engine.checkpoint import load_run, read_weights
+from detrkit.engine.train import train
+from detrkit.engine.trainer import Trainer
+from detrkit.errors import CheckpointError, DataError, UserError
+from detrkit.recipe import load_recipe
+
+SMALL = (
+    "detector.width=16",
+    "detector.heads=2",
+    "detector.classes=none",
+    "encoder.layers=1",
+    "encoder.feedforward=16",
+    "decoder.layers=2",
+    "decoder.feedforward=16",
+    "queries.grid=[3,3]",
+    "data.image_size=64",
+    "data.train_images=12",
+    "data.val_images=3",
+    "data.classes=['circle','bar']",
+    "train.epochs=2",
+    "train.batch_size=4",
+    "train.micro_batch=3",
+    "train.warmup_steps=1",
+    "train.ema_decay=0.9",
+    "train.log_every=2",
+    "train.workers=0",
+    "train.device=cpu",
+    "evaluate.pictures=1",
+)  # 3 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe("quickstart", SMALL)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    outcome = train(recipe, folder)
+    assert outcome.finished
+    return folder, outcome
+
+
+def test_a_run_is_a_folder(whole):
+    folder, outcome = whole
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    checkpoint = {"weights.safetensors", "ema.safetensors", "state.pt"}
+    assert files >= {"recipe.toml", "categories.json", "environment.json", "metrics.jsonl", "log.txt"}
+    assert files >= {f"{which}/{name}" for which in ("last", "best") for name in checkpoint}
+    assert files >= {"pictures/epoch_0001/1.png", "pictures/epoch_0002/1.png"}
+    assert any(name.startswith("tensorboard/events") for name in files)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("train", 2),
+        ("evaluate", 3),
+        ("train", 4),
+        ("train", 6),
+        ("evaluate", 6),
+    ]
+    assert lines[-1]["AP"] == outcome.stats["AP"]
+    assert {"class", "box", "giou", "class.0"} <= lines[0]["losses"].keys()
+    (start,) = json.loads((folder / "environment.json").read_text())
+    assert start["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert "effective batch 4 = 1 process x 4 images in 2 pieces" in (folder / "log.txt").read_text()
+
+
+def test_load_run(whole):
+    folder, _ = whole
+    recipe, detector, categories = load_run(folder, "last")
+    assert not detector.training
+    assert [category.name for category in categories] == ["circle", "bar"]
+    assert recipe.get("detector.classes") == 2
+    average, metadata = read_weights(folder / "last" / "ema.safetensors")
+    assert all(torch.equal(tensor, average[name]) for name, tensor in detector.state_dict().items())
+    assert json.loads(metadata["categories"]) == [{"id": 1, "name": "circle"}, {"id": 2, "name": "bar"}]
+    assert load_run(folder / "last")[0].values == recipe.values
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", [2, 3])
+def test_a_killed_run_resumes_to_the_same_bits(recipe, whole, tmp_path, monkeypatch, after):
+    step = Trainer._step
+
+    def killed(self, *arguments):
+        if self.at.step == after:
+            raise Killed
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", killed)
+        with pytest.raises(Killed):
+            train(recipe.with_values({"train.checkpoint_steps": 1}), tmp_path / "x")
+    torch.rand(1)  # other random numbers in between must not matter
+    resumed = load_recipe(tmp_path / "x" / "recipe.toml", ["train.checkpoint_steps=0"])
+    assert train(resumed, tmp_path / "x", resume=True).finished
+    for name in ("last/weights", "last/ema", "best/weights"):
+        first, second = (read_weights(f / f"{name}.safetensors")[0] for f in (whole[0], tmp_path / "x"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_resume_before_the_first_checkpoint(recipe, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / "x")
+    train(load_recipe(tmp_path / "x" / "recipe.toml"), tmp_path / "x", resume=True)
+    first, second = (read_weights(f / "last" / "weights.safetensors")[0] for f in (whole[0], tmp_path / "x"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_start_from_another_class_count(whole, tmp_path):
+    recipe = load_recipe(
+        "quickstart",
+        [*SMALL, "data.classes=['ring','star','cross']", f"train.init_from='{whole[0]}'", "train.epochs=1"],
+    )
+    train(recipe, tmp_path / "x")
+    log = (tmp_path / "x" / "log.txt").read_text()
+    assert "(class count: 2 rows in the file, 3 here)" in log
+    assert log.count("left fresh") == len([n for n in log.splitlines() if "class count" in n])
+    recipe, detector, _ = load_run(tmp_path / "x")
+    assert recipe.get("detector.classes") == 3
+    assert sum(p.numel() for p in detector.parameters()) > 0
+
+
+def test_weights_of_another_system(whole, tmp_path):
+    fewer = load_recipe("quickstart", [*SMALL, "detector.width=32", f"train.init_from='{whole[0]}'"])
+    with pytest.raises(CheckpointError, match="another kind of detector"):
+        train(fewer, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_other_classes_on_resume(whole, recipe):
+    other = recipe.with_values({"data.classes": ["circle", "ring"]})
+    with pytest.raises(CheckpointError, match="was begun with 2 classes"):
+        train(other, whole[0], resume=True)
+
+
+def test_too_few_classes(recipe, tmp_path):
+    with pytest.raises(DataError, match=r"detector.classes is 1 .*the data set has 2 classes"):
+        train(recipe.with_values({"detector.classes": 1}), tmp_path / "x")
+
+
+def test_a_device_that_is_not_there(recipe, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("has a GPU")
+    with pytest.raises(UserError, match="no CUDA GPU"):
+        train(recipe.with_values({"train.device": "cuda"}), tmp_path / "x")
+    with pytest.raises(UserError, match="accepted are auto, cpu"):
+        train(recipe.with_values({"train.device": "gpu"}), tmp_path / "x")
+    with pytest.raises(UserError, match="needs a CUDA GPU"):
+        train(recipe.with_values({"train.precision": "bf16"}), tmp_path / "x")
+
+
+def test_every_parameter_learns(recipe, whole):
+    torch.manual_seed(recipe.get("train.seed"))
+    fresh = build_detector(recipe.with_values({"detector.classes": 2}))
+    trained, _ = read_weights(whole[0] / "last" / "weights.safetensors")
+    learning = {name: p for name, p in fresh.named_parameters() if p.requires_grad}
+    assert len(learning) > 50
+    assert [name for name, parameter in learning.items() if torch.equal(parameter, trained[name])] == []
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["train", *arguments])
+
+
+def test_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = run("quickstart", *SMALL, "train.max_minutes=1e-9", "--name", "mine")
+    assert first.exit_code == 0
+    assert "stopped after step 1 (train.max_minutes). Go on with: detrkit train --resume runs/mine" in first.output
+    second = run("--resume", "runs/mine", "train.max_minutes=none")
+    assert second.exit_code == 0
+    assert "resumed after step 1 of 6" in second.output
+    assert "next: detrkit evaluate runs/mine" in second.output
+    assert len(json.loads((tmp_path / "runs/mine/environment.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "which recipe"),
+        (("--resume",), "which run"),
+        (("--resume", "runs/none"), "runs/none is not the folder of a run"),
+        (("--resume", "train.epochs=3"), "which run"),
+    ],
+)
+def test_command_line_mistakes(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
+
+
+def test_a_run_in_the_place_of_a_recipe(whole):
+    result = run(str(whole[0]))
+    assert "is a run. Go on with it: detrkit train --resume" in str(result.exception)
