@@ -1,10 +1,16 @@
-"""The command line: every verb stands in a file of its own."""
+"""The command line: every verb stands in a file of its own, and imports torch only when it is used."""
 
 from __future__ import annotations
 
-import importlib
-
 import typer
+
+from detrkit.cli.check_data import check_data
+from detrkit.cli.convert import convert
+from detrkit.cli.evaluate import evaluate
+from detrkit.cli.inspect import inspect
+from detrkit.cli.predict import predict
+from detrkit.cli.recipes import recipes
+from detrkit.cli.train import train
 
 app = typer.Typer(
     name="detrkit",
@@ -13,23 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-# Verb, the module below detrkit.cli, the function: in the order of the help page.
-VERBS = (
-    ("train", "train", "train"),
-    ("evaluate", "evaluate", "evaluate"),
-    ("predict", "predict", "predict"),
-    ("recipes", "recipes", "recipes"),
-    ("inspect", "inspect", "inspect"),
-    ("check-data", "check_data", "check_data"),
-    ("convert", "convert", "convert"),
-)
-
-for _verb, _module, _function in VERBS:
-    try:
-        _loaded = importlib.import_module(f"detrkit.cli.{_module}")
-    except ModuleNotFoundError as error:
-        if error.name != f"detrkit.cli.{_module}":
-            raise
-        continue
-    app.command(_verb)(getattr(_loaded, _function))
+# In the order of the help page.
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
+app.command("recipes")(recipes)
+app.command("inspect")(inspect)
+app.command("check-data")(check_data)
+app.command("convert")(convert)

@@ -1,0 +1,111 @@
+"""The command line around the verbs, and `recipes` and `inspect` on what ships."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from detrkit.cli import main
+from detrkit.errors import DataError
+from detrkit.recipe import list_recipes, load_recipe
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line; returns its exit code, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_main(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["detrkit", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return caught.value.code or 0, *capsys.readouterr()
+
+    return run_main
+
+
+def test_the_help_page_lists_the_verbs_and_does_not_wait_for_torch():
+    code = (
+        "import sys; sys.argv = ['detrkit', '--help']\n"
+        "from detrkit.cli import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'timm', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for verb in ("train", "evaluate", "predict", "recipes", "inspect", "check-data", "convert"):
+        assert re.search(rf"\b{verb}\b", done.stdout)
+
+
+def test_recipes_lists_what_ships_without_the_bases(run):
+    code, out, _ = run("recipes")
+    assert code == 0
+    for entry in list_recipes():
+        assert entry.name in out
+        assert entry.title in out
+    assert "base/" not in out
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in list_recipes()])
+def test_every_shipped_recipe_is_valid_and_says_what_it_is(name):
+    recipe = load_recipe(name)
+    assert recipe.title
+    assert recipe.name == name
+
+
+def test_a_shipped_file_given_by_its_path_has_its_shipped_name():
+    entry = list_recipes()[0]
+    assert load_recipe(entry.path).name == entry.name
+
+
+def test_inspect_shows_values_with_their_sources_parts_and_work(run):
+    code, out, _ = run("inspect", "quickstart", "train.epochs=3", "--height", "64", "--width", "96")
+    assert code == 0
+    assert re.search(r"^epochs = 3 +# command line$", out, re.MULTILINE)
+    assert re.search(r"^type = \"salient_grid\" +# recipes/.*\.toml:\d+$", out, re.MULTILINE)
+    assert re.search(r"^flip = .* +# default$", out, re.MULTILINE)
+    assert re.search(r"queries: salient_grid", out)
+    assert re.search(r"^whole +[\d,]+ +[\d,]+ +\d+\.\d\d$", out, re.MULTILINE)
+    assert "one image of 64 x 96" in out
+    for product in ("mm", "bmm", "convolution", "attention"):  # nothing of weight is left uncounted
+        assert not re.search(rf"\b{product}\b", out.split("Not counted")[1])
+
+
+def test_mistakes_are_printed_in_full_and_without_a_traceback(run):
+    code, out, error = run("inspect", "quickstart", "train.epoch=3", "train.learning_rate=[1]")
+    assert (code, out) == (2, "")
+    assert error.startswith("2 mistakes in recipe quickstart:\n")
+    assert 'command line: train.epoch: there is no such option of "train"; did you mean "epochs"?' in error
+    assert "train.learning_rate: is [1], should be a number" in error
+    assert "Traceback" not in error
+
+
+def test_an_unknown_verb_and_an_unknown_recipe_end_with_code_2(run):
+    assert run("inspekt")[0] == 2
+    code, _, error = run("inspect", "quikstart")
+    assert code == 2
+    assert 'did you mean "quickstart"?' in error
+
+
+@pytest.mark.parametrize(("raised", "code"), [(DataError("no [brackets] lost"), 2), (KeyboardInterrupt(), 130)])
+def test_errors_and_interruption_have_their_exit_codes(run, monkeypatch, raised, code):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("detrkit.recipe.load_recipe", fail)
+    got, _, error = run("inspect", "quickstart")
+    assert got == code
+    assert str(raised) in error
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("detrkit.recipe.load_recipe", fail)
+    monkeypatch.setattr(sys, "argv", ["detrkit", "inspect", "quickstart"])
+    with pytest.raises(ZeroDivisionError):
+        main()
