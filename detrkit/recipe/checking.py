@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Checker:
         path, given = (*path, parameter.name), table.get(parameter.name, REQUIRED)
         if given is REQUIRED:
             if parameter.default is not REQUIRED and parameter.kind in ("option", "group"):
-                return parameter.default
+                return copy.deepcopy(parameter.default)  # a list must not be shared by all recipes
             given = _when_missing(parameter, section)
             if given is None:
                 return None
@@ -86,7 +87,7 @@ class Checker:
         wanted = parameters_of(build)
         self._check_keys(given, wanted, path, owner=f'"{path[-1]}"')
         if isinstance(parameter.default, build):
-            given = plain(parameter.default) | given
+            given = self._over_default(parameter.default, given)
         found = {name: self.value(parameter, given, path) for name, parameter in wanted.items()}
         if any(value is FAILED for value in found.values()):
             return FAILED
@@ -143,7 +144,7 @@ class Checker:
             self.report(path, f"is {format_value(given)}, should be a table of parts by name")
             return FAILED
         if "type" in given:
-            self.report((*path, "type"), f"has no place here, this is a table of parts by name")
+            self.report((*path, "type"), "has no place here, this is a table of parts by name")
             return FAILED
         one = Parameter(parameter.name, "part", slot=parameter.slot, optional=True)
         found = {key: self.part(one, item, (*path, key), implied=key) for key, item in given.items()}

@@ -94,7 +94,7 @@ class Reader:
 
     def _read_base(self, name: str, said: Source, path: Path, chain: tuple[Path, ...]) -> Document | None:
         # A recipe may extend a shipped one of its own name.
-        candidates = [path.parent / name, path.parent / f"{name}.toml", find_shipped(name)]
+        candidates = [path.parent / name, path.parent / f"{name}.toml", find_shipped(name.removesuffix(".toml"))]
         found = [c.resolve() for c in candidates if c is not None and c.is_file()]
         base = next((c for c in found if c != path), found[0] if found else None)
         if base is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,9 @@ class Recipe:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a shipped recipe by its name, or a file by its path, and checks it against the registered parts.
+    """Reads a recipe and checks it against the registered parts.
 
+    name_or_path: the name of a shipped recipe, a file (with or without ".toml"), or the folder of a run.
     overrides: `key.path=value` texts, laid over it last.
     Raises RecipeError with every mistake that was found.
     """
@@ -163,11 +164,12 @@ def _checked(name: str, layer: Layer, problems: Sequence[Problem], *, complete: 
     checker = Checker(layer, complete=complete)
     sections = checker.check()
     if problems or checker.problems:
-        raise RecipeError(name, _in_order_of_lines([*problems, *checker.problems]))
+        raise RecipeError(name, _in_order_of_lines(dict.fromkeys([*problems, *checker.problems])))
     return Recipe(name=name, values=layer.values, sections=sections, sources=layer.sources)
 
 
-def _in_order_of_lines(problems: Sequence[Problem]) -> list[Problem]:
+def _in_order_of_lines(problems: Iterable[Problem]) -> list[Problem]:
+    problems = list(problems)
     files = list(dict.fromkeys(problem.file for problem in problems))
     return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line or 0))
 
@@ -176,10 +178,16 @@ def _find(name: str) -> Path:
     shipped = find_shipped(name)
     if shipped:
         return shipped
-    candidates = [Path(name).expanduser(), Path(f"{name}.toml").expanduser()]
-    for path in candidates:
-        if path.is_file():
-            return path
+    path = Path(name).expanduser()
+    candidates = [
+        path,
+        Path(f"{path}.toml"),
+        path / "recipe.toml",
+        find_shipped(name.removesuffix(".toml")),
+    ]
+    for candidate in candidates:
+        if candidate is not None and candidate.is_file():
+            return candidate
     hint = nearest(name, shipped_names()) or "; `detrkit recipes` lists the shipped ones"
     message = f"there is no such file, and no shipped recipe of that name{hint}"
     raise RecipeError(name, [Problem(name, None, "", message)])

@@ -154,9 +154,10 @@ def test_a_file_that_is_not_toml_is_named_with_its_line(toys, write, text, line)
     assert "is not TOML" in problem.message
 
 
-def test_a_broken_base_is_named_as_itself(base, write):
+def test_a_broken_base_is_named_once_and_as_itself(base, write):
     write("broken.toml", "x = = 1\n")
-    problems = problems_of(write("mine.toml", 'extends = ["base", "broken"]\n'))
+    write("between.toml", 'extends = "broken"\n')
+    problems = problems_of(write("mine.toml", 'extends = ["base", "broken", "between"]\n'))
     assert [p.file.endswith("broken.toml") for p in problems] == [True]
 
 

@@ -230,6 +230,21 @@ def test_a_recipe_brings_its_own_parts(base, write, form, monkeypatch):
     sys.modules.pop("my_toy_part", None)
 
 
+def test_a_recipe_is_found_by_path_without_its_ending_and_by_its_run_folder(base, write, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    write("runs/v1.5/recipe.toml", 'extends = "../../base.toml"\n')
+    write("v1.5.toml", 'extends = "base"\n')
+    assert load_recipe("base").get("train.epochs") == 50
+    assert load_recipe("runs/v1.5").get("train.epochs") == 50
+    assert load_recipe("v1.5").name == "v1.5"
+
+
+def test_recipes_do_not_share_their_defaults(base):
+    first, second = load_recipe(base), load_recipe(base)
+    assert first.section("train") == second.section("train")
+    assert first.section("train").warmup is not second.section("train").warmup
+
+
 def test_with_values_takes_python_values_and_checks_them(base):
     recipe = load_recipe(base)
     changed = recipe.with_values(

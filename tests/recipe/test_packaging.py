@@ -1,0 +1,23 @@
+"""What `pyproject.toml` packs is what is there, so that an installed detrkit lacks nothing."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from detrkit.recipe.shipped import shipped_folder, shipped_names
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_package_is_listed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    below = [path.parent.relative_to(ROOT) for path in (ROOT / "detrkit").rglob("__init__.py")]
+    there = {".".join(path.parts) for path in below} | {"detrkit.cli", "detrkit.recipes"}
+    assert set(listed) == there
+
+
+def test_every_recipe_file_is_known_by_name():
+    assert shipped_folder().resolve() == ROOT / "recipes"
+    files = {path.relative_to(ROOT / "recipes").with_suffix("").as_posix() for path in ROOT.glob("recipes/**/*.toml")}
+    assert set(shipped_names()) == files
