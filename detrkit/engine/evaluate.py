@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor, nn
 
+from detrkit.data import Dataset, Loader
+from detrkit.data.loader import WorkerPool, plan_batches
+from detrkit.data.transforms import Augment, Sample
 from detrkit.engine.coco_stats import EvalResult, coco_stats
 from detrkit.engine.precision import choose_precision
 
@@ -39,7 +45,7 @@ def evaluate(
         batch_size: images at once in each process
         workers: worker processes of the loader
         precision: "auto" (bfloat16 on a CUDA GPU that has it), "bf16" or "fp32"
-        split: "val" or "train"
+        split: "val", or "train": the training images as they would be evaluated, each once and not augmented
         progress: called after each batch with (batches done, batches) of this process
 
     Returns:
@@ -55,7 +61,8 @@ def evaluate(
     # slots), is no detection: there is nothing that it could be compared with.
     in_data = set(ground_truth.getCatIds())
     category_ids = [c.id if c.id in in_data else None for c in source.categories]
-    loader = source.loader(split=split, batch_size=batch_size, epoch=0, seed=0, workers=workers, rank=rank, world=world)
+    share = {"batch_size": batch_size, "epoch": 0, "seed": 0, "workers": workers, "rank": rank, "world": world}
+    loader = source.loader(split="val", **share) if split == "val" else _training_images(source.train, **share)
     found: dict[int, list[dict]] = {}
     was_training = detector.training
     detector.eval()
@@ -107,6 +114,32 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if choose_precision(precision, device) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+@dataclass(frozen=True)
+class _AsInEvaluation:
+    """An augmentation that treats training images as those of an evaluation.
+
+    It leaves the truths where they are, which evaluation does not take from the batches.
+    """
+
+    augment: Augment
+
+    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return replace(sample, image=self.augment.evaluate(sample.image))
+
+    def evaluate(self, image: Image.Image) -> Image.Image:
+        return self.augment.evaluate(image)
+
+
+def _training_images(
+    dataset: Dataset, *, batch_size: int, epoch: int, seed: int, workers: int, rank: int, world: int
+) -> Loader:
+    """Every training image once, in order and not augmented."""
+    plain = copy.copy(dataset)
+    plain.augment = _AsInEvaluation(dataset.augment)
+    batches = plan_batches(len(plain), batch_size, train=False, epoch=epoch, seed=seed, rank=rank, world=world)
+    return Loader(WorkerPool(plain, workers), batches, epoch=epoch, seed=seed)
 
 
 def _measure(ground_truth, found: dict[int, list[dict]], rank: int, world: int) -> EvalResult:

@@ -1,0 +1,219 @@
+"""evaluate, predict and convert as a person calls them, on a small untrained detector."""
+
+import argparse
+import json
+import os
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+import detrkit
+from detrkit.cli.main import app
+from detrkit.data import Category
+from detrkit.engine.checkpoint import format_categories, save_weights, write_checkpoint
+from detrkit.errors import CheckpointError, UserError
+from detrkit.zoo.classes import count_classes
+
+SMALL = [
+    "backbone.name=resnet10t",
+    "backbone.pretrained=false",
+    "backbone.norm=batch",
+    "backbone.frozen_stride=0",
+    "detector.width=32",
+    "detector.heads=2",
+    "encoder.layers=1",
+    "encoder.feedforward=32",
+    "decoder.layers=2",
+    "decoder.feedforward=32",
+    "queries.grid=[3, 3]",
+    "data.type=shapes",
+    "data.image_size=64",
+    "data.train_images=4",
+    "data.val_images=3",
+    "train.workers=0",
+    "train.device=cpu",
+]
+
+
+def small_recipe(classes):
+    return detrkit.load_recipe("base/sap_detr", [*SMALL, f"detector.classes={classes}"])
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder that was never trained."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    recipe = small_recipe(8)
+    torch.manual_seed(0)
+    detector = detrkit.build_detector(recipe)
+    write_checkpoint(folder / "last", weights=detector.state_dict(), average=None, state={}, metadata={})
+    (folder / "recipe.toml").write_text(recipe.to_toml())
+    (folder / "categories.json").write_text(format_categories(recipe.section("data")().categories))
+    return folder
+
+
+def test_evaluate_a_run(run):
+    result = call("evaluate", run, "evaluate.batch_size=2")
+    assert "3 images" in result.output
+    assert "crescent" in result.output
+    summary = json.loads((run / "evaluation.json").read_text())
+    assert set(summary["stats"]) >= {"AP", "AP50", "ARL"}
+    assert summary["overrides"] == ["evaluate.batch_size=2"]
+    assert [row["name"] for row in summary["per_class"]][:2] == ["circle", "square"]
+    detections = json.loads((run / "detections.json").read_text())
+    assert {row["category_id"] for row in detections} <= set(range(1, 9))
+    assert {row["image_id"] for row in detections} == {1, 2, 3}
+
+
+def test_evaluate_the_training_images(run):
+    """Each once and as they are, although training shuffles, drops and flips."""
+    call("evaluate", run, "data.train_images=5", "evaluate.batch_size=2", "data.augment.flip=1.0", "--split", "train")
+    detections = json.loads((run / "detections_train.json").read_text())
+    assert {row["image_id"] for row in detections} == {1, 2, 3, 4, 5}
+    call("evaluate", run, "data.train_images=5", "data.augment.flip=0.0", "--split", "train")
+    again = json.loads((run / "detections_train.json").read_text())
+    assert [row["score"] for row in detections] == pytest.approx([row["score"] for row in again], abs=1e-5)
+
+
+def test_evaluate_a_recipe_with_weights(run, tmp_path):
+    (tmp_path / "mine.toml").write_text((run / "recipe.toml").read_text())
+    weights = run / "last" / "weights.safetensors"
+    result = call("evaluate", tmp_path / "mine.toml", "--weights", weights, "--out", tmp_path / "there")
+    assert "3 images" in result.output
+    assert json.loads((tmp_path / "there" / "evaluation.json").read_text())["weights"] == str(weights)
+    with pytest.raises(UserError, match="is not the folder of a run; for a recipe, name its weights"):
+        call("evaluate", tmp_path / "mine.toml")
+    with pytest.raises(UserError, match="which has weights of its own"):
+        call("evaluate", run, "--weights", weights)
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        call("evaluate", tmp_path / "mine.toml", "decoder.layers=3", "--weights", weights)
+
+
+def test_evaluate_on_data_of_other_classes(run, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val").mkdir()
+    annotations = {"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}], "annotations": []}
+    annotations["categories"] = [{"id": 1, "name": "circle"}, {"id": 2, "name": "cat"}]
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(annotations))
+    with pytest.raises(CheckpointError, match=r"class 1 is 'square' there and 'cat' here \(8 and 2 classes"):
+        call("evaluate", run, "--data", tmp_path)
+
+
+def test_predict(run, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    Image.new("RGB", (80, 64), "orange").save(photos / "a.jpg")
+    Image.new("RGB", (64, 100), "blue").save(photos / "more" / "b.bmp")
+    Image.new("RGB", (64, 64), "green").save(photos / "more" / "b.bmp.png")
+    (photos / "broken.png").write_bytes(b"no image")
+    out = tmp_path / "drawn"
+    result = call("predict", run, photos, "--out", out, "--points", "--threshold", 0)
+    assert result.exit_code == 1
+    assert "broken.png: cannot be read as an image" in result.output.replace("\n", " ")
+    assert "1 of 4 images could not be read" in result.output
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert written == ["a.jpg", "images.json", "more/b.bmp-2.png", "more/b.bmp.png", "predictions.json"]
+    assert Image.open(out / "a.jpg").size == (512, 410)  # enlarged to be read
+    rows = json.loads((out / "predictions.json").read_text())
+    assert {row["image_id"] for row in rows} == {1, 3, 4}  # the broken one is number 2
+    assert all(len(row["bbox"]) == 4 and len(row["point"]) == 2 for row in rows)
+    images = json.loads((out / "images.json").read_text())
+    assert images["images"][0] == {"id": 1, "file_name": str(photos / "a.jpg"), "width": 80, "height": 64}
+    assert {row["file_name"] for row in rows} == {row["file_name"] for row in images["images"]}
+    # Drawings inside the folder are not taken for images the next time.
+    inside = call("predict", run, photos / "a.jpg", photos / "more", "--out", photos / "more" / "drawn")
+    assert inside.exit_code == 0
+    assert (
+        "on 3 images"
+        in call("predict", run, photos / "a.jpg", photos / "more", "--out", photos / "more" / "drawn").output
+    )
+
+
+def test_predict_never_draws_over_its_input(run, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(UserError, match="choose another folder"):
+        call("predict", run, tmp_path, "--out", tmp_path)
+    with pytest.raises(UserError, match="choose another folder"):
+        call("predict", run, tmp_path / "a.png", "--out", tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+OFFICIAL = {  # the official class head of SAP-DETR: the first layer's own, then one that the others share
+    f"class_embed.{layer}.layers.{depth}.{kind}": torch.zeros(*([out, 32] if kind == "weight" else [out]))
+    for layer in range(2)
+    for depth, out in ((0, 32), (1, 32), (2, 5))
+    for kind in ("weight", "bias")
+}
+
+
+def test_classes_of_a_checkpoint_are_counted():
+    assert count_classes(OFFICIAL, small_recipe(3)) == 5
+    assert count_classes({"backbone.0.body.conv1.weight": torch.zeros(1)}, small_recipe(3)) is None
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """An official checkpoint's content. Its names are the detector's own: the naming has tests of its own."""
+    state = detrkit.build_detector(small_recipe(91)).state_dict()
+    monkeypatch.setattr("detrkit.zoo.convert", lambda weights, recipe: weights)
+    monkeypatch.setattr("detrkit.zoo.classes.count_classes", lambda weights, recipe: 91)
+    return {"model": {f"module.{name}": tensor for name, tensor in state.items()}, "args": argparse.Namespace(lr=1e-4)}
+
+
+def test_convert(official, tmp_path):
+    torch.save(official, tmp_path / "official.pth")
+    (tmp_path / "small.toml").write_text(small_recipe(91).to_toml())
+    weights = tmp_path / "new" / "weights.safetensors"
+    result = call("convert", tmp_path / "official.pth", tmp_path / "small.toml", "-o", weights)
+    assert result.exit_code == 0
+    assert "decoder" in result.output
+    assert os.listdir(weights.parent) == ["weights.safetensors"]
+    with safe_open(weights, framework="pt") as file:
+        assert len(file.keys()) == len(official["model"])
+        assert json.loads(file.metadata()["categories"])[1] == {"id": 1, "name": "person"}
+    # The converted file is all that predict needs, names included.
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    drawn = tmp_path / "drawn"
+    call("predict", tmp_path / "small.toml", tmp_path / "a.png", "--weights", weights, "--out", drawn, "--threshold", 0)
+    categories = json.loads((drawn / "images.json").read_text())["categories"]
+    assert Category(**categories[90]) == Category(90, "toothbrush")
+    used = {row["category_id"] for row in json.loads((drawn / "predictions.json").read_text())}
+    assert not used & {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # slots without a category
+
+
+class Malicious:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_convert_refuses_code(official, tmp_path):
+    official["optimizer"] = Malicious(tmp_path / "was here")
+    torch.save(official, tmp_path / "official.pth")
+    with pytest.raises(CheckpointError, match="could run code"):
+        call("convert", tmp_path / "official.pth", "base/sap_detr", "-o", tmp_path / "w.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["official.pth"]
+
+
+def test_convert_says_what_does_not_fit(tmp_path):
+    save_weights({"class_embed.0.layers.2.bias": torch.zeros(5)}, tmp_path / "a.safetensors", {})
+    (tmp_path / "small.toml").write_text(small_recipe(91).to_toml())
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit small.*missing in the checkpoint"):
+        call("convert", tmp_path / "a.safetensors", tmp_path / "small.toml", "-o", tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
+    with pytest.raises(UserError, match=r"name a file with that ending"):
+        call("convert", tmp_path / "a.safetensors", tmp_path / "small.toml", "-o", tmp_path / "w.pth")
