@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from detrkit.errors import UserError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -100,6 +102,7 @@ def processes(device_name: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), and leave them at the end.
 
     NCCL between GPUs, gloo between CPUs. Without torchrun it is one process and there is nothing to join.
+    Raises UserError if there are fewer GPUs than processes.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
@@ -108,6 +111,11 @@ def processes(device_name: str = "auto") -> Iterator[Processes]:
     here = Processes(rank=int(os.environ["RANK"]), world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     on_gpu = device_name.startswith("cuda") or (device_name == "auto" and torch.cuda.is_available())
     if on_gpu:
+        if ":" in device_name or here.local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"{world} processes and train.device={device_name!r}: each process needs a GPU of its own, and this "
+                f"machine has {torch.cuda.device_count()}. Start fewer processes, and leave the device at 'auto' or 'cuda'"
+            )
         torch.cuda.set_device(here.local_rank)
     already = dist.is_initialized()
     if not already:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -181,9 +180,13 @@ class Clock:
 
 
 def memory_gb(device: torch.device) -> float:
-    """Peak memory in GB: what PyTorch held on the GPU, or what this process held."""
+    """Peak memory in GB: what PyTorch held on the GPU, or what this process held (0 on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        return 0.0
+    import resource  # which Windows does not have
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak / 1e6
 

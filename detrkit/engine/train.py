@@ -49,6 +49,8 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
     options: TrainOptions = recipe.section("train")
     with processes(options.device) as here:
         device = choose_device(options.device, here.local_rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # streams and events are the current device's
         precision = choose_precision(options.precision, device)
         source = recipe.section("data")()
         recipe = with_classes(recipe, source)
