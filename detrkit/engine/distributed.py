@@ -114,7 +114,7 @@ def processes(device_name: str = "auto") -> Iterator[Processes]:
         if ":" in device_name or here.local_rank >= torch.cuda.device_count():
             raise UserError(
                 f"{world} processes and train.device={device_name!r}: each process needs a GPU of its own, and this "
-                f"machine has {torch.cuda.device_count()}. Start fewer processes, and leave the device at 'auto' or 'cuda'"
+                f"machine has {torch.cuda.device_count()}. Start fewer processes; leave the device at 'auto' or 'cuda'"
             )
         torch.cuda.set_device(here.local_rank)
     already = dist.is_initialized()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from detrkit.engine.options import TrainOptions
+from detrkit.errors import CheckpointError
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -68,6 +71,23 @@ def clip_and_step(optimiser: torch.optim.AdamW, clip_norm: float) -> Tensor:
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return norm
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], origin: Path) -> None:
+    """Load the moments of a checkpoint; rates and decays stay as the recipe says now.
+
+    Raises CheckpointError if the parameters are grouped otherwise there.
+    """
+    names = [group["names"] for group in optimiser.param_groups]
+    if names != [group["names"] for group in state["param_groups"]]:
+        raise CheckpointError(
+            f"{origin} was trained with other parameter groups: train.decay_norms, and which of the rates and decays "
+            "are equal or 0, cannot change when a run is resumed"
+        )
+    settings = [{key: group[key] for key in ("full_rate", "weight_decay")} for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, setting in zip(optimiser.param_groups, settings, strict=True):
+        group.update(setting)
 
 
 def _norms_and_biases(detector: nn.Module) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,11 @@ from detrkit.engine.distributed import Processes
 from detrkit.engine.ema import MovingAverage
 from detrkit.engine.evaluate import autocast
 from detrkit.engine.interrupt import StopRequest, stop_on_signals
+from detrkit.engine.meter import Meter
 from detrkit.engine.microbatch import cut
-from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
+from detrkit.engine.optimiser import build_optimiser, clip_and_step, restore_optimiser, set_rate
 from detrkit.engine.options import TrainOptions
-from detrkit.engine.progress import Clock, Reporter, Status, memory_gb
+from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
 from detrkit.engine.run_folder import RunFolder
 from detrkit.engine.schedule import rate_factor
@@ -53,9 +54,6 @@ class Position:
     """the step of the last evaluation"""
     best_ap: float | None = None
     best_step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    """of the steps since the last line of metrics"""
-    summed: int = 0
     minutes: float = 0.0
     """spent by all starts of the run"""
 
@@ -117,7 +115,16 @@ class Trainer:
         self.optimiser = build_optimiser(detector, options)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
-        self._readback, self._clock = Readback(), Clock()
+        self.meter = Meter(
+            options=options,
+            workload=workload,
+            device=device,
+            # The numbers are the same in all processes; one of them writes them down.
+            run=run if here.is_first else None,
+            reporter=reporter,
+            bad_costs=lambda: int(getattr(criterion, "bad_costs", 0)),
+        )
+        self._readback = Readback()
         self._stop_at: int | None = None
         self._saved_at = time.monotonic()
         self._stats: Mapping[str, float | None] | None = None
@@ -173,7 +180,7 @@ class Trainer:
             skip=done,
         )
         for batch in loader:
-            if self.options.max_minutes and self._clock.minutes() >= self.options.max_minutes:
+            if self.options.max_minutes and self.meter.clock.minutes() >= self.options.max_minutes:
                 request.reason = request.reason or "train.max_minutes"
             self._take(self._step(batch, request))
             if self._stop_at is not None and self.at.step >= self._stop_at:
@@ -217,7 +224,7 @@ class Trainer:
         numbers = torch.stack([value.float() for value in (*totals.values(), norm, stopping)])
         self._recent_images = {**dict(list(self._recent_images.items())[-2:]), step: list(batch.image_ids)}
         self.at.step += 1
-        self._clock.step(len(batch.targets) * world)
+        self.meter.clock.step(len(batch.targets) * world)
         return self._readback.push(step, names, self.here.sum(numbers) / world)
 
     def _take(self, readings: list[Reading]) -> None:
@@ -229,53 +236,7 @@ class Trainer:
             if values["stop"] > 0 and self._stop_at is None:
                 # A checkpoint may bring readings early in one process; all of them stop after the same step.
                 self._stop_at = reading.step + 1 + (self.device.type == "cuda")
-            for name, value in values.items():
-                if name != "stop":
-                    self.at.sums[name] = self.at.sums.get(name, 0.0) + value
-            self.at.summed += 1
-            done = reading.step + 1
-            if self.here.is_first:
-                self.reporter.show(self._status(done, values))
-            if done % self.options.log_every == 0 or done == self.workload.total_steps:
-                self._log(done)
-
-    def _log(self, done: int) -> None:
-        """Write a line with the means since the last one."""
-        means = {name: value / self.at.summed for name, value in self.at.sums.items()}
-        self.at.sums, self.at.summed = {}, 0
-        if not self.here.is_first:
-            return
-        status = self._status(done, means)
-        self.run.log(
-            "train",
-            done,
-            {
-                "epoch": status.epoch,
-                "loss": means["total"],
-                "losses": {name: v for name, v in means.items() if name not in ("total", "norm")},
-                "norm": means["norm"],
-                "rate": status.rate,
-                "images_per_second": round(status.images_per_second, 3),
-                "memory_gb": round(status.memory, 3),
-                "bad_costs": int(getattr(self.criterion, "bad_costs", 0)),
-            },
-        )
-        self.reporter.line(status)
-
-    def _status(self, done: int, losses: Mapping[str, float]) -> Status:
-        per_epoch = self.workload.steps_per_epoch
-        factor = rate_factor(done - 1, steps_per_epoch=per_epoch, options=self.options)
-        every = self.options.evaluate_every or self.options.epochs
-        evaluations = -(-self.options.epochs // every) - (done // per_epoch) // every
-        return Status(
-            step=done,
-            epoch=(done - 1) // per_epoch + 1,
-            losses={name: value for name, value in losses.items() if name != "stop"},
-            rate=self.options.learning_rate * factor,
-            images_per_second=self._clock.images_per_second(),
-            memory=memory_gb(self.device),
-            seconds_left=self._clock.left(self.workload.total_steps - done, evaluations),
-        )
+            self.meter.add(reading.step + 1, {name: value for name, value in values.items() if name != "stop"})
 
     def _fail(self, reading: Reading) -> None:
         """Save what is sound and stop: the update of a gradient that is not finite was left out."""
@@ -325,7 +286,7 @@ class Trainer:
         self._save()
         if is_best and self.here.is_first:
             copy_checkpoint(self.run.last, self.run.best)
-        self._clock.evaluated()
+        self.meter.clock.evaluated()
 
     # --- checkpoints
 
@@ -346,7 +307,8 @@ class Trainer:
             weights=self.detector.state_dict(),
             average=self.average.module.state_dict() if self.average is not None else None,
             state={
-                "position": {**vars(self.at), "minutes": self.at.minutes + self._clock.minutes()},
+                "position": {**vars(self.at), "minutes": self.at.minutes + self.meter.clock.minutes()},
+                "meter": self.meter.state(),
                 "metrics_size": self.run.metrics_size(),
                 "optimiser": self.optimiser.state_dict(),
                 "average_updates": self.average.updates if self.average is not None else 0,
@@ -366,34 +328,24 @@ class Trainer:
             raise CheckpointError(f"{self.run.path} holds no checkpoint yet, so there is nothing to resume")
         state = read_state(folder)
         position = Position(**state["position"])
-        if position.step % state["steps_per_epoch"] and state["steps_per_epoch"] != self.workload.steps_per_epoch:
+        before, now = state["steps_per_epoch"], self.workload.steps_per_epoch
+        if before != now and position.step % before:
             raise CheckpointError(
-                f"{folder} stands within an epoch of {state['steps_per_epoch']} steps, but an epoch has "
-                f"{self.workload.steps_per_epoch} steps now: the batch size or the data have changed"
+                f"{folder} stands within an epoch of {before} steps, but an epoch has {now} steps now: the batch size "
+                "or the data have changed"
             )
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
-        self._load_optimiser(state["optimiser"], folder)
+        restore_optimiser(self.optimiser, state["optimiser"], folder)
         if self.average is not None:
             path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
             load_exactly(self.average.module, read_weights(path)[0], path)
             self.average.updates = state["average_updates"]
         self.at = position
+        self.meter.load_state(state["meter"])
         if self.here.is_first:
             self.run.rewind_metrics(state["metrics_size"], position.step)
-            if position.best_step == position.step and position.evaluated == position.step > 0:
+            if position.best_step == position.evaluated == position.step > 0:
                 copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
-
-    def _load_optimiser(self, state: dict[str, Any], folder: Any) -> None:
-        own = [group["names"] for group in self.optimiser.param_groups]
-        if own != [group["names"] for group in state["param_groups"]]:
-            raise CheckpointError(
-                f"{folder} was trained with other parameter groups: keep train.decay_norms and the rates' being 0 "
-                "or equal as they were"
-            )
-        settings = [{key: group[key] for key in ("full_rate", "weight_decay")} for group in self.optimiser.param_groups]
-        self.optimiser.load_state_dict(state)
-        for group, setting in zip(self.optimiser.param_groups, settings, strict=True):
-            group.update(setting)  # the recipe's word counts, also where it was changed for the resume
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
