@@ -121,14 +121,10 @@ def build_detector(recipe: Recipe) -> Detector:
     """The detector that a recipe describes, with fresh weights (the backbone's as the recipe says).
 
     Raises:
-        UserError: `detector.classes` is not set, or parts do not go together.
+        UserError: `detector.classes` is not set and the data set cannot tell, or parts do not go together.
     """
     options: DetectorOptions = recipe.section("detector")
-    if options.classes is None:
-        raise UserError(
-            "detector.classes is not set: training takes it from the data set; "
-            "to build a detector without data, give it: detector.classes=80"
-        )
+    classes = options.classes or _classes_of_data(recipe)
     if options.width % options.heads:
         raise UserError(f"detector.width = {options.width} is not a multiple of detector.heads = {options.heads}")
     shared = {"width": options.width, "heads": options.heads}
@@ -142,10 +138,20 @@ def build_detector(recipe: Recipe) -> Detector:
         ),
         queries=queries(width=options.width, geometry=geometry),
         decoder=recipe.section("decoder")(
-            **shared, classes=options.classes, geometry=geometry, head=recipe.section("head")
+            **shared, classes=classes, geometry=geometry, head=recipe.section("head")
         ),
         detect=recipe.section("detect"),
     )
+
+
+def _classes_of_data(recipe: Recipe) -> int:
+    try:
+        return len(recipe.section("data")().categories)
+    except UserError as error:
+        raise UserError(
+            f"detector.classes is not set, and the data set cannot tell: {error}\n"
+            "To build a detector without data, give the number: detector.classes=80"
+        ) from error
 
 
 def build_criterion(recipe: Recipe) -> Criterion:
