@@ -137,9 +137,7 @@ def build_detector(recipe: Recipe) -> Detector:
             **shared, channels=backbone.channels, position=recipe.section("position")(width=options.width)
         ),
         queries=queries(width=options.width, geometry=geometry),
-        decoder=recipe.section("decoder")(
-            **shared, classes=classes, geometry=geometry, head=recipe.section("head")
-        ),
+        decoder=recipe.section("decoder")(**shared, classes=classes, geometry=geometry, head=recipe.section("head")),
         detect=recipe.section("detect"),
     )
 

@@ -6,6 +6,7 @@ what ran before. That is what makes resuming exact.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -92,6 +93,7 @@ class WorkerPool:
                     collate_fn=_collate,
                     num_workers=self._workers,
                     persistent_workers=self._workers > 0,
+                    worker_init_fn=_leave_signals_to_the_trainer,
                     pin_memory=torch.cuda.is_available(),
                 )
             self._keys = keys
@@ -124,3 +126,12 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         return self._pool.run(self._keys)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; only the trainer may stop, after it has saved its state.
+
+    A second SIGTERM ends the worker, should nobody else do so.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -104,6 +104,9 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         stored[name] = tensor.clone() if shared in seen else tensor
         seen.add(shared)
     save_file(stored, path, metadata=dict(metadata))
+    mask = os.umask(0)  # reading it means setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # safetensors leaves the file to its owner alone
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
