@@ -65,7 +65,8 @@ class Layout:
 
     ``height`` and ``width`` are ranges in pixels, ``objects`` the range of the number of figures tried,
     ``sizes`` the range of a figure's diameter as a share of the image's shorter side, drawn log-uniformly:
-    from its lower half with probability ``small_fraction``, else from the upper half.
+    from its lower half with probability ``small_fraction``, else from the upper half. ``touching`` is the share of
+    figures that are put beside the one before, ``textured`` the share that have a texture rather than one colour.
     """
 
     names: tuple[str, ...]
@@ -74,6 +75,8 @@ class Layout:
     objects: tuple[int, int]
     sizes: tuple[float, float]
     small_fraction: float
+    touching: float
+    textured: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Figure:
     label: int
     corner: tuple[int, int]  # (x, y) of the mask's first pixel, fine grid
     mask: np.ndarray
+    textured: bool
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -116,7 +120,7 @@ def lay_out(layout: Layout, rng: np.random.Generator) -> Scene:
     for _ in range(int(rng.integers(layout.objects[0], layout.objects[1] + 1))):
         label = int(rng.integers(len(layout.names)))
         radius = _diameter(layout, rng) * min(height, width) * FINE / 2
-        if near is not None and rng.random() < 0.35:
+        if near is not None and rng.random() < layout.touching:
             # Beside the last one, about touching it, so that occlusion is common and not an accident.
             angle = rng.random() * 2 * np.pi
             reach = (near[1] + radius) * rng.uniform(0.4, 1.0)
@@ -124,7 +128,8 @@ def lay_out(layout: Layout, rng: np.random.Generator) -> Scene:
         else:
             margin = 0.6 * radius  # some are cut by the image's edge, none by more than about half
             centre = rng.uniform(0, 1, 2) * (np.array([width, height]) * FINE - 2 * margin) + margin
-        figure = _place(layout.names[label], label, centre, radius, taken, rng)
+        textured = rng.random() < layout.textured
+        figure = _place(layout.names[label], label, centre, radius, textured, taken, rng)
         if figure is not None:
             figures.append(figure)
             near = (centre, radius)
@@ -138,7 +143,13 @@ def _diameter(layout: Layout, rng: np.random.Generator) -> float:
 
 
 def _place(
-    name: str, label: int, centre: np.ndarray, radius: float, taken: np.ndarray, rng: np.random.Generator
+    name: str,
+    label: int,
+    centre: np.ndarray,
+    radius: float,
+    textured: bool,
+    taken: np.ndarray,
+    rng: np.random.Generator,
 ) -> Figure | None:
     """Draw a figure's mask behind what is ``taken``, and take its place; None where too little is seen."""
     outline, hole = FIGURES[name]
@@ -170,7 +181,7 @@ def _place(
     region |= whole
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     mask = seen[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Figure(label, (int(low[0] + columns[0]), int(low[1] + rows[0])), mask)
+    return Figure(label, (int(low[0] + columns[0]), int(low[1] + rows[0])), mask, textured)
 
 
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
@@ -197,7 +208,11 @@ def _paint_figure(picture: np.ndarray, figure: Figure, colour: np.ndarray, rng: 
     count = sum(fine[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE))
     cover = count.astype(np.float32) * np.float32(1 / FINE**2)
     region = picture[:, top : top + height, left : left + width]
-    region += cover * (_texture(height, width, colour, rng) - region)
+    if figure.textured:
+        surface = _texture(height, width, colour, rng)
+    else:
+        surface = colour.astype(np.float32)[:, None, None]
+    region += cover * (surface - region)
 
 
 def _colour_beside(ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:

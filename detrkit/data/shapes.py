@@ -22,6 +22,7 @@ from detrkit.errors import DataError
 from detrkit.recipe import Factory, Slot, register
 
 FigureName = Literal["circle", "square", "triangle", "star", "ring", "cross", "bar", "crescent"]
+Share = Annotated[float, Field(ge=0, le=1)]
 assert get_args(FigureName) == tuple(FIGURES)
 
 _SPLITS: dict[Split, int] = {"train": 0, "val": 1}
@@ -87,8 +88,9 @@ class ShapesSource(DataSource):
     are drawn for each image. objects: range of the number of figures tried (hidden ones are left out, so
     an image can have fewer). sizes: range of a figure's diameter as a share of the image's shorter side;
     small_fraction of them come from the lower half of that range (on a logarithmic scale). Colours and
-    textures are drawn without regard to the class; bars are up to twelve times as long as wide; about a
-    third of the figures touch or overlap the one before.
+    textures are drawn without regard to the class; bars are up to twelve times as long as wide. touching: share
+    of the figures that are put beside the one before, so that they touch or overlap. textured: share of the figures
+    that have a texture (plain, graded, striped, chequered or cloudy) rather than one colour; grounds always do.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class ShapesSource(DataSource):
         classes: Annotated[tuple[FigureName, ...], Field(min_length=1)] = get_args(FigureName),
         objects: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (1, 10),
         sizes: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.07, 0.7),
-        small_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        small_fraction: Share = 0.5,
+        touching: Share = 0.35,
+        textured: Share = 1.0,
         seed: Annotated[int, Field(ge=0)] = 0,
         augment: Annotated[Factory, Slot("augment")] = "flip",  # type: ignore[assignment]
     ):
@@ -119,6 +123,8 @@ class ShapesSource(DataSource):
             objects=tuple(objects),
             sizes=tuple(sizes),
             small_fraction=small_fraction,
+            touching=touching,
+            textured=textured,
         )
         self._images = {"train": train_images, "val": val_images}
         self._seed = seed
