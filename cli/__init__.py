@@ -11,7 +11,7 @@ def main() -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from detrkit.cli.main import app
+    from detrkit.cli.app import app
     from detrkit.errors import UserError
 
     try:

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from detrkit.cli.main import app
+from detrkit.cli.app import app
 from detrkit.errors import DataError, UserError
 
 from .conftest import box_entry, image_entry

@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from detrkit.cli.main import app
+from detrkit.cli.app import app
 from detrkit.detector import build_detector
 from detrkit.engine.checkpoint import load_run, read_weights
 from detrkit.engine.train import train

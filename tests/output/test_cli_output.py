@@ -11,7 +11,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import detrkit
-from detrkit.cli.main import app
+from detrkit.cli.app import app
 from detrkit.data import Category
 from detrkit.engine.checkpoint import format_categories, save_weights, write_checkpoint
 from detrkit.errors import CheckpointError, UserError
