@@ -7,6 +7,7 @@ image's resolution, which gives boxes to half a pixel and smooth edges.
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,7 @@ class Layout:
     ``sizes`` the range of a figure's diameter as a share of the image's shorter side, drawn log-uniformly:
     from its lower half with probability ``small_fraction``, else from the upper half. ``touching`` is the share of
     figures that are put beside the one before, ``textured`` the share that have a texture rather than one colour.
+    With ``hue_by_class`` a figure's hue tells its class; else colours tell nothing.
     """
 
     names: tuple[str, ...]
@@ -77,6 +79,7 @@ class Layout:
     small_fraction: float
     touching: float
     textured: float
+    hue_by_class: bool
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Figure:
     corner: tuple[int, int]  # (x, y) of the mask's first pixel, fine grid
     mask: np.ndarray
     textured: bool
+    hue: float | None  # in [0, 1), None for any colour
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -128,10 +132,11 @@ def lay_out(layout: Layout, rng: np.random.Generator) -> Scene:
         else:
             margin = 0.6 * radius  # some are cut by the image's edge, none by more than about half
             centre = rng.uniform(0, 1, 2) * (np.array([width, height]) * FINE - 2 * margin) + margin
+        seen = _place(layout.names[label], centre, radius, taken, rng)
         textured = rng.random() < layout.textured
-        figure = _place(layout.names[label], label, centre, radius, textured, taken, rng)
-        if figure is not None:
-            figures.append(figure)
+        hue = (label + rng.uniform(-0.25, 0.25)) / len(layout.names) % 1 if layout.hue_by_class else None
+        if seen is not None:
+            figures.append(Figure(label, *seen, textured, hue))
             near = (centre, radius)
     return Scene(height, width, tuple(figures))
 
@@ -143,15 +148,12 @@ def _diameter(layout: Layout, rng: np.random.Generator) -> float:
 
 
 def _place(
-    name: str,
-    label: int,
-    centre: np.ndarray,
-    radius: float,
-    textured: bool,
-    taken: np.ndarray,
-    rng: np.random.Generator,
-) -> Figure | None:
-    """Draw a figure's mask behind what is ``taken``, and take its place; None where too little is seen."""
+    name: str, centre: np.ndarray, radius: float, taken: np.ndarray, rng: np.random.Generator
+) -> tuple[tuple[int, int], np.ndarray] | None:
+    """Draw a figure's mask behind what is ``taken``, and take its place: its corner and visible part.
+
+    None where too little is seen.
+    """
     outline, hole = FIGURES[name]
     if name == "bar":
         slender = rng.uniform(5, 12)
@@ -181,7 +183,7 @@ def _place(
     region |= whole
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     mask = seen[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Figure(label, (int(low[0] + columns[0]), int(low[1] + rows[0])), mask, textured)
+    return (int(low[0] + columns[0]), int(low[1] + rows[0])), mask
 
 
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
@@ -190,7 +192,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
     # [3, h, w] float32: numpy runs over long rows, many times faster than over three colours a pixel.
     picture = np.array(_texture(scene.height, scene.width, ground, rng))
     for figure in reversed(scene.figures):
-        _paint_figure(picture, figure, _colour_beside(ground, rng), rng)
+        _paint_figure(picture, figure, _colour_beside(ground, figure.hue, rng), rng)
     grain = int(rng.integers(2, 14))
     picture += rng.integers(-grain, grain + 1, (scene.height, scene.width), dtype=np.int8)
     planes = np.clip(picture, 0, 255, out=picture).astype(np.uint8)
@@ -215,12 +217,17 @@ def _paint_figure(picture: np.ndarray, figure: Figure, colour: np.ndarray, rng: 
     region += cover * (surface - region)
 
 
-def _colour_beside(ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random colour that stands out from the ground's."""
-    for colour in rng.uniform(0, 255, (8, 3)):
+def _colour_beside(ground: np.ndarray, hue: float | None, rng: np.random.Generator) -> np.ndarray:
+    """A random colour, of the hue where one is given, that stands out from the ground's if it can."""
+    if hue is None:
+        colours = rng.uniform(0, 255, (8, 3))
+    else:
+        pairs = rng.uniform((0.65, 0.5), (1.0, 1.0), (8, 2))  # saturation and value
+        colours = np.array([hsv_to_rgb(hue, *pair) for pair in pairs]) * 255
+    for colour in colours:
         if ((colour - ground) ** 2).sum() > COLOUR_STEP**2:
             return colour
-    return 255 - ground
+    return colour if hue is not None else 255 - ground
 
 
 def _texture(height: int, width: int, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:

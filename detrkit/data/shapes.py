@@ -84,13 +84,24 @@ class ShapesDataset(Dataset):
 class ShapesSource(DataSource):
     """Figures of up to eight classes on textured grounds, drawn from a seed.
 
-    image_size: the side of square images in pixels, or a range [least, most] from which height and width
-    are drawn for each image. objects: range of the number of figures tried (hidden ones are left out, so
-    an image can have fewer). sizes: range of a figure's diameter as a share of the image's shorter side;
-    small_fraction of them come from the lower half of that range (on a logarithmic scale). Colours and
-    textures are drawn without regard to the class; bars are up to twelve times as long as wide. touching: share
-    of the figures that are put beside the one before, so that they touch or overlap. textured: share of the figures
-    that have a texture (plain, graded, striped, chequered or cloudy) rather than one colour; grounds always do.
+    Bars are up to twelve times as long as wide. An image can have fewer figures than were tried, since hidden
+    ones are left out.
+
+    Args:
+        image_size: the side of square images in pixels, or a range [least, most] from which height and width are
+            drawn for each image.
+        train_images, val_images: how many images a split has.
+        classes: names of the figures.
+        objects: range of the number of figures tried.
+        sizes: range of a figure's diameter as a share of the image's shorter side.
+        small_fraction: share of the figures that come from the lower half of that range, on a logarithmic scale.
+        touching: share of the figures that are put beside the one before, so that they touch or overlap.
+        textured: share of the figures that have a texture (plain, graded, striped, chequered or cloudy) rather than
+            one colour; grounds always do.
+        hue_by_class: give every class a hue of its own, which makes classes easy to tell. Without it colours tell
+            nothing, and only the outline does.
+        seed: another seed gives other images.
+        augment: of the training images.
     """
 
     def __init__(
@@ -106,6 +117,7 @@ class ShapesSource(DataSource):
         small_fraction: Share = 0.5,
         touching: Share = 0.35,
         textured: Share = 1.0,
+        hue_by_class: bool = False,
         seed: Annotated[int, Field(ge=0)] = 0,
         augment: Annotated[Factory, Slot("augment")] = "flip",  # type: ignore[assignment]
     ):
@@ -125,6 +137,7 @@ class ShapesSource(DataSource):
             small_fraction=small_fraction,
             touching=touching,
             textured=textured,
+            hue_by_class=hue_by_class,
         )
         self._images = {"train": train_images, "val": val_images}
         self._seed = seed
