@@ -6,7 +6,7 @@ what ran before. That is what makes resuming exact.
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -129,9 +129,8 @@ class Loader:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; only the trainer may stop, after it has saved its state.
+    """Move a worker out of the trainer's process group, whose Ctrl-C and SIGTERM only the trainer is to hear.
 
-    A second SIGTERM ends the worker, should nobody else do so.
+    The trainer saves its state first, and ends its workers itself; one whose trainer is gone ends by itself.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    os.setpgid(0, 0)

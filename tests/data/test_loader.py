@@ -1,5 +1,7 @@
 """Batches: padding, order, resuming, sharing between processes, and workers that change nothing."""
 
+import subprocess
+import sys
 from itertools import chain
 
 import pytest
@@ -147,3 +149,14 @@ def test_normalise_is_imagenet():
 def test_a_plain_pair_is_a_key(source):
     a, b = source.train[(3, 1)], source.train[SampleKey(index=3, epoch=1)]
     assert torch.equal(a.image, b.image)
+
+
+def test_a_process_that_leaves_its_loader_open_still_ends():
+    """Workers that outlive the last batch must not keep the interpreter from exiting."""
+    code = (
+        "from detrkit.recipe import load_recipe\n"
+        "source = load_recipe('quickstart', ['data.train_images=8', 'data.val_images=2']).section('data')()\n"
+        "print(len(next(iter(source.loader(split='train', batch_size=2, workers=1))).images))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
