@@ -35,8 +35,8 @@ class TransferReport:
 def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> TransferReport:
     """Load into `detector` what fits of other weights.
 
-    Tensors with a row for each class whose count differs are left fresh, and so are tensors that the file does
-    not have. Everything is reported by name.
+    Tensors with a row for each class or each query whose count differs are left fresh, and so are tensors that the
+    file does not have. Everything is reported by name.
 
     Args:
         path: a run's folder (its best checkpoint), a checkpoint's folder, or a .safetensors file; the moving
@@ -45,7 +45,7 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
 
     Raises:
         CheckpointError: the file cannot be read safely; a tensor has another shape for a reason other than the
-            class count; or less than half of the detector's tensors are in it: then it is another recipe's
+            number of classes or queries; or less than half of the detector's tensors are in it: then it is another recipe's
     """
     path = weights_path(Path(path).expanduser())
     weights, metadata = read_weights(path)
@@ -61,6 +61,8 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
         elif _differs_in_classes(weights[name], tensor, old_classes, classes):
             rows = f"{len(weights[name])} rows in the file, {len(tensor)} here"
             fresh.append(f"{name} (class count: {rows})")
+        elif name.startswith("queries.") and weights[name].shape[1:] == tensor.shape[1:]:
+            fresh.append(f"{name} (number of queries: {len(weights[name])} rows in the file, {len(tensor)} here)")
         else:
             conflicts.append(f"{name} is {list(weights[name].shape)} there, {list(tensor.shape)} here")
     unused = tuple(name for name in weights if name not in own)

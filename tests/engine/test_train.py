@@ -136,6 +136,14 @@ def test_start_from_another_class_count(whole, tmp_path):
     assert sum(p.numel() for p in detector.parameters()) > 0
 
 
+def test_start_from_another_number_of_queries(whole, tmp_path):
+    more = load_recipe("quickstart", [*SMALL, "queries.grid=[4,4]", f"train.init_from='{whole[0]}'", "train.epochs=1"])
+    train(more, tmp_path / "x")
+    log = (tmp_path / "x" / "log.txt").read_text()
+    assert "queries.sides (number of queries: 9 rows in the file, 16 here)" in log
+    assert log.count("left fresh") == 2  # the sides and the grid itself
+
+
 def test_weights_of_another_system(whole, tmp_path):
     fewer = load_recipe("quickstart", [*SMALL, "detector.width=32", f"train.init_from='{whole[0]}'"])
     with pytest.raises(CheckpointError, match="another kind of detector"):
