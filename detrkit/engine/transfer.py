@@ -45,7 +45,8 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
 
     Raises:
         CheckpointError: the file cannot be read safely; a tensor has another shape for a reason other than the
-            number of classes or queries; or less than half of the detector's tensors are in it: then it is another recipe's
+            number of classes or queries; or less than half of the detector's tensors are in it: then it is
+            another recipe's
     """
     path = weights_path(Path(path).expanduser())
     weights, metadata = read_weights(path)
@@ -62,7 +63,8 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
             rows = f"{len(weights[name])} rows in the file, {len(tensor)} here"
             fresh.append(f"{name} (class count: {rows})")
         elif name.startswith("queries.") and weights[name].shape[1:] == tensor.shape[1:]:
-            fresh.append(f"{name} (number of queries: {len(weights[name])} rows in the file, {len(tensor)} here)")
+            rows = f"{len(weights[name])} rows in the file, {len(tensor)} here"
+            fresh.append(f"{name} (number of queries: {rows})")
         else:
             conflicts.append(f"{name} is {list(weights[name].shape)} there, {list(tensor.shape)} here")
     unused = tuple(name for name in weights if name not in own)
