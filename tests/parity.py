@@ -110,7 +110,7 @@ class Run:
             name: None if p.grad is None else float(p.grad.double().norm())
             for name, p in self.detector.named_parameters()
         }
-        return {name: float(value) for name, value in losses.items()}, norms
+        return {name: value.item() for name, value in losses.items()}, norms
 
 
 def pad(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

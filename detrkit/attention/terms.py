@@ -7,7 +7,7 @@ concatenated, so one call of fused attention serves any sum and no [B, H, N, L] 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,28 +41,16 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
-class ContentKey(nn.Module):
-    """A projection of the memory's tokens."""
+class ProjectedKey(nn.Module):
+    """A projection of the memory's tokens, or of its cells' codes."""
 
-    def __init__(self, *, width: int, heads: int):
+    def __init__(self, *, width: int, heads: int, source: Literal["tokens", "position"]):
         super().__init__()
-        self.heads = heads
+        self.heads, self.source = heads, source
         self.projection = nn.Linear(width, width)
 
     def forward(self, memory: Memory) -> Tensor:
-        return split_heads(self.projection(memory.tokens), self.heads)
-
-
-class PositionKey(nn.Module):
-    """A projection of the cells' codes."""
-
-    def __init__(self, *, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.projection = nn.Linear(width, width)
-
-    def forward(self, memory: Memory) -> Tensor:
-        return split_heads(self.projection(memory.position), self.heads)
+        return split_heads(self.projection(getattr(memory, self.source)), self.heads)
 
 
 @register("term", "content")
@@ -77,7 +65,7 @@ class ContentTerm(Term):
         self.projection = nn.Linear(width, width)
 
     def make_key(self, *, width: int, heads: int) -> nn.Module:
-        return ContentKey(width=width, heads=heads)
+        return ProjectedKey(width=width, heads=heads, source="tokens")
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         return split_heads(self.projection(content), self.heads)
@@ -96,7 +84,7 @@ class CodeTerm(Term):
         self.projection = nn.Linear(inputs, width)
 
     def make_key(self, *, width: int, heads: int) -> nn.Module:
-        return PositionKey(width=width, heads=heads)
+        return ProjectedKey(width=width, heads=heads, source="position")
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         if self.code not in position.codes:
