@@ -89,14 +89,6 @@ def _buckets(tensors: Sequence[Tensor], elements: int = 2**24) -> Iterator[list[
         yield bucket
 
 
-def mean_over_processes(tensor: Tensor) -> Tensor:
-    """The tensor's mean over all processes (itself if there is one), in place."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(tensor)
-        tensor /= dist.get_world_size()
-    return tensor
-
-
 @contextmanager
 def processes(device_name: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), and leave them at the end.
