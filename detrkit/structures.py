@@ -8,7 +8,7 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
@@ -116,10 +116,30 @@ class Output:
     """[Y, B, N, 2], for geometries that predict a point"""
     objectness: Tensor | None = None
     """[Y, B, N, 1] logits, for heads that have it"""
+    extras: Mapping[str, Extra] = field(default_factory=dict)
+    """by name, what is trained beside the answer: an encoder's proposals, denoising queries"""
 
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
-        return replace(self, **{f.name: t.float() for f in fields(self) if (t := getattr(self, f.name)) is not None})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: value.float() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, extras={name: extra.float() for name, extra in self.extras.items()})
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Predictions beside the answer that enter the loss by the same terms and weights."""
+
+    output: Output
+    """their own stack of Y layers (one, for an encoder's proposals) and N queries"""
+    matches: Matches | None = None
+    """which of them stand for which object, where that is known; None: they are matched as the answer is"""
+    repeats: int = 1
+    """how many of them stand for each object: their losses are divided by so many times the number of objects"""
+
+    def float(self) -> Extra:
+        """The same in float32."""
+        return replace(self, output=self.output.float())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.losses.terms import Loss
 from detrkit.matching.hungarian import HungarianMatcher
-from detrkit.structures import Matches, Output, Target, Targets
+from detrkit.structures import Extra, Matches, Output, Target, Targets
 
 
 class Criterion(nn.Module):
@@ -45,7 +45,8 @@ class Criterion(nn.Module):
 
         Returns:
             "total", the weighted sum to backpropagate; and, without graph or weight, each term by its name for the
-            last layer and as "name.i" for layer i before; and "class_error", 100 less the share in percent of matched
+            last layer and as "name.i" for layer i before, those of `output.extras` as "extra/name" and
+            "extra/name.i"; and "class_error", 100 less the share in percent of matched
             queries of the last layer whose best class is right.
         """
         output = output.float() if output.logits.dtype != torch.float64 else output
@@ -54,15 +55,28 @@ class Criterion(nn.Module):
             matches = self.matcher(output, padded)
             if objects is None:
                 objects = self.normalizer(targets, output.logits.device)
-            values = {name: loss(output, padded, matches, objects) for name, loss in self.losses.items()}
-            total = sum(self.losses[name].weight * value.sum() for name, value in values.items())
+            terms = {name: (loss, loss(output, padded, matches, objects)) for name, loss in self.losses.items()}
+            for name, extra in output.extras.items():
+                terms |= self._extra_terms(name, extra, padded, objects)
+            total = sum(loss.weight * value.sum() for loss, value in terms.values())
         report = {"total": total}
-        for name, value in values.items():
+        for name, (_, value) in terms.items():
             *earlier, last = value.detach().unbind()
             report[name] = last
             report |= {f"{name}.{layer}": x for layer, x in enumerate(earlier)}
         report["class_error"] = class_error(output, padded, matches)
         return report
+
+    def _extra_terms(
+        self, name: str, extra: Extra, targets: Targets, objects: Tensor
+    ) -> dict[str, tuple[Loss, Tensor]]:
+        """The terms of an extra's predictions; those that ask for what it does not predict are left out."""
+        matches = self.matcher(extra.output, targets) if extra.matches is None else extra.matches
+        return {
+            f"{name}/{term}": (loss, loss(extra.output, targets, matches, objects * extra.repeats))
+            for term, loss in self.losses.items()
+            if loss.applies_to(extra.output)
+        }
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

@@ -25,6 +25,10 @@ class Loss:
 
     weight: float
 
+    def applies_to(self, output: Output) -> bool:
+        """Whether the predictions have what the term asks for; decides for extras, the answer has to have it."""
+        return True
+
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar of at least 1."""
         raise NotImplementedError
@@ -129,6 +133,9 @@ class ObjectnessLoss(Loss):
     ):
         self.weight, self.alpha, self.gamma = weight, alpha, gamma
         self.eps, self.detach_target = eps, detach_target
+
+    def applies_to(self, output: Output) -> bool:
+        return output.objectness is not None
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         if output.objectness is None:

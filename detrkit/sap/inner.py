@@ -56,6 +56,9 @@ class InnerLoss(Loss):
     def __init__(self, *, weight: Weight = 2.0):
         self.weight = weight
 
+    def applies_to(self, output: Output) -> bool:
+        return output.points is not None
+
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         points = matches.take(require_points(output, "the loss 'inner'"))
         corners = center_to_corners(matches.take_targets(targets.boxes))
