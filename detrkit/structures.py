@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
+
+
+Extent = Literal["padded", "image"]
+"""What a place in [0, 1] is a share of, when it becomes a cell: the batch's padded map, or the image's part of it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,14 @@ class Memory:
     def as_map(self) -> Tensor:
         """The tokens as a map [B, D, h, w]."""
         return self.tokens.transpose(1, 2).unflatten(2, self.shape)
+
+    def valid_shares(self) -> Tensor:
+        """[B, 2] how much of the map's (width, height) each image fills, in (0, 1]."""
+        if self.mask is None:
+            return self.tokens.new_ones(len(self.tokens), 2)
+        valid = ~self.mask.unflatten(1, self.shape)
+        dtype = torch.promote_types(self.tokens.dtype, torch.float32)
+        return torch.stack((valid[:, 0].to(dtype).mean(1), valid[:, :, 0].to(dtype).mean(1)), dim=-1)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ class Geometry(nn.Module):
         """Given boxes [B, N, 4] (cx, cy, w, h) as references of this geometry."""
         raise NotImplementedError
 
-    def start(self, points: Tensor, sides: Tensor, cell: tuple[float, float]) -> Reference:
-        """References from points [B, N, 2] with sides [B, N, 4]; `cell` is the (x, y) spacing of the points."""
+    def start(self, points: Tensor, sides: Tensor, corners: Tensor, cell: tuple[float, float]) -> Reference:
+        """References from points [B, N, 2] of a grid, with sides [B, N, 4].
+
+        `corners` [B, N, 2] are the top left corners of the points' cells, `cell` the cells' (width, height).
+        """
         raise NotImplementedError
 
     def decode(self, offsets: dict[str, Tensor], reference: Reference) -> Decoded:

@@ -31,7 +31,7 @@ class BoxGeometry(Geometry):
         half = boxes[..., 2:] / 2
         return Reference(point=boxes[..., :2], sides=torch.cat((half, half), dim=-1))
 
-    def start(self, points: Tensor, sides: Tensor, cell: tuple[float, float]) -> Reference:
+    def start(self, points: Tensor, sides: Tensor, corners: Tensor, cell: tuple[float, float]) -> Reference:
         return self.encode(corners_to_center(Reference(points, sides).corners("a box geometry")))
 
     def decode(self, offsets: dict[str, Tensor], reference: Reference) -> Decoded:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from detrkit.boxes import center_to_corners
@@ -45,21 +47,22 @@ class InnerCost(Cost):
 
 @register("loss", "inner")
 class InnerLoss(Loss):
-    """The number of matched points outside their object.
-
-    Published as a count: it has no gradient and only shows in the log and the total.
+    """Keeps matched points inside their objects (SAP-DETR, section 3.2).
 
     Args:
         weight: factor of the term.
+        form: "count", the number of points outside (published: it has no gradient and only shows in the log and the
+            total), or "distance", the sum of how far they are outside, as a share of the image, which has one.
     """
 
-    def __init__(self, *, weight: Weight = 2.0):
-        self.weight = weight
+    def __init__(self, *, weight: Weight = 2.0, form: Literal["count", "distance"] = "count"):
+        self.weight, self.form = weight, form
 
     def applies_to(self, output: Output) -> bool:
         return output.points is not None
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         points = matches.take(require_points(output, "the loss 'inner'"))
-        corners = center_to_corners(matches.take_targets(targets.boxes))
-        return (inner_distance(points, corners) < 0).to(points.dtype).sum(1) / objects
+        inside = inner_distance(points, center_to_corners(matches.take_targets(targets.boxes)))
+        outside = (inside < 0).to(points.dtype) if self.form == "count" else (-inside).clamp(min=0)
+        return outside.sum(1) / objects

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
 from detrkit.recipe import register
-from detrkit.structures import Memory, Queries
+from detrkit.structures import Extent, Memory, Queries
 
 Grid = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
@@ -30,10 +30,14 @@ class SalientGridQueries(nn.Module):
             (published), or at "zero".
         initial_side: where the learned sides start, as a share of the image.
         side_spread: deviation of their logits around that; the published start is 0.5 and 1.
+        start: where in its cell a point begins: the "corner" (published), from which it moves right and down only, or
+            the "center".
+        border: what content sees outside the map: "zero" (published: the first row and column get about half the
+            content, query 0 a quarter), or the "edge", the nearest cell.
+        extent: what points are relative to when content is sampled: the "padded" map (published: the content of an
+            image depends on its batch), or the "image" itself, with norms that leave padding out as well.
 
-    Points are stored as clipped logits, as published, so the first row and column sit at 0.001 and not at 0. Content
-    is sampled in the padded map with zeros outside: the first row and column get about half of it (fact sheet,
-    section 4.3).
+    Corners are stored as clipped logits, as published, so the first row and column sit at 0.001 and not at 0.
     """
 
     def __init__(
@@ -45,8 +49,12 @@ class SalientGridQueries(nn.Module):
         content: Literal["memory", "zero"] = "memory",
         initial_side: Annotated[float, Field(gt=0, lt=1)] = 0.5,
         side_spread: Annotated[float, Field(ge=0)] = 1.0,
+        start: Literal["corner", "center"] = "corner",
+        border: Literal["zero", "edge"] = "zero",
+        extent: Extent = "padded",
     ):
         super().__init__()
+        self.in_cell = 0.5 if start == "center" else 0.0
         rows, columns = grid
         self.geometry, self.cell = geometry, (1 / columns, 1 / rows)
         y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
@@ -55,25 +63,28 @@ class SalientGridQueries(nn.Module):
         self.sides = nn.Parameter(
             torch.randn(rows * columns, 4) * side_spread + math.log(initial_side / (1 - initial_side))
         )
-        self.content = MemoryContent(width) if content == "memory" else None
+        self.content = MemoryContent(width, border=border, extent=extent) if content == "memory" else None
         self.width = width
 
     def forward(self, memory: Memory) -> Queries:
         batch = len(memory.tokens)
-        points = self.points.sigmoid().expand(batch, -1, -1)
+        corners = self.points.sigmoid().expand(batch, -1, -1)
+        points = corners + self.in_cell * corners.new_tensor(self.cell)
         sides = self.sides.sigmoid().expand(batch, -1, -1)
         if self.content is None:
             content = sides.new_zeros(batch, len(self.sides), self.width)
         else:
-            content = self.content(memory.as_map(), points)
-        return Queries(content, self.geometry.start(points, sides, self.cell))
+            content = self.content(memory, points)
+        return Queries(content, self.geometry.start(points, sides, corners, self.cell))
 
 
 class MemoryContent(nn.Module):
     """Three times convolution, GroupNorm and ReLU over the memory map, sampled at the queries' points."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, *, border: Literal["zero", "edge"], extent: Extent):
         super().__init__()
+        self.padding_mode = "zeros" if border == "zero" else "border"
+        self.extent = extent
         blocks: list[nn.Module] = []
         for _ in range(3):
             convolution = nn.Conv2d(width, width, kernel_size=3, padding=1)
@@ -82,8 +93,35 @@ class MemoryContent(nn.Module):
             blocks += [convolution, nn.GroupNorm(min(32, width // 8), width), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
 
-    def forward(self, memory: Tensor, points: Tensor) -> Tensor:
-        """Map [B, D, h, w] and points [B, N, 2] in [0, 1] to content [B, N, D]."""
-        places = (2 * points - 1)[:, :, None].to(memory.dtype)
-        sampled = F.grid_sample(self.blocks(memory), places, align_corners=False)  # [B, D, N, 1]
+    def forward(self, memory: Memory, points: Tensor) -> Tensor:
+        """Memory and points [B, N, 2] in [0, 1] to content [B, N, D]."""
+        values = memory.as_map()
+        if self.extent == "image" and memory.mask is not None:
+            outside = memory.mask.unflatten(1, memory.shape)[:, None]
+            values = self._without_padding(values, outside)
+            points = points * memory.valid_shares()[:, None]
+        else:
+            values = self.blocks(values)
+        places = (2 * points - 1)[:, :, None].to(values.dtype)
+        sampled = F.grid_sample(values, places, padding_mode=self.padding_mode, align_corners=False)  # [B, D, N, 1]
         return sampled.squeeze(-1).transpose(1, 2)
+
+    def _without_padding(self, values: Tensor, outside: Tensor) -> Tensor:
+        """As if the image had come alone: padding is zero before each convolution, and no norm sees it."""
+        for block in self.blocks:
+            if isinstance(block, nn.Conv2d):
+                values = values.masked_fill(outside, 0)
+            values = masked_group_norm(values, outside, block) if isinstance(block, nn.GroupNorm) else block(values)
+        return values
+
+
+def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """GroupNorm of a map [B, C, h, w] with statistics over the cells where `outside` [B, 1, h, w] is False."""
+    grouped = values.unflatten(1, (norm.num_groups, -1))  # [B, G, C / G, h, w]
+    inside = (~outside)[:, None].to(grouped.dtype)
+    axes = (2, 3, 4)
+    count = inside.sum(axes, keepdim=True) * grouped.shape[2]
+    mean = (grouped * inside).sum(axes, keepdim=True) / count
+    variance = ((grouped - mean).square() * inside).sum(axes, keepdim=True) / count
+    normed = ((grouped - mean) * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
+    return normed * norm.weight[:, None, None] + norm.bias[:, None, None]

@@ -12,7 +12,7 @@ from detrkit.attention.terms import CodeTerm
 from detrkit.layers import MLP
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
-from detrkit.structures import Memory, QueryPosition, Reference
+from detrkit.structures import Extent, Memory, QueryPosition, Reference
 
 
 @register("query_position", "side")
@@ -65,11 +65,13 @@ class SideDirectedGaussianTerm(GaussianTerm):
         width: D.
         heads: H.
         scaled: multiply the offset by the side; without it the centre moves by the raw offset in cells (Table 6).
+        extent: what points and sides are shares of: the "padded" map (published: an image's Gaussians shift with
+            the padding of its batch), or the "image".
     """
 
-    def __init__(self, *, width: int, heads: int, scaled: bool = True):
+    def __init__(self, *, width: int, heads: int, scaled: bool = True, extent: Extent = "padded"):
         super().__init__()
-        self.heads, self.scaled = heads, scaled
+        self.heads, self.scaled, self.extent = heads, scaled, extent
         self.predict = MLP(width, width, 4 * heads, 3)
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
@@ -80,6 +82,8 @@ class SideDirectedGaussianTerm(GaussianTerm):
         offset = offset.tanh()
         point = reference.point[:, None]
         cells = point.new_tensor(memory.shape[::-1])
+        if self.extent == "image":
+            cells = cells * memory.valid_shares()[:, None, None]  # [B, 1, 1, 2]
         if self.scaled:
             low, high = reference.require_sides("side_directed_gaussian")[:, None].chunk(2, dim=-1)
             center = (point + offset * torch.where(offset > 0, high, low)) * cells

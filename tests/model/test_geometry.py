@@ -18,7 +18,7 @@ boxes = st.tuples(unit, unit, unit, unit).map(lambda row: torch.tensor([[row]], 
 def grid_reference(geometry, rows=4, columns=5, dtype=torch.float64):
     y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
     points = torch.stack((x, y), -1).flatten(0, 1)[None].to(dtype)
-    return geometry.start(points, torch.full((1, rows * columns, 4), 0.2, dtype=dtype), (1 / columns, 1 / rows))
+    return geometry.start(points, torch.full((1, rows * columns, 4), 0.2, dtype=dtype), points, (1 / columns, 1 / rows))
 
 
 @given(boxes)
