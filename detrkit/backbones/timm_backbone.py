@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated, Literal
 
 import timm
@@ -20,7 +21,7 @@ define_slot("backbone", offers=())
 
 @register("backbone", "timm")
 class TimmBackbone(nn.Module):
-    """Feature maps of a timm model built with `features_only`.
+    """Feature maps of a timm model built with `features_only`; transformers (Swin, ViT) take images of any size too.
 
     Args:
         name: a timm model name; `timm.list_models()` lists them.
@@ -47,7 +48,8 @@ class TimmBackbone(nn.Module):
     ):
         super().__init__()
         try:
-            available = timm.create_model(name, features_only=True, pretrained=False, scriptable=False).feature_info
+            any_size = _any_size(name)
+            available = timm.create_model(name, features_only=True, pretrained=False, **any_size).feature_info
         except RuntimeError as error:
             raise UserError(f"backbone.name = {name!r}: {error}; `timm.list_models()` lists the names") from None
         count = len(available)
@@ -62,6 +64,7 @@ class TimmBackbone(nn.Module):
                 features_only=True,
                 out_indices=indices,
                 pretrained=pretrained or bool(weights),
+                **any_size,
                 **options,
                 **local,
             )
@@ -74,6 +77,7 @@ class TimmBackbone(nn.Module):
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
         self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+        self.multiple = max(available.reduction()) if any_size else 1  # patches and their merging want whole steps
         self._freeze(frozen_stride)
         self.body.to(memory_format=torch.channels_last)  # a third less time for convolutions on a CPU, less on CUDA too
 
@@ -89,10 +93,30 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
+        images, mask = pad_to_multiple(images, mask, self.multiple)
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         return [FeatureMap(m, shrink_mask(mask, m.shape[-2:])) for m in maps]
+
+
+def _any_size(name: str) -> dict[str, bool]:
+    """The options that let a timm transformer take images of any size; none for what takes them anyway."""
+    with torch.device("meta"):
+        known = inspect.signature(type(timm.create_model(name, pretrained=False)).__init__).parameters
+    wanted = {"strict_img_size": False, "dynamic_img_size": True}
+    return {key: value for key, value in wanted.items() if key in known}
+
+
+def pad_to_multiple(images: Tensor, mask: Tensor | None, multiple: int) -> tuple[Tensor, Tensor | None]:
+    """Images [B, 3, H, W] and mask [B, H, W] padded at the right and bottom to whole multiples, masked there."""
+    height, width = images.shape[-2:]
+    below, right = -height % multiple, -width % multiple
+    if not (below or right):
+        return images, mask
+    if mask is None:
+        mask = torch.zeros(len(images), height, width, dtype=torch.bool, device=images.device)
+    return F.pad(images, (0, right, 0, below)), F.pad(mask, (0, right, 0, below), value=True)
 
 
 def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
