@@ -38,7 +38,9 @@ class Row:
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Targets and `key=value` overrides, which the command line mixes."""
-    is_override = {a: parse_path(a.partition("=")[0]) is not None and "=" in a and not Path(a).exists() for a in arguments}
+    is_override = {
+        a: parse_path(a.partition("=")[0]) is not None and "=" in a and not Path(a).exists() for a in arguments
+    }
     return [a for a in arguments if not is_override[a]], [a for a in arguments if is_override[a]]
 
 
@@ -111,7 +113,7 @@ def _add_run(rows: list[Row], run: Run) -> list[Row]:
 
 
 def _stem(path: Path) -> str:
-    """"runs/quickstart-seed3" and "runs/quickstart-3" are runs of "quickstart"."""
+    """ "runs/quickstart-seed3" and "runs/quickstart-3" are runs of "quickstart"."""
     return re.sub(r"([-_]seed\d+|-\d+)$", "", path.resolve().name)
 
 

@@ -49,7 +49,9 @@ def find_published(reproduces: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def describe(keys: Mapping[str, Any]) -> str:
     """The keys that name a row, as a recipe writes them."""
-    return ", ".join(f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in keys.items())
+    return ", ".join(
+        f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in keys.items()
+    )
 
 
 _NAMING = ("table", "group", "method", "backbone", "epochs")
