@@ -13,7 +13,7 @@ from detrkit.engine.matrix import Job, run_name, run_stem
 from detrkit.errors import UserError
 from detrkit.recipe import Recipe, load_recipe
 from detrkit.recipe.overrides import parse_path
-from detrkit.zoo.published import find_published
+from detrkit.zoo.published import PublishedError, find_published
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def gather_rows(
         recipe = load_recipe(target, overrides)
         if any(row.name == recipe.name for row in rows):
             raise UserError(f"two of the recipes are called {recipe.name}; give one of the files another name")
-        rows.append(Row(recipe.name, recipe, (), find_published(recipe.reproduces), target))
+        rows.append(Row(recipe.name, recipe, (), _published(recipe, target), target))
     rows = [replace(row, runs=_runs_below(runs, row, warn)) for row in rows]
     for run in loose:
         rows = _add_run(rows, run)
@@ -109,7 +109,14 @@ def _add_run(rows: list[Row], run: Run) -> list[Row]:
     name, taken = _stem(run.path), {row.name for row in rows}
     if name in taken:
         name = run.path.name if run.path.name not in taken else str(run.path)
-    return [*rows, Row(name, run.recipe, (run,), find_published(run.recipe.reproduces))]
+    return [*rows, Row(name, run.recipe, (run,), _published(run.recipe, str(run.path)))]
+
+
+def _published(recipe: Recipe, target: str) -> Mapping[str, Any] | None:
+    try:
+        return find_published(recipe.reproduces)
+    except PublishedError as error:
+        raise PublishedError(f"{target}: {error}") from None
 
 
 def _stem(path: Path) -> str:
