@@ -78,6 +78,12 @@ def compare(
     sheets = make_sheets(comparison, costs, timings)
     for sheet in sheets:
         print_sheet(console, sheet)
+    if out is not None:
+        from detrkit.report.comparison_files import write_comparison
+
+        console.print()
+        for path in write_comparison(out, comparison, sheets, costs, timings):
+            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 
