@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,21 +132,29 @@ def _train(console: Console, jobs: list[Job], parallel: int) -> bool:
 
 
 def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_mean: bool) -> dict:
-    from rich.progress import track
+    from detrkit.report.costs import count_costs, counts_of
 
-    from detrkit.report.costs import measure_costs
-
-    return {
-        row.name: measure_costs(row.recipe, height=height, width=width, coco_mean=coco_mean)
-        for row in track(rows, "counting", console=console, transient=True, disable=not console.is_terminal)
-    }
+    recipes = {row.name: row.recipe for row in rows}
+    with _progress(console, "counting", len(rows) * counts_of(coco_mean)) as advance:
+        return count_costs(recipes, height=height, width=width, coco_mean=coco_mean, progress=advance)
 
 
 def _time(console: Console, rows: list[Row], *, height: int, width: int) -> dict:
-    from detrkit.report.timing import measure_timings
+    from detrkit.report.timing import ROUNDS, WARMUP, measure_timings
 
-    with console.status("measuring time"):
-        return measure_timings({row.name: row.recipe for row in rows}, height=height, width=width)
+    recipes = {row.name: row.recipe for row in rows}
+    with _progress(console, "measuring time", len(rows) * (WARMUP + ROUNDS)) as advance:
+        return measure_timings(recipes, height=height, width=width, progress=advance)
+
+
+@contextmanager
+def _progress(console: Console, words: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar while it lasts; gives what to call at each step."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(words, total=total)
+        yield lambda: bars.advance(task)
 
 
 def _size(text: str) -> tuple[int, int]:

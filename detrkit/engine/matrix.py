@@ -43,7 +43,6 @@ class Job:
     state: str = "waiting"
     note: str = ""
     """why it failed or stopped"""
-    begun: float = 0.0
     process: subprocess.Popen | None = field(default=None, repr=False)
     slot: int = 0
 
@@ -168,7 +167,7 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
                 # The training holds the lock as long as it lives, even if we are killed before it ends.
                 pass_fds=(lock.fileno(),) if fcntl else (),
             )
-    job.state, job.begun, job.note = "running", time.monotonic(), ""
+    job.state, job.note = "running", ""
     running.append(job)
 
 

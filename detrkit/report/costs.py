@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -33,6 +33,36 @@ class Costs:
     work: ModelWorkload
     coco_mean: float | None
     assumed_classes: int | None
+
+
+def count_costs(
+    recipes: Mapping[str, Recipe],
+    *,
+    height: int,
+    width: int,
+    coco_mean: bool = False,
+    progress: Callable[[], None] | None = None,
+) -> dict[str, Costs]:
+    """Count the detectors of recipes, by name; those that are the same detector once.
+
+    progress: called `counts_of(coco_mean)` times for each recipe.
+    """
+    known: dict[str, Costs] = {}
+    found = {}
+    for name, recipe in recipes.items():
+        key = _detector_of(recipe)
+        if key not in known:
+            known[key] = measure_costs(recipe, height=height, width=width, coco_mean=coco_mean, progress=progress)
+        elif progress is not None:
+            for _ in range(counts_of(coco_mean)):
+                progress()
+        found[name] = known[key]
+    return found
+
+
+def counts_of(coco_mean: bool) -> int:
+    """How many sizes are counted for one recipe."""
+    return 1 + (len(coco_sizes()) if coco_mean else 0)
 
 
 def measure_costs(
@@ -77,6 +107,15 @@ def for_counting(recipe: Recipe) -> tuple[Recipe, int | None]:
     if recipe.get("detector.classes", None) is not None:
         return counted, None
     return counted.with_values({"detector.classes": ASSUMED_CLASSES}), ASSUMED_CLASSES
+
+
+_NOT_THE_DETECTOR = ("train", "evaluate", "data", "matcher", "losses", "detect")
+
+
+def _detector_of(recipe: Recipe) -> str:
+    """What a recipe says of its detector."""
+    rows = [(path, value) for path, value, _ in recipe.rows()]
+    return repr([row for row in rows if len(row[0]) > 1 and row[0][0] not in _NOT_THE_DETECTOR])
 
 
 @lru_cache(maxsize=1)

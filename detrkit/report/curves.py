@@ -27,6 +27,7 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     trained = [(name, row) for name, row in zip(short_names([r.name for r in rows]), rows, strict=True) if row.trained]
     if not trained:
@@ -36,7 +37,7 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
     figure = Figure(figsize=(10, 4 + below), layout="constrained", facecolor=paper)
     FigureCanvasAgg(figure)
     by_epoch, by_minute = figure.subplots(1, 2, sharey=True)
-    timed = False
+    timed, shade = False, 0.2 if len(trained) <= 4 else 0.1
     for index, (name, row) in enumerate(trained):
         look = {
             "color": _COLOURS[index % len(_COLOURS)],
@@ -46,11 +47,12 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
             "linewidth": 1.6,
         }
         epochs, minutes, means, deviations = mean_curve(row.trained)
-        _line(by_epoch, epochs, means, deviations, look, label=name)
+        _line(by_epoch, epochs, means, deviations, look, shade, label=name)
         known = ~np.isnan(minutes)
         timed = timed or bool(known.any())
-        _line(by_minute, minutes[known], means[known], deviations[known], look)
+        _line(by_minute, minutes[known], means[known], deviations[known], look, shade)
     by_epoch.set_xlabel("epochs")
+    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_minute.set_xlabel("minutes of training, evaluations included")
     by_epoch.set_ylabel("AP on the validation split (%)")
     if not timed:
@@ -90,11 +92,13 @@ def mean_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return np.array(epochs, float), np.array(minutes, float), np.array([_mean(v) for v in values]), np.array(deviations)
 
 
-def _line(axis, x: np.ndarray, means: np.ndarray, deviations: np.ndarray, look: dict, label: str | None = None) -> None:
+def _line(
+    axis, x: np.ndarray, means: np.ndarray, deviations: np.ndarray, look: dict, shade: float, label: str | None = None
+) -> None:
     axis.plot(x, means, label=label, **look)
     band = ~np.isnan(deviations)
     low, high = np.maximum(means - deviations, 0), means + deviations
-    axis.fill_between(x[band], low[band], high[band], color=look["color"], alpha=0.18, linewidth=0)
+    axis.fill_between(x[band], low[band], high[band], color=look["color"], alpha=shade, linewidth=0)
 
 
 def _mean(values: Sequence[float]) -> float:

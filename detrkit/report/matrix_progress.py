@@ -28,7 +28,8 @@ class _Standing:
     offset: int = 0
     train: dict[str, Any] | None = None
     evaluate: dict[str, Any] | None = None
-    share_at_start: float | None = None
+    start: tuple[float, float] | None = None
+    """when the first line was read of this start, and the share done then"""
 
     def update(self) -> bool:
         """Read what is new; whether that is an evaluation."""
@@ -47,8 +48,8 @@ class _Standing:
             line = json.loads(text)
             if line["kind"] in ("train", "evaluate"):
                 setattr(self, line["kind"], line)
-        if self.share_at_start is None:
-            self.share_at_start = self.share
+        if self.start is None and self.job.state == "running" and (self.train or self.evaluate):
+            self.start = time.monotonic(), self.share
         return self.evaluate is not before
 
     @property
@@ -62,10 +63,10 @@ class _Standing:
 
     def left(self) -> str:
         """The time that is left at the pace so far; "" while nothing is known."""
-        gone = self.share - (self.share_at_start or 0.0)
-        if not self.evaluate or gone <= 0:
+        if self.start is None or self.share <= self.start[1]:
             return ""
-        return duration((time.monotonic() - self.job.begun) * (1 - self.share) / gone)
+        since, share = self.start
+        return duration((time.monotonic() - since) * (1 - self.share) / (self.share - share))
 
     def ap(self) -> str:
         """The last AP in percent."""

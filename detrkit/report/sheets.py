@@ -84,7 +84,7 @@ def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:
     notes = ["AP in percent on the validation split; mean ± standard deviation over seeds."]
     if baseline:
         where = f"at epoch {equal}" if equal is not None else "of the last evaluations"
-        notes.append(f"difference: of the means {where}, to {baseline}.")
+        notes.append(f"difference: of the means {where}, to {_short(comparison, names)}.")
     if comparison.rank is not None:
         where = f"epoch {equal}" if equal is not None else "the last evaluation"
         notes.append(
@@ -120,7 +120,7 @@ def _speed_of_learning(comparison: Comparison, names: Sequence[str]) -> Sheet:
         "their first evaluation."
     ]
     if comparison.baseline:
-        notes.append(f"faster: the epochs of {comparison.baseline} over the row's.")
+        notes.append(f"faster: the epochs of {_short(comparison, names)} over the row's.")
     return Sheet(f"Epochs to AP {comparison.epochs_to:g}", tuple(columns), tuple(rows), tuple(notes))
 
 
@@ -173,13 +173,13 @@ def _cost_notes(counted: Sequence[Costs]) -> list[str]:
         most = ", ".join(list(counted[0].work.uncounted)[:4])
         notes.append(
             "Counted: convolutions, matrix products, fused attention. Not counted: element by element operations "
-            f"({most}, ...), whose results are {100 * min(shares):.1f} to {100 * max(shares):.1f} % as many numbers."
+            f"({most}, ...); their results are {_range([100 * s for s in shares], 1)} % as many numbers."
         )
     return notes
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+def _range(values: Sequence[float], digits: int = 2) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
     return low if low == high else f"{low} to {high}"
 
 
@@ -193,7 +193,7 @@ def _timings(comparison: Comparison, names: Sequence[str], timings: Mapping[str,
                     name,
                     f"{median(t.milliseconds):.1f}",
                     f"{t.images_per_second:.2f}",
-                    f"{t.memory / 1e9:.2f}",
+                    f"{t.memory / 1e6:.0f}",
                     t.precision,
                 )
             )
@@ -203,7 +203,12 @@ def _timings(comparison: Comparison, names: Sequence[str], timings: Mapping[str,
         f"{len(first.milliseconds)} rounds in which all rows take turns. Memory: the most that tensors held at once, "
         "weights included."
     )
-    return Sheet("Time", ("recipe", "ms", "images/s", "peak GB", "precision"), tuple(rows), (note,))
+    return Sheet("Time", ("recipe", "ms", "images/s", "peak MB", "precision"), tuple(rows), (note,))
+
+
+def _short(comparison: Comparison, names: Sequence[str]) -> str:
+    """The baseline's name as the tables have it."""
+    return names[[m.row.name for m in comparison.rows].index(comparison.baseline)]
 
 
 def _epochs(m: Measured) -> str:

@@ -20,6 +20,8 @@ from detrkit.engine.precision import choose_device, choose_precision
 from detrkit.recipe import Recipe
 from detrkit.report.costs import for_counting
 
+WARMUP, ROUNDS = 2, 10
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -47,8 +49,8 @@ def measure_timings(
     height: int,
     width: int,
     batch: int = 1,
-    rounds: int = 10,
-    warmup: int = 2,
+    rounds: int = ROUNDS,
+    warmup: int = WARMUP,
     progress: Callable[[], None] | None = None,
 ) -> dict[str, Timing]:
     """Time the detectors of recipes, by name. They take turns, so that whatever else the machine does meets all alike.
@@ -109,17 +111,18 @@ def _peak(run: Callable, device: torch.device, weights: int) -> int:
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before + weights
-    with _Held() as held:
+    with HeldMemory() as held:
         run()
     return held.peak + weights
 
 
-class _Held(TorchDispatchMode):
+class HeldMemory(TorchDispatchMode):
     """Follows the storages that operations make until they are freed; what a kernel needs inside is not seen."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
+        """bytes, at present and at most so far"""
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
