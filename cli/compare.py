@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from detrkit.report.sheets import Sheet
     from detrkit.report.targets import Row
 
+WIDTH_OF_FILES = 200  # a pipe has no width: nothing needs to be folded there
+
 
 def compare(
     targets: Annotated[
@@ -57,6 +59,8 @@ def compare(
     from detrkit.report.targets import gather_rows, make_jobs, split_arguments
 
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_FILES)
     height, width = _size(size)
     wanted, overrides = split_arguments(targets)
     warnings: list[str] = []
@@ -91,7 +95,7 @@ def compare(
 
 
 def print_sheet(console: Console, sheet: Sheet) -> None:
-    """A table in the terminal; in a pipe it is as wide as it needs to be."""
+    """A table with its notes below it."""
     from rich.table import Table
     from rich.text import Text
 
@@ -101,8 +105,7 @@ def print_sheet(console: Console, sheet: Sheet) -> None:
     for row in sheet.rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print()
-    wide = console.measure(table).maximum
-    console.print(table, width=None if console.is_terminal else max(wide, 20), crop=console.is_terminal)
+    console.print(table)
     for note in sheet.notes:
         console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
 
