@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from detrkit.cli.check_data import check_data
+from detrkit.cli.compare import compare
 from detrkit.cli.convert import convert
 from detrkit.cli.evaluate import evaluate
 from detrkit.cli.inspect import inspect
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("compare")(compare)
 app.command("recipes")(recipes)
 app.command("inspect")(inspect)
 app.command("check-data")(check_data)

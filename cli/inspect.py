@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from detrkit.recipe import Recipe
     from detrkit.report.workload import ModelWorkload
 
-ASSUMED_CLASSES = 80  # COCO's; a recipe may leave the number to its data set
-
 
 def inspect(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or the path of a TOML file.")],
@@ -68,17 +66,10 @@ def print_workload(console: Console, recipe: Recipe, *, height: int, width: int)
     from rich.table import Table
 
     import detrkit
+    from detrkit.report.costs import for_counting
     from detrkit.report.workload import measure_workload
 
-    without_weights = {
-        f"backbone.{key}": value
-        for key, value in (("pretrained", False), ("weights", None))
-        if recipe.get(f"backbone.{key}", None) not in (None, False)
-    }
-    counted = recipe.with_values(without_weights)
-    assumed = recipe.get("detector.classes", None) is None
-    if assumed:
-        counted = counted.with_values({"detector.classes": ASSUMED_CLASSES})
+    counted, assumed = for_counting(recipe)
     work = measure_workload(detrkit.build_detector(counted), height=height, width=width)
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -92,7 +83,7 @@ def print_workload(console: Console, recipe: Recipe, *, height: int, width: int)
     console.print(table)
     console.print(f"\nGFLOPs: 1e9 multiply-adds for one image of {height} x {width}, forward only.")
     if assumed:
-        console.print(f"Counted with {ASSUMED_CLASSES} classes; the recipe leaves detector.classes to the data set.")
+        console.print(f"Counted with {assumed} classes; the recipe leaves detector.classes to the data set.")
     console.print(_coverage(work))
 
 

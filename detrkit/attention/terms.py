@@ -7,6 +7,7 @@ concatenated, so one call of fused attention serves any sum and no [B, H, N, L] 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -105,6 +106,18 @@ class PointTerm(CodeTerm):
         super().__init__(inputs=width, width=width, heads=heads)
 
 
+@dataclass(frozen=True)
+class ProductForms:
+    """Multiply-adds by which a sum of terms differs from the plain form, a key of its own for each term.
+
+    saved: what adding the queries of terms that share a key saves; zeros: spent on channels that are zero, which
+    fused kernels want.
+    """
+
+    saved: int
+    zeros: int
+
+
 @register("cross_attention", "terms")
 class TermAttention(nn.Module):
     """Queries to memory, with logits that are a sum of terms.
@@ -169,6 +182,21 @@ class TermAttention(nn.Module):
         )
         return self.out(merge_heads(mixed))
 
+    def product_forms(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> ProductForms:
+        """How the work of `forward` on the same arguments differs from the plain form's."""
+        widths = {name: key(memory).shape[-1] for name, key in self.keys.items()}
+        batch, cells, width = memory.tokens.shape
+        pairs = batch * self.heads * content.shape[1] * cells
+        copies = sum(widths[term.key] for term in self.terms.values()) - sum(widths.values())
+        full = _padded_width(sum(widths.values()))
+        return ProductForms(pairs * copies, pairs * (2 * full - sum(widths.values()) - width // self.heads))
+
+
+def _padded_width(width: int) -> int:
+    return -(-width // 8) * 8
+
 
 def fused_attention(
     queries: list[Tensor], keys: list[Tensor], value: Tensor, mask: Tensor | None, *, dropout: float
@@ -184,7 +212,7 @@ def fused_attention(
     which change nothing, and those of the result are dropped.
     """
     width = value.shape[-1]
-    full = -(-sum(k.shape[-1] for k in keys) // 8) * 8
+    full = _padded_width(sum(k.shape[-1] for k in keys))
     missing = full - sum(k.shape[-1] for k in keys)
     dtype = value.dtype
     query = F.pad(torch.cat([q.to(dtype) for q in queries], dim=-1), (0, missing))

@@ -278,7 +278,8 @@ class Trainer:
         self.at.evaluated = step
         if self.here.is_first:
             epoch = step // self.workload.steps_per_epoch
-            self.run.log("evaluate", step, {"epoch": epoch, **result.stats})
+            minutes = round(self._minutes(), 3)
+            self.run.log("evaluate", step, {"epoch": epoch, "minutes": minutes, **result.stats})
             if self._draw is not None:
                 self._draw(subject, self.run.pictures / f"epoch_{epoch:04d}")
             numbers = "  ".join(f"{name} {_percent(result.stats.get(name))}" for name in ("AP", "AP50", "AP75"))
@@ -307,7 +308,7 @@ class Trainer:
             weights=self.detector.state_dict(),
             average=self.average.module.state_dict() if self.average is not None else None,
             state={
-                "position": {**vars(self.at), "minutes": self.at.minutes + self.meter.clock.minutes()},
+                "position": {**vars(self.at), "minutes": self._minutes()},
                 "meter": self.meter.state(),
                 "metrics_size": self.run.metrics_size(),
                 "optimiser": self.optimiser.state_dict(),
@@ -316,6 +317,10 @@ class Trainer:
             },
             metadata={**self._metadata, "step": str(self.at.step)},
         )
+
+    def _minutes(self) -> float:
+        """Wall clock of the run so far, over all its starts."""
+        return self.at.minutes + self.meter.clock.minutes()
 
     def resume(self) -> None:
         """Go back to the run's last checkpoint. Call it before `fit`.

@@ -37,12 +37,21 @@ class ModelWorkload:
     parts: by module name, the whole first; a module stands before those inside it.
     uncounted: operations without a formula, by name, with how many numbers they put out. By convention element-wise
     operations, norms and softmax are left out of such counts; a matrix product in this list would be a gap.
+    saved: multiply-adds that the model would need on top, were terms that share keys not added up before they meet
+    them; zeros: multiply-adds of the count that only fill a fused kernel's channels with zeros.
     """
 
     height: int
     width: int
     parts: Mapping[str, PartWorkload]
     uncounted: Mapping[str, int]
+    saved: int = 0
+    zeros: int = 0
+
+    @property
+    def plain_form(self) -> int:
+        """Multiply-adds with a key of its own for every term and no zeros: as the official codes compute it."""
+        return self.total.multiply_adds + self.saved - self.zeros
 
     @property
     def total(self) -> PartWorkload:
@@ -77,7 +86,15 @@ def measure_workload(detector: nn.Module, *, height: int = 800, width: int = 106
             trainable=sum(p.numel() for p in parameters if p.requires_grad),
             multiply_adds=sum(below) // 2,
         )
-    return ModelWorkload(height, width, rows, dict(counter.uncounted.most_common()))
+    forms = [module.product_forms(*inputs) for module, inputs in counter.formed]
+    return ModelWorkload(
+        height,
+        width,
+        rows,
+        dict(counter.uncounted.most_common()),
+        saved=sum(form.saved for form in forms),
+        zeros=sum(form.zeros for form in forms),
+    )
 
 
 class _Counter(TorchDispatchMode):
@@ -92,6 +109,8 @@ class _Counter(TorchDispatchMode):
         self.flops: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self.running = [""]
+        self.formed: list[tuple[nn.Module, tuple]] = []
+        """modules that know other forms of their products (`product_forms`), with what they were called with"""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -114,18 +133,20 @@ def _run(model: nn.Module, device: torch.device, height: int, width: int) -> _Co
     counter = _Counter()
     images = torch.zeros(1, 3, height, width, device=device)
     model.eval()
-    with torch.no_grad(), _readable_attention(), _names(model, counter.running), counter:
+    with torch.no_grad(), _readable_attention(), _watched(model, counter), counter:
         model(images)
     return counter
 
 
 @contextmanager
-def _names(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Keeps the names of the modules whose `forward` is under way on a stack."""
+def _watched(model: nn.Module, counter: _Counter) -> Iterator[None]:
+    """Keeps the names of the modules whose `forward` is under way on the counter's stack."""
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: _drop(running), always_call=True))
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: counter.running.append(name)))
+        handles.append(module.register_forward_hook(lambda *_: _drop(counter.running), always_call=True))
+        if hasattr(module, "product_forms"):
+            handles.append(module.register_forward_pre_hook(lambda *called: counter.formed.append(called)))
     try:
         yield
     finally:

@@ -36,7 +36,8 @@ def same(first, second):
 
 def comparable_metrics(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_gb")} for line in lines]
+    timed = ("images_per_second", "memory_gb", "minutes")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
 # 22 images in batches of 4: 5 steps an epoch, 15 in all. EMA, dropout and log lines across the border.

@@ -1,0 +1,176 @@
+"""`detrkit compare`: recipes and runs side by side, and the trainings that are still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detrkit.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detrkit.engine.matrix import Job
+    from detrkit.report.sheets import Sheet
+    from detrkit.report.targets import Row
+
+WIDTH_OF_FILES = 200  # a pipe has no width: nothing needs to be folded there
+
+
+def compare(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET...", help="Recipes (names or files), folders of runs, and KEY=VALUE.")
+    ],
+    baseline: Annotated[str | None, typer.Option(help="The row that the others are compared with.")] = None,
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Image size that work and time are measured for.")
+    ] = "800x1066",
+    coco_mean: Annotated[
+        bool, typer.Option("--coco-mean", help="Also the mean GFLOPs over COCO val2017's first 100 images.")
+    ] = False,
+    time: Annotated[bool, typer.Option("--time", help="Measure milliseconds and memory on this device.")] = False,
+    epochs_to: Annotated[
+        float | None, typer.Option(metavar="AP", help="Epochs that each needed to reach this AP (percent).")
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Train what has no result yet.")] = False,
+    seeds: Annotated[str, typer.Option(help="With --run: how many seeds (3 is 0,1,2), or which (4,5).")] = "1",
+    parallel: Annotated[int, typer.Option(min=1, help="With --run: trainings at a time.")] = 1,
+    runs: Annotated[Path, typer.Option(help="Where --run trains, and where runs of the recipes are found.")] = Path(
+        "runs/compare"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for table.md, .csv, .json, curves.png and report.html.")
+    ] = None,
+) -> None:
+    """Compare recipes and runs: AP over seeds, parameters, GFLOPs, time, and the published row beside each.
+
+    `detrkit compare sap_detr_r50_50ep dab_detr_r50_50ep` counts and trains nothing; with --run it trains each
+    recipe with each seed, one run below --runs for each, and goes on where it was interrupted.
+    """
+    from rich.console import Console
+
+    from detrkit.report.comparison import compare as measure
+    from detrkit.report.comparison import find_row
+    from detrkit.report.sheets import make_sheets
+    from detrkit.report.targets import gather_rows, make_jobs, split_arguments
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_FILES)
+    height, width = _size(size)
+    wanted, overrides = split_arguments(targets)
+    warnings: list[str] = []
+    rows = gather_rows(wanted, overrides, runs=runs, warn=None if run else warnings)
+    if not rows:
+        raise UserError("compare what? Name recipes (`detrkit recipes` lists them) or folders of runs")
+    if baseline is not None:
+        find_row(rows, baseline)
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    failed = False
+    if run:
+        jobs = make_jobs(rows, _seeds(seeds), overrides, runs=runs)
+        if not jobs:
+            raise UserError("--run trains recipes, and only folders of runs were named")
+        failed = not _train(console, jobs, parallel)
+        rows = gather_rows(wanted, overrides, runs=runs)
+    costs = _count(console, rows, height=height, width=width, coco_mean=coco_mean)
+    timings = _time(console, rows, height=height, width=width) if time else {}
+    comparison = measure(rows, baseline=baseline, epochs_to=epochs_to)
+    sheets = make_sheets(comparison, costs, timings)
+    for sheet in sheets:
+        print_sheet(console, sheet)
+    if out is not None:
+        from detrkit.report.comparison_files import write_comparison
+
+        console.print()
+        for path in write_comparison(out, comparison, sheets, costs, timings):
+            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def print_sheet(console: Console, sheet: Sheet) -> None:
+    """A table with its notes below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=sheet.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, title in enumerate(sheet.columns):
+        table.add_column(title, justify="right" if index else "left", no_wrap=bool(index), overflow="fold")
+    for row in sheet.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print()
+    console.print(table)
+    for note in sheet.notes:
+        console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+
+
+def _train(console: Console, jobs: list[Job], parallel: int) -> bool:
+    """Train what is missing; whether all of it worked."""
+    from detrkit.engine.matrix import check_jobs, train_all
+    from detrkit.report.matrix_progress import MatrixProgress
+
+    check_jobs(jobs)
+    todo = sum(job.state != "done" for job in jobs)
+    console.print(f"{len(jobs)} trainings, {len(jobs) - todo} of them done already", highlight=False)
+    if not todo:
+        return True
+    with MatrixProgress(console) as progress:
+        reason = train_all(jobs, parallel=parallel, watch=progress)
+    if reason is not None:
+        missing = sum(job.state != "done" for job in jobs)
+        console.print(f"stopped ({reason}); the same command goes on with the {missing} that are missing")
+        raise typer.Exit(130)
+    bad = [job for job in jobs if job.state != "done"]
+    for job in bad:
+        console.print(
+            f"{job.folder.name} {job.state} ({job.note}): {job.output}", style="red", highlight=False, soft_wrap=True
+        )
+    return not bad
+
+
+def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_mean: bool) -> dict:
+    from detrkit.report.costs import count_costs, counts_of
+
+    recipes = {row.name: row.recipe for row in rows}
+    with _progress(console, "counting", len(rows) * counts_of(coco_mean)) as advance:
+        return count_costs(recipes, height=height, width=width, coco_mean=coco_mean, progress=advance)
+
+
+def _time(console: Console, rows: list[Row], *, height: int, width: int) -> dict:
+    from detrkit.report.timing import ROUNDS, WARMUP, measure_timings
+
+    recipes = {row.name: row.recipe for row in rows}
+    with _progress(console, "measuring time", len(rows) * (WARMUP + ROUNDS)) as advance:
+        return measure_timings(recipes, height=height, width=width, progress=advance)
+
+
+@contextmanager
+def _progress(console: Console, words: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar while it lasts; gives what to call at each step."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(words, total=total)
+        yield lambda: bars.advance(task)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
+        raise UserError(f"--size is {text!r}; should be HEIGHTxWIDTH, 800x1066 say, each at least 32")
+    return int(height), int(width)
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    if not all(part.isdecimal() for part in parts) or text.strip() == "0":
+        raise UserError(f"--seeds is {text!r}; should be a count (3) or seeds with commas (4,5 or 4,)")
+    if "," in text:
+        return [int(part) for part in dict.fromkeys(parts)]
+    return list(range(int(parts[0])))
