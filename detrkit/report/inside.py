@@ -10,7 +10,7 @@ from detrkit.report.attention_maps import draw_attention, draw_gaussians, draw_h
 from detrkit.report.look import Detection, Look
 from detrkit.report.panels import headline, png_of
 from detrkit.report.picture_page import Picture
-from detrkit.report.query_paths import MOST_CELLS, draw_cells, draw_paths, moves
+from detrkit.report.query_paths import BEST, FARTHEST, draw_cells, draw_paths, moves
 from detrkit.report.score_maps import draw_scores
 
 REFERENCE = "White dot: the point that the layer looks around; dashed: its box, where it has one."
@@ -66,7 +66,8 @@ def _paths(look: Look, kept: Sequence[Detection]) -> Iterator[Picture]:
     yield _picture(
         "cells.png",
         "Movement inside the grid cell" if grid else "Movement, enlarged",
-        f"The paths of the best {min(len(kept), MOST_CELLS)} detections, enlarged"
+        f"The paths of the best detections (at most {BEST}), then of {FARTHEST} other queries that travel farthest, "
+        "enlarged"
         + (" to the grid cell (dashed) that each point belongs to" if grid else "")
         + ". Numbers: 0 is the start, k the point after layer k. Coloured line: the edge of the detected box.",
         draw_cells(look, kept),

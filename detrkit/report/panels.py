@@ -29,7 +29,7 @@ def show_image(axes: Axes, image: Image.Image, *, faded: bool = False) -> None:
     pixels = np.asarray(image.convert("RGB"), dtype=float) / 255
     if faded:
         grey = pixels.mean(-1, keepdims=True).repeat(3, axis=-1)
-        pixels = 0.35 + 0.6 * (0.3 * pixels + 0.7 * grey)
+        pixels = 0.25 + 0.7 * (0.3 * pixels + 0.7 * grey)
     axes.imshow(pixels.clip(0, 1), extent=(0, 1, 1, 0), aspect=image.height / image.width, interpolation="bilinear")
     axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
 

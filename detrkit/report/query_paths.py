@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from detrkit.report.look import Detection, Look
 from detrkit.report.panels import LAYER_COLOURS, draw_box, figure_for, show_image
 
-MOST_CELLS = 12
+BEST, FARTHEST = 8, 4  # panels of enlarged cells
 
 
 def draw_paths(look: Look, kept: Sequence[Detection]) -> Figure:
@@ -44,7 +44,10 @@ def draw_paths(look: Look, kept: Sequence[Detection]) -> Figure:
             zorder=8,
             bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "black", "lw": 0.6, "alpha": 0.9},
         )
-    panel.set_title(f"Reference points over {len(path) - 1} decoder layers, {len(kept)} queries", fontsize=12)
+    panel.set_title(
+        f"Reference points over {len(path) - 1} decoder layers, {len(kept)} of {path.shape[1]} queries numbered",
+        fontsize=12,
+    )
     panel.legend(
         handles=_legend(len(path)), loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False, fontsize=9
     )
@@ -52,8 +55,8 @@ def draw_paths(look: Look, kept: Sequence[Detection]) -> Figure:
 
 
 def draw_cells(look: Look, kept: Sequence[Detection]) -> Figure:
-    """One panel for each kept query (the best twelve): its cell, enlarged, and the numbered stations of its point."""
-    kept, cells, path = kept[:MOST_CELLS], look.cells(), look.path.numpy()
+    """Cells, enlarged, with the numbered stations of their points: of the best kept queries, and of the farthest."""
+    kept, cells, path = _best_and_farthest(look, kept), look.cells(), look.path.numpy()
     columns = min(4, len(kept))
     rows = math.ceil(len(kept) / columns)
     figure = Figure(
@@ -88,6 +91,14 @@ def draw_cells(look: Look, kept: Sequence[Detection]) -> Figure:
     return figure
 
 
+def _best_and_farthest(look: Look, kept: Sequence[Detection]) -> list[Detection]:
+    """The best kept queries, then others whose points travel farthest."""
+    best = list(kept[:BEST])
+    travel = (look.path - look.path[0]).norm(dim=-1).amax(0)
+    others = [found for found in look.detections if found not in best and travel[found.query] > 0]
+    return best + sorted(others, key=lambda found: -float(travel[found.query]))[:FARTHEST]
+
+
 def moves(look: Look) -> bool:
     """Whether any point moves at all."""
     return bool((look.path - look.path[0]).abs().max() > 1e-5)
@@ -100,7 +111,7 @@ def _colour(station: int, stations: int):
 
 def _draw_path(axes: Axes, stations: np.ndarray, *, width: float, dot: float) -> None:
     """A path [Y + 1, 2]: lines with a dark rim, a dot at each station."""
-    axes.plot(*stations.T, color="black", lw=width + 1.6, solid_capstyle="round", zorder=4)
+    axes.plot(*stations.T, color="black", lw=1.6 * width, solid_capstyle="round", zorder=4)
     for at in range(1, len(stations)):
         colour = _colour(at, len(stations))
         axes.plot(*stations[at - 1 : at + 1].T, color=colour, lw=width, solid_capstyle="round", zorder=5)
@@ -113,7 +124,7 @@ def _draw_path(axes: Axes, stations: np.ndarray, *, width: float, dot: float) ->
             marker="*" if last else "o",
             color=[_colour(at, len(stations))],
             edgecolors="black",
-            linewidths=0.7,
+            linewidths=min(0.7, 0.35 * width),
             zorder=7 if last else 6,
         )
 
