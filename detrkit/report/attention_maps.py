@@ -106,7 +106,7 @@ def draw_gaussians(look: Look, query: int, layer: int, name: str) -> Figure:
     for axes in grid.flat[heads:]:
         axes.remove()
     bar = figure.colorbar(drawn, ax=grid, fraction=0.03, pad=0.02)
-    bar.set_label("factor on the attention weight (1 at the favoured cell)", fontsize=9)
+    bar.set_label("factor on the attention", fontsize=9)
     figure.suptitle(f"{headline(name)} of query {query} in layer {layer}", fontsize=12)
     return figure
 
