@@ -11,6 +11,7 @@ from detrkit.cli.evaluate import evaluate
 from detrkit.cli.inspect import inspect
 from detrkit.cli.predict import predict
 from detrkit.cli.recipes import recipes
+from detrkit.cli.show import show
 from detrkit.cli.train import train
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("compare")(compare)
+app.command("show")(show)
 app.command("recipes")(recipes)
 app.command("inspect")(inspect)
 app.command("check-data")(check_data)

@@ -93,13 +93,18 @@ class Detector(nn.Module):
         """
         return self.select(self(images, mask).float(), sizes)
 
-    def select(self, output: Output, sizes: Tensor) -> list[dict[str, Tensor]]:
-        """The detections that an output means; see `detect`."""
-        scores = output.logits[-1].sigmoid()
+    def scores(self, output: Output, layer: int) -> Tensor:
+        """[B, N, K] in [0, 1]: how sure a decoder layer is of each class, as detections are ranked."""
+        scores = output.logits[layer].sigmoid()
         if self.detect_options.objectness:
             if output.objectness is None:
                 raise UserError("detect.objectness = true needs head.objectness = true")
-            scores = scores * output.objectness[-1].sigmoid()
+            scores = scores * output.objectness[layer].sigmoid()
+        return scores
+
+    def select(self, output: Output, sizes: Tensor) -> list[dict[str, Tensor]]:
+        """The detections that an output means; see `detect`."""
+        scores = self.scores(output, -1)
         classes = scores.shape[-1]
         flat = scores.flatten(1)
         best, index = flat.topk(min(self.detect_options.keep, flat.shape[1]))

@@ -26,6 +26,16 @@ def gaussian_query(center: Tensor, precision: Tensor, shape: tuple[int, int]) ->
     return torch.stack((-precision, 2 * precision * center), dim=-1).flatten(-2)
 
 
+def gaussian_center(features: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The centres [..., 2] in cells of query features [..., 4]: the inverse of `gaussian_query`.
+
+    Not finite along an axis whose precision is 0, where the Gaussian has no centre.
+    """
+    precision, product = features.unflatten(-1, (2, 2)).unbind(-1)  # -a and 2 a c, by axis
+    height, width = shape
+    return product / (-2 * precision) + features.new_tensor([width / 2, height / 2])
+
+
 def gaussian_key(shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Key features [h * w, 4]: (x^2, x, y^2, y) of each cell's middle, counted from the map's."""
     height, width = shape

@@ -7,8 +7,9 @@ concatenated, so one call of fused attention serves any sum and no [B, H, N, L] 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,16 @@ class ProductForms:
     zeros: int
 
 
+class Summand(NamedTuple):
+    """One summand of the logits: the dot product of its query features with the key features it names."""
+
+    name: str
+    """the term's; "places" for the position embeddings that the first layer blends into its content"""
+    key: str
+    query: Tensor
+    """[B, H, N, F], scaled"""
+
+
 @register("cross_attention", "terms")
 class TermAttention(nn.Module):
     """Queries to memory, with logits that are a sum of terms.
@@ -159,19 +170,33 @@ class TermAttention(nn.Module):
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
-        """Content [B, N, D] to its update [B, N, D]."""
-        queries: dict[str, Tensor] = {}
-        for term in self.terms.values():
+    def summands(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> Iterator[Summand]:
+        """What the logits are the sum of: each term, then in the first layer the places blended into the content."""
+        for name, term in self.terms.items():
             features = term(content, position, reference, memory)
             if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
                 features = features * self.scale
-            queries[term.key] = queries[term.key] + features if term.key in queries else features
-        keys = {name: key(memory) for name, key in self.keys.items()}
+            yield Summand(name, term.key, features)
         if self.first:
             placed = sum(layer(position.embeddings[name]) for name, layer in self.first.items())
-            queries["content"] = queries["content"] + split_heads(placed * self.scale, self.heads)
+            yield Summand("places", "content", split_heads(placed * self.scale, self.heads))
+
+    def key_features(self, memory: Memory) -> dict[str, Tensor]:
+        """The key features [B or 1, H or 1, L, F] by their name."""
+        keys = {name: key(memory) for name, key in self.keys.items()}
+        if self.first:
             keys["content"] = keys["content"] + keys["position"]
+        return keys
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        """Content [B, N, D] to its update [B, N, D]."""
+        queries: dict[str, Tensor] = {}
+        for summand in self.summands(content, position, reference, memory):
+            key, features = summand.key, summand.query
+            queries[key] = queries[key] + features if key in queries else features
+        keys = self.key_features(memory)
         value = split_heads(self.value(memory.tokens), self.heads)
         mixed = fused_attention(
             [queries[name] for name in keys],

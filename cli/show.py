@@ -1,0 +1,97 @@
+"""`detrkit show`: what a trained detector's decoder does on one image, in pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from detrkit.data import DataSource
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file; or val:ID, train:ID of the data set.")],
+    query: Annotated[
+        list[int] | None,
+        typer.Option(help="Query whose attention is shown, from 0; several allowed. The best detection's by default."),
+    ] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Decoder layer of it, from 1; several allowed. The last by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; RUN/shown/IMAGE by default.")] = None,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of the paths shown.")] = 0.3,
+    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
+    ] = None,
+) -> None:
+    """Draw reference points, query scores and the attention of chosen queries, layer by layer.
+
+    Writes PNG files and index.html, which holds them all with captions.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from detrkit.cli.trained import open_trained
+    from detrkit.errors import UserError
+    from detrkit.report.inside import draw_inside, missing
+    from detrkit.report.look import look_at
+    from detrkit.report.picture_page import picture_page
+
+    trained = open_trained(run, (), which=which, weights=weights)
+    picture, stem = _open_image(image, trained.source)
+    if out is None:
+        if trained.folder is None:
+            raise UserError("a recipe has no folder for pictures; name one with --out")
+        out = trained.folder / "shown" / stem
+    look = look_at(trained.detector, picture, [category.name for category in trained.categories])
+    queries = list(dict.fromkeys(query or [look.detections[0].query]))
+    layers = list(dict.fromkeys(layer or [len(look.layers)]))
+    look.check(queries, layers)
+    kept = look.above(threshold)
+
+    console = Console()
+    drawing = draw_inside(look, kept=kept, queries=queries, layers=layers)
+    pictures = list(track(drawing, "drawing", console=console, transient=True))
+    facts = [f"{trained.recipe.get('title') or run}: {trained.origin}", *missing(look)]
+    if kept[0].score < threshold:
+        facts.append(f"No detection reaches {threshold:g}: the best one is shown.")
+    rows = [[str(d.query), d.name, f"{d.score:.3f}"] for d in kept]
+    page = picture_page(f"Inside the detector: {stem}", facts, ["query", "class", "score"], rows, pictures)
+    out.mkdir(parents=True, exist_ok=True)
+    for made in pictures:
+        _write(out / made.file, made.png)
+    _write(out / "index.html", page.encode())
+    for fact in facts[1:]:
+        console.print(fact, highlight=False, markup=False)
+    told = f"{len(pictures)} pictures and index.html written to {out}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:
+    """The image as the detector is to see it, and a name for its pictures."""
+    from detrkit.data.decode import decode
+    from detrkit.errors import UserError
+
+    path = Path(image)
+    split, colon, number = image.partition(":")
+    if path.is_file() or not (colon and split in ("val", "train")):
+        return source.augment.evaluate(decode(path)), path.stem
+    dataset = source.open(split)
+    ids = dataset.image_ids.tolist()
+    if not number.isdecimal() or int(number) not in ids:
+        raise UserError(f"{image}: the {split} split has {len(ids)} images, with ids from {min(ids)} to {max(ids)}")
+    return source.augment.evaluate(dataset.read(ids.index(int(number)))[0]), f"{split}_{int(number)}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

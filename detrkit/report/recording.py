@@ -1,0 +1,77 @@
+"""What decoder layers are given while they work, for pictures: recorded by hooks that the decoder knows nothing of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.attention.gaussian import GaussianTerm, gaussian_center
+from detrkit.attention.multihead import key_mask
+from detrkit.attention.terms import TermAttention
+from detrkit.structures import Memory, QueryPosition, Reference
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The cross-attention of one decoder layer: what went in, and the update that came out."""
+
+    attention: nn.Module
+    content: Tensor
+    """[B, N, D]"""
+    position: QueryPosition
+    reference: Reference
+    memory: Memory
+    update: Tensor
+    """[B, N, D]"""
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether the logits are a sum of terms, which can be shown one by one."""
+        return isinstance(self.attention, TermAttention)
+
+    @torch.no_grad()
+    def term_logits(self, queries: list[int]) -> dict[str, Tensor]:
+        """Each summand's logits [B, H, n, L] for the n queries, without the padding mask."""
+        keys = self.attention.key_features(self.memory)
+        summands = self.attention.summands(self.content, self.position, self.reference, self.memory)
+        return {s.name: s.query[:, :, queries] @ keys[s.key].mT for s in summands}
+
+    def weights(self, logits: Tensor) -> Tensor:
+        """Softmax of logits [B, H, n, L] over the cells that are not padded."""
+        mask = key_mask(self.memory.mask)
+        return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(-1)
+
+    @torch.no_grad()
+    def gaussian_centers(self, queries: list[int]) -> dict[str, Tensor]:
+        """For each Gaussian term its centres [B, H, n, 2] as (x, y) in shares of the map.
+
+        Not finite where a Gaussian is flat. Of a detector that ran in float32 or float64.
+        """
+        height, width = self.memory.shape
+        gaussian = {name for name, term in self.attention.terms.items() if isinstance(term, GaussianTerm)}
+        summands = self.attention.summands(self.content, self.position, self.reference, self.memory)
+        return {
+            s.name: gaussian_center(s.query[:, :, queries], self.memory.shape) / s.query.new_tensor([width, height])
+            for s in summands
+            if s.name in gaussian
+        }
+
+
+@contextmanager
+def record_layers(decoder: nn.Module) -> Iterator[list[LayerRecord]]:
+    """Fills a list with one record for each layer that runs inside the `with` block, first layer first."""
+    records: list[LayerRecord] = []
+
+    def keep(attention: nn.Module, given: tuple, update: Tensor) -> None:
+        records.append(LayerRecord(attention, *given, update))
+
+    hooks = [layer.cross_attention.register_forward_hook(keep) for layer in decoder.layers]
+    try:
+        yield records
+    finally:
+        for hook in hooks:
+            hook.remove()
