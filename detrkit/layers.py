@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -51,7 +52,20 @@ class FeedForward(nn.Module):
 
 
 def xavier_matrices(module: nn.Module) -> None:
-    """Draw every tensor of two or more dimensions Xavier-uniform, as DETR's transformers start."""
-    for parameter in module.parameters():
+    """Draw every tensor of two or more dimensions Xavier-uniform, as DETR's transformers start.
+
+    A module below that says `own_start = True` is left as it made itself.
+    """
+    for parameter in module.parameters(recurse=False):
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+    for child in module.children():
+        if not getattr(child, "own_start", False):
+            xavier_matrices(child)
+
+
+def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+    """The padding mask [B, H, W] at a map's size [B, h, w]: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
+    if mask is None:
+        return None
+    return F.interpolate(mask[None].to(torch.float32), size=shape)[0].to(torch.bool)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from detrkit.errors import UserError
 
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
@@ -32,11 +35,13 @@ class FeatureMap:
     """[B, C, h, w]"""
     mask: Tensor | None
     """[B, h, w] bool, True where padded; None when no image of the batch is padded"""
+    pixel_mask: Tensor | None = None
+    """[B, H, W] the same for the images' pixels, for levels that an encoder adds"""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The encoder's output: one token a cell, row by row."""
+    """The encoder's output: one token a cell, row by row, one level after another from fine to coarse."""
 
     tokens: Tensor
     """[B, L, D]"""
@@ -44,20 +49,56 @@ class Memory:
     """[B, L, D] the code of each cell's place, unscaled"""
     mask: Tensor | None
     """[B, L] bool, True where padded; None when nothing is padded"""
-    shape: tuple[int, int]
-    """(h, w) with h * w = L"""
+    shapes: tuple[tuple[int, int], ...]
+    """(h, w) of each level; the sum of all h * w is L"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) of a memory of one level.
+
+        Raises:
+            UserError: there are several, and whoever asks works on one map.
+        """
+        if len(self.shapes) > 1:
+            raise UserError(
+                f"a part of this detector works on one feature map, but the encoder gives {len(self.shapes)} levels; "
+                "leave it one (backbone.levels = [-1], encoder.extra_levels = 0), or take parts that read any number, "
+                'such as decoder.cross_attention = "deformable"'
+            )
+        return self.shapes[0]
 
     def as_map(self) -> Tensor:
-        """The tokens as a map [B, D, h, w]."""
+        """The tokens of the one level as a map [B, D, h, w]."""
         return self.tokens.transpose(1, 2).unflatten(2, self.shape)
 
-    def valid_shares(self) -> Tensor:
-        """[B, 2] how much of the map's (width, height) each image fills, in (0, 1]."""
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Values [B, L, ...] of all cells, level by level."""
+        return values.split([h * w for h, w in self.shapes], dim=1)
+
+    def centers(self) -> Tensor:
+        """[B or 1, L, 2] the middle (x, y) of each cell in the unpadded image; beyond 1 in padding."""
+        levels = []
+        for ratio, (height, width) in zip(self.valid_ratios.unbind(1), self.shapes, strict=True):
+            y = (torch.arange(height, device=ratio.device, dtype=ratio.dtype) + 0.5) / height
+            x = (torch.arange(width, device=ratio.device, dtype=ratio.dtype) + 0.5) / width
+            y, x = torch.meshgrid(y, x, indexing="ij")
+            levels.append(torch.stack((x, y), dim=-1).flatten(0, 1) / ratio[:, None])
+        return torch.cat(levels, dim=1)
+
+    @cached_property
+    def valid_ratios(self) -> Tensor:
+        """[B or 1, levels, 2] the share of each level's (width, height) that is image and not padding.
+
+        It turns places in the image into places in the padded map. Counted in cells, so it differs a little from level
+        to level (Deformable DETR, official code).
+        """
         if self.mask is None:
-            return self.tokens.new_ones(len(self.tokens), 2)
-        valid = ~self.mask.unflatten(1, self.shape)
-        dtype = torch.promote_types(self.tokens.dtype, torch.float32)
-        return torch.stack((valid[:, 0].to(dtype).mean(1), valid[:, :, 0].to(dtype).mean(1)), dim=-1)
+            return self.position.new_ones(1, len(self.shapes), 2)
+        ratios = []
+        for mask, (height, width) in zip(self.split(self.mask), self.shapes, strict=True):
+            valid = ~mask.unflatten(1, (height, width))
+            ratios.append(torch.stack((valid[:, 0].sum(1) / width, valid[:, :, 0].sum(1) / height), dim=-1))
+        return torch.stack(ratios, dim=1).to(self.position.dtype)
 
 
 @dataclass(frozen=True)
@@ -102,6 +143,10 @@ class Queries:
     content: Tensor
     """[B, N, D]"""
     reference: Reference
+    embedding: Tensor | None = None
+    """[B, N, D] a learned embedding of each query's place, the same in every layer (query position "learned")"""
+    extras: Mapping[str, Extra] = field(default_factory=dict)
+    """what is trained where the queries came from, for the output's extras"""
 
 
 @dataclass(frozen=True)
@@ -148,6 +193,8 @@ class Extra:
     """which of them stand for which object, where that is known; None: they are matched as the answer is"""
     repeats: int = 1
     """how many of them stand for each object: their losses are divided by so many times the number of objects"""
+    classless: bool = False
+    """they only tell objects from background: every object counts as class 0"""
 
     def float(self) -> Extra:
         """The same in float32."""

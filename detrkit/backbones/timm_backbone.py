@@ -13,6 +13,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError, UserError
+from detrkit.layers import shrink_mask
 from detrkit.recipe import define_slot, register
 from detrkit.structures import FeatureMap
 
@@ -97,7 +98,7 @@ class TimmBackbone(nn.Module):
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return [FeatureMap(m, shrink_mask(mask, m.shape[-2:])) for m in maps]
+        return [FeatureMap(m, shrink_mask(mask, m.shape[-2:]), mask) for m in maps]
 
 
 def _any_size(name: str) -> dict[str, bool]:
@@ -117,13 +118,6 @@ def pad_to_multiple(images: Tensor, mask: Tensor | None, multiple: int) -> tuple
     if mask is None:
         mask = torch.zeros(len(images), height, width, dtype=torch.bool, device=images.device)
     return F.pad(images, (0, right, 0, below)), F.pad(mask, (0, right, 0, below), value=True)
-
-
-def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
-    """The padding mask [B, H, W] at a map's size [B, h, w]: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
-    if mask is None:
-        return None
-    return F.interpolate(mask[None].to(torch.float32), size=shape)[0].to(torch.bool)
 
 
 def _no_weights(name: str, weights: str | None, error: Exception) -> str:

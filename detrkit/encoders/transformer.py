@@ -49,6 +49,8 @@ class TransformerEncoder(nn.Module):
             one "per_layer" (SAP-DETR), or "none" (DETR).
     """
 
+    levels = 1
+
     def __init__(
         self,
         *,
@@ -84,4 +86,4 @@ class TransformerEncoder(nn.Module):
             if self.scales:
                 scaled = position * self.scales[index % len(self.scales)](x)
             x = layer(x, scaled, mask)
-        return Memory(x, position, mask, tuple(projected.shape[-2:]))
+        return Memory(x, position, mask, (tuple(projected.shape[-2:]),))

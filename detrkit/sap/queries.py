@@ -99,7 +99,7 @@ class MemoryContent(nn.Module):
         if self.extent == "image" and memory.mask is not None:
             outside = memory.mask.unflatten(1, memory.shape)[:, None]
             values = self._without_padding(values, outside)
-            points = points * memory.valid_shares()[:, None]
+            points = points * memory.valid_ratios
         else:
             values = self.blocks(values)
         places = (2 * points - 1)[:, :, None].to(values.dtype)

@@ -83,7 +83,7 @@ class SideDirectedGaussianTerm(GaussianTerm):
         point = reference.point[:, None]
         cells = point.new_tensor(memory.shape[::-1])
         if self.extent == "image":
-            cells = cells * memory.valid_shares()[:, None, None]  # [B, 1, 1, 2]
+            cells = cells * memory.valid_ratios[:, None]  # [B, 1, 1, 2]
         if self.scaled:
             low, high = reference.require_sides("side_directed_gaussian")[:, None].chunk(2, dim=-1)
             center = (point + offset * torch.where(offset > 0, high, low)) * cells

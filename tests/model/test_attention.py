@@ -39,7 +39,7 @@ def scene(dtype=torch.float64, padded=True):
     mask = torch.zeros(2, *SHAPE, dtype=torch.bool)
     mask[1, 3:], mask[1, :, 4:] = True, True
     tokens, position = torch.randn(2, cells, WIDTH, dtype=dtype), torch.randn(2, cells, WIDTH, dtype=dtype)
-    memory = Memory(tokens, position, mask.flatten(1) if padded else None, SHAPE)
+    memory = Memory(tokens, position, mask.flatten(1) if padded else None, (SHAPE,))
     content = torch.randn(2, QUERIES, WIDTH, dtype=dtype)
     codes = {n: torch.randn(2, QUERIES, f * WIDTH, dtype=dtype) for n, f in (("point", 1), ("side", 2))}
     embeddings = {n: torch.randn(2, QUERIES, WIDTH, dtype=dtype) for n in ("point", "side")}

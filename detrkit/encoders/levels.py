@@ -1,0 +1,67 @@
+"""Feature maps of several levels as one row of tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers import shrink_mask
+from detrkit.structures import FeatureMap, Memory
+
+
+class FeatureLevels(nn.Module):
+    """Each level projected to D channels and normed, coarser ones added, all in one row (Deformable DETR, section 4.1).
+
+    Args:
+        channels: of each level of the backbone, fine to coarse.
+        width: D.
+        position: gives the codes of a level's cells.
+        extra: coarser levels, each of half the size, by convolutions of stride 2: the first from the backbone's last
+            map as it is, the next from the level before.
+        vectors: add a learned vector of its level to the code of each cell.
+    """
+
+    def __init__(self, *, channels: tuple[int, ...], width: int, position: nn.Module, extra: int, vectors: bool):
+        super().__init__()
+        self.position, self.extra = position, extra
+        coarser = [channels[-1], *[width] * extra][:extra]
+        self.projections = nn.ModuleList(
+            [
+                *(projection(c, width, kernel_size=1, stride=1) for c in channels),
+                *(projection(c, width, kernel_size=3, stride=2) for c in coarser),
+            ]
+        )
+        self.vectors = nn.Parameter(torch.randn(len(self.projections), width)) if vectors else None
+
+    def forward(self, features: list[FeatureMap]) -> Memory:
+        """The tokens before any attention."""
+        last = features[-1]
+        maps = [layer(f.values) for layer, f in zip(self.projections, features, strict=False)]
+        masks = [f.mask for f in features]
+        for index, layer in enumerate(self.projections[len(features) :]):
+            maps.append(layer(maps[-1] if index else last.values))
+            masks.append(shrink_mask(last.pixel_mask, maps[-1].shape[-2:]))
+        codes = [self.position(m, mask) for m, mask in zip(maps, masks, strict=True)]
+        if self.vectors is not None:
+            codes = [code + vector for code, vector in zip(codes, self.vectors, strict=True)]
+        return Memory(
+            tokens=torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1),
+            position=torch.cat(codes, dim=1),
+            mask=_row(masks),
+            shapes=tuple(tuple(m.shape[-2:]) for m in maps),
+        )
+
+
+def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int) -> nn.Sequential:
+    """A convolution and a GroupNorm of 32 groups, or of as many as divide both 32 and the channels."""
+    convolution = nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2)
+    nn.init.xavier_uniform_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs), outputs))
+
+
+def _row(masks: list[Tensor | None]) -> Tensor | None:
+    """The masks of all levels in one [B, L]; None where there are none."""
+    return None if masks[0] is None else torch.cat([mask.flatten(1) for mask in masks], dim=1)
