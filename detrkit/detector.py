@@ -136,13 +136,15 @@ def build_detector(recipe: Recipe) -> Detector:
     queries = recipe.section("queries")
     geometry = recipe.section("geometry")(grid=queries.options.get("grid"))
     backbone = recipe.section("backbone")()
+    encoder = recipe.section("encoder")(
+        **shared, channels=backbone.channels, position=recipe.section("position")(width=options.width)
+    )
+    answer = {"classes": classes, "geometry": geometry, "head": recipe.section("head")}
     return Detector(
         backbone=backbone,
-        encoder=recipe.section("encoder")(
-            **shared, channels=backbone.channels, position=recipe.section("position")(width=options.width)
-        ),
-        queries=queries(width=options.width, geometry=geometry),
-        decoder=recipe.section("decoder")(**shared, classes=classes, geometry=geometry, head=recipe.section("head")),
+        encoder=encoder,
+        queries=queries(width=options.width, **answer),
+        decoder=recipe.section("decoder")(**shared, levels=encoder.levels, **answer),
         detect=recipe.section("detect"),
     )
 

@@ -47,6 +47,8 @@ class PredictionHead(nn.Module):
         offset_sharing: the same for the offset heads.
         objectness: also predict whether a query has an object, one linear layer for all decoder layers.
         prior: class and objectness probability at the start (RetinaNet, section 4.1).
+        size_start: where the raw width and height start in the first layer's box head: 0, or -2 in Deformable DETR,
+            whose references are points (a box of 0.12 of the image).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class PredictionHead(nn.Module):
         offset_sharing: Sharing = "all",
         objectness: bool = False,
         prior: Annotated[float, Field(gt=0, lt=1)] = 0.01,
+        size_start: float = 0.0,
     ):
         super().__init__()
         self.class_sharing, self.offset_sharing = class_sharing, offset_sharing
@@ -84,6 +87,8 @@ class PredictionHead(nn.Module):
                 for name, numbers in offset_widths.items()
             }
         )
+        if "box" in offset_widths:
+            nn.init.constant_(self.offset_heads["box"][0].layers[-1].bias[2:], size_start)
         self.objectness = nn.Linear(width, 1) if objectness else None
         if self.objectness is not None:
             nn.init.constant_(self.objectness.bias, bias)

@@ -20,12 +20,12 @@ def sine_code(coordinates: Tensor, channels: int, temperature: float) -> Tensor:
     """Code each coordinate with `channels` interleaved sines and cosines: [..., C] to [..., C * channels].
 
     Channel k of a coordinate u is sin (even k) or cos (odd k) of 2 pi u / temperature^(2 floor(k/2) / channels),
-    at least in float32: angles do not survive bfloat16.
+    at least in float32: angles do not survive bfloat16. They are multiplied and divided in this order, which matters
+    for the huge angles that padding can have.
     """
     dtype = torch.float64 if coordinates.dtype == torch.float64 else torch.float32
     pair = torch.arange(channels // 2, device=coordinates.device, dtype=dtype)
-    frequency = 2 * math.pi / temperature ** (2 * pair / channels)
-    angle = coordinates.to(dtype)[..., None] * frequency  # [..., C, channels / 2]
+    angle = coordinates.to(dtype)[..., None] * (2 * math.pi) / temperature ** (2 * pair / channels)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)
 
 

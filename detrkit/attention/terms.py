@@ -19,7 +19,7 @@ from detrkit.attention.multihead import key_mask, merge_heads, split_heads
 from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
-define_slot("cross_attention", offers=("width", "heads", "positions", "dropout", "first"))
+define_slot("cross_attention", offers=("width", "heads", "levels", "positions", "dropout", "first"))
 define_slot("term", offers=("width", "heads"))
 
 Terms = Annotated[list[Factory], Slot("term")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -71,6 +72,8 @@ class Criterion(nn.Module):
         self, name: str, extra: Extra, targets: Targets, objects: Tensor
     ) -> dict[str, tuple[Loss, Tensor]]:
         """The terms of an extra's predictions; those that ask for what it does not predict are left out."""
+        if extra.classless:
+            targets = replace(targets, labels=torch.zeros_like(targets.labels))
         matches = self.matcher(extra.output, targets) if extra.matches is None else extra.matches
         return {
             f"{name}/{term}": (loss, loss(extra.output, targets, matches, objects * extra.repeats))

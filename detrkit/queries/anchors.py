@@ -15,7 +15,7 @@ from detrkit.layers import Count
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Memory, Queries
 
-define_slot("queries", offers=("width", "geometry"))
+define_slot("queries", offers=("width", "geometry", "classes", "head"))
 
 
 @register("queries", "anchor_boxes")
@@ -26,8 +26,9 @@ class AnchorBoxQueries(nn.Module):
         width: D.
         geometry: turns the boxes into references.
         count: anchors.
+        content: "zero", or "learned", a vector for each anchor (DINO without query selection).
         patterns: learned content vectors; with P of them each anchor is used P times, pattern by pattern, so that
-            N = P * count. 0: content starts at zero.
+            N = P * count. 0: none; they add to the content.
         centers: where the boxes' centres start: "normal", logits from N(0, 1) (published), or "uniform" over the image
             (the official code's `random_refpoints_xy`).
         initial_size: where their width and height start, as a share of the image.
@@ -40,6 +41,7 @@ class AnchorBoxQueries(nn.Module):
         width: int,
         geometry: Geometry,
         count: Count = 300,
+        content: Literal["zero", "learned"] = "zero",
         patterns: Annotated[int, Field(ge=0)] = 0,
         centers: Literal["normal", "uniform"] = "normal",
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
@@ -52,14 +54,15 @@ class AnchorBoxQueries(nn.Module):
             center = inverse_sigmoid(torch.rand(count, 2), eps=1e-3)
         size = size * size_spread + math.log(initial_size / (1 - initial_size))
         self.anchors = nn.Parameter(torch.cat((center, size), dim=-1))
+        learned = content == "learned"
+        self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(count, width))) if learned else None
         self.patterns = nn.Parameter(torch.randn(patterns, width)) if patterns else None
 
     def forward(self, memory: Memory) -> Queries:
         batch = len(memory.tokens)
         boxes = self.anchors.sigmoid()
-        if self.patterns is None:
-            content = boxes.new_zeros(batch, len(boxes), self.width)
-        else:
-            content = self.patterns.repeat_interleave(len(boxes), dim=0).expand(batch, -1, -1)
+        content = boxes.new_zeros(len(boxes), self.width) if self.content is None else self.content
+        if self.patterns is not None:
+            content = (self.patterns[:, None] + content).flatten(0, 1)
             boxes = boxes.repeat(len(self.patterns), 1)
-        return Queries(content, self.geometry.encode(boxes.expand(batch, -1, -1)))
+        return Queries(content.expand(batch, -1, -1), self.geometry.encode(boxes.expand(batch, -1, -1)))

@@ -1,0 +1,97 @@
+"""The deformable encoder: every cell reads a few places around itself, on every level."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from detrkit.attention.deformable import DeformableAttention, cells
+from detrkit.encoders.levels import FeatureLevels
+from detrkit.layers import Activation, Count, FeedForward, Probability, xavier_matrices
+from detrkit.recipe import register
+from detrkit.structures import FeatureMap, Memory
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and feed-forward, each added and normed after (post-norm)."""
+
+    def __init__(self, *, attention: DeformableAttention, feedforward: FeedForward, width: int, dropout: float):
+        super().__init__()
+        self.attention, self.norm1 = attention, nn.LayerNorm(width)
+        self.feedforward, self.norm2 = feedforward, nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, memory: Memory, places: Tensor) -> Memory:
+        """`places` [B, L, 1, levels, 1, 2]: where on each level's padded map every cell lies."""
+        x, query = memory.tokens, memory.tokens + memory.position
+        locations = places + self.attention.offsets(query) * cells(memory)
+        x = self.norm1(x + self.dropout(self.attention(query, locations, memory)))
+        return replace(memory, tokens=self.norm2(x + self.dropout(self.feedforward(x))))
+
+
+@register("encoder", "deformable")
+class DeformableEncoder(nn.Module):
+    """Project all levels of the backbone and let their cells read one another (Deformable DETR, section 4.1).
+
+    Padded cells are queries too, and are read as zeros.
+
+    Args:
+        channels: of each level of the backbone; all of them are used.
+        width: D.
+        heads: H.
+        position: gives the cells' codes.
+        layers: encoder layers; 0 leaves the projected maps as they are.
+        feedforward: hidden width.
+        activation: of the feed-forward network.
+        dropout: on sub-layer outputs and hidden units; deformable attention has none inside.
+        points: places that a head reads on each level.
+        extra_levels: coarser levels beside the backbone's, each of half the size; DINO and Deformable DETR with four
+            levels take three and one.
+        level_vectors: whether cells' codes have a learned vector for their level: "several" if there are several
+            levels (DINO), or "always" (Deformable DETR).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        width: int,
+        heads: int,
+        position: nn.Module,
+        layers: Annotated[int, Field(ge=0)] = 6,
+        feedforward: Count = 1024,
+        activation: Activation = "relu",
+        dropout: Probability = 0.0,
+        points: Count = 4,
+        extra_levels: Annotated[int, Field(ge=0)] = 0,
+        level_vectors: Literal["several", "always"] = "several",
+    ):
+        super().__init__()
+        self.levels = len(channels) + extra_levels
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(
+                attention=DeformableAttention(width=width, heads=heads, levels=self.levels, points=points),
+                feedforward=FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout),
+                width=width,
+                dropout=dropout,
+            )
+            for _ in range(layers)
+        )
+        xavier_matrices(self)
+        self.inputs = FeatureLevels(
+            channels=channels,
+            width=width,
+            position=position,
+            extra=extra_levels,
+            vectors=level_vectors == "always" or self.levels > 1,
+        )
+
+    def forward(self, features: list[FeatureMap]) -> Memory:
+        memory = self.inputs(features)
+        places = memory.centers()[:, :, None, None, None] * memory.valid_ratios[:, None, None, :, None]
+        for layer in self.layers:
+            memory = layer(memory, places)
+        return memory

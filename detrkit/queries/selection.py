@@ -1,0 +1,106 @@
+"""Queries that the encoder chooses: its best proposals become the decoder's first references.
+
+A map may hold fewer tokens than `count` (C5 of a 480 x 480 image has 225). Then all tokens are taken, best first, and
+the batch has as many queries as the map has tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.geometry.base import Geometry
+from detrkit.layers import Count
+from detrkit.position import sine_code
+from detrkit.queries.proposals import Proposals, best, take
+from detrkit.recipe import Factory, register
+from detrkit.structures import Extra, Memory, Output, Queries
+
+
+@register("queries", "mixed_selection")
+class MixedSelectionQueries(nn.Module):
+    """References from the encoder's best tokens, content learned for each rank (DINO, section 3.4).
+
+    The chosen proposals are trained by the extra "encoder", matched and weighted as the answer is. With fewer tokens
+    than `count`, rank r keeps its content and the ranks beyond the tokens are left out of that batch.
+
+    Args:
+        width: D.
+        geometry: turns the chosen boxes into references.
+        classes: K.
+        head: factory of the decoder's head; the encoder gets one of its own.
+        count: N.
+        skip_unusable: choose padded cells and cells at the image's edge only when nothing else is left. The published
+            code does not: such tokens share one score, and where it is high they are all chosen, with the box
+            (1, 1, 1, 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        geometry: Geometry,
+        classes: int,
+        head: Factory,
+        count: Count = 300,
+        skip_unusable: bool = False,
+    ):
+        super().__init__()
+        self.geometry, self.skip_unusable = geometry, skip_unusable
+        self.proposals = Proposals(width=width, classes=classes, head=head)
+        self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(count, width)))
+
+    def forward(self, memory: Memory) -> Queries:
+        start = self.proposals(memory)
+        scores = self.proposals.head.classes[0](start.tokens).amax(-1)
+        if self.skip_unusable:
+            scores = scores.masked_fill(~start.usable, -torch.inf)
+        chosen = best(scores, len(self.content))
+        raw = self.proposals.head(0, take(start.tokens, chosen))
+        boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
+        content = self.content[: chosen.shape[1]].expand(len(boxes), -1, -1)
+        encoder = Extra(_proposed(raw.logits, boxes, raw.objectness, memory))
+        return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
+
+
+@register("queries", "two_stage")
+class TwoStageQueries(nn.Module):
+    """References, content and embedding all from the encoder's best proposals (Deformable DETR, section 4.2).
+
+    A token's score is its logit of class 0. The extra "encoder" trains all tokens to tell objects from background,
+    whatever their class. Content and embedding are a projection of the chosen boxes' sine code.
+
+    Args:
+        width: D.
+        geometry: turns the chosen boxes into references.
+        classes: K.
+        head: factory of the decoder's head; the encoder gets one of its own.
+        count: N; fewer where the map has fewer tokens.
+    """
+
+    def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Factory, count: Count = 300):
+        super().__init__()
+        self.geometry, self.count, self.half = geometry, count, width // 2
+        self.proposals = Proposals(width=width, classes=classes, head=head)
+        self.place, self.norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
+        nn.init.xavier_uniform_(self.place.weight)
+
+    def forward(self, memory: Memory) -> Queries:
+        start = self.proposals(memory)
+        raw = self.proposals.head(0, start.tokens)
+        boxes = torch.sigmoid(raw.offsets["box"] + start.boxes)
+        chosen = take(boxes, best(raw.logits[..., 0], self.count)).detach()
+        code = sine_code(chosen, self.half, temperature=10000.0)
+        embedding, content = self.norm(self.place(code)).chunk(2, dim=-1)
+        encoder = Extra(_proposed(raw.logits, boxes, raw.objectness, memory), classless=True)
+        return Queries(content, self.geometry.encode(chosen), embedding, {"encoder": encoder})
+
+
+def _proposed(logits: Tensor, boxes: Tensor, objectness: Tensor | None, memory: Memory) -> Output:
+    """The encoder's predictions as one layer's output."""
+    return Output(
+        logits=logits[None],
+        boxes=boxes[None],
+        memory=memory.tokens,
+        objectness=None if objectness is None else objectness[None],
+    )
