@@ -11,7 +11,8 @@ from torch import Tensor
 from detrkit.detector import build_detector
 from detrkit.errors import CheckpointError
 from detrkit.recipe import Recipe
-from detrkit.zoo.names import FAMILIES, Family
+from detrkit.zoo.families import FAMILIES
+from detrkit.zoo.names import Family
 
 
 @dataclass
@@ -73,7 +74,7 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
         expected = build_detector(recipe.with_values({"backbone.pretrained": False})).state_dict()
     result = Conversion()
     for name, tensor in official.items():
-        ours = family.ours(name)
+        ours = family.ours(name, expected)
         if ours in expected:
             if tensor.shape != expected[ours].shape:
                 shapes = f"{list(tensor.shape)} in the checkpoint, {list(expected[ours].shape)} in the recipe"
@@ -82,7 +83,7 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
                 result.state[ours], result.names[name] = tensor, ours
             continue
         first = family.first_name(name)
-        while first is not None and first in official and family.ours(first) not in expected:
+        while first is not None and first in official and family.ours(first, expected) not in expected:
             first = family.first_name(first)
         if first in official:
             if torch.equal(official[first], tensor):

@@ -7,6 +7,7 @@ checkpoints carry twice, and the first name of the same tensor.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -17,20 +18,22 @@ class Family:
     rules: tuple[tuple[str, str], ...]
     repeats: tuple[tuple[str, str], ...] = ()
 
-    def ours(self, official: str) -> str | None:
-        """Our name for an official one; None if no rule knows it."""
-        return _first(self.rules, official)
+    def ours(self, official: str, known: Collection[str] = ()) -> str | None:
+        """Our name for an official one; None if no rule knows it.
+
+        Where several rules know it, as the place of a head depends on how many there are, the first name that is among
+        the `known` ones counts, or else the first.
+        """
+        names = _expanded(self.rules, official)
+        return next((name for name in names if name in known), next(iter(names), None))
 
     def first_name(self, official: str) -> str | None:
         """The name under which the same tensor came first; None if this is no repeat."""
-        return _first(self.repeats, official)
+        return next(iter(_expanded(self.repeats, official)), None)
 
 
-def _first(rules: tuple[tuple[str, str], ...], name: str) -> str | None:
-    for pattern, template in rules:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(template)
-    return None
+def _expanded(rules: tuple[tuple[str, str], ...], name: str) -> list[str]:
+    return [match.expand(template) for pattern, template in rules if (match := re.fullmatch(pattern, name))]
 
 
 BACKBONE_AND_ENCODER = (
@@ -115,6 +118,3 @@ SAP_DETR = Family(
         (r"(bbox_embed|point_embed)\.(?:[1-9]|\d\d+)\.(.+)", r"\1.0.\2"),
     ),
 )
-
-FAMILIES: dict[str, Family] = {"dab_detr": DAB_DETR, "sap_detr": SAP_DETR}
-"""By the recipe's `detector.checkpoint_names`."""
