@@ -12,20 +12,29 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from detrkit.engine.options import TrainOptions
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, UserError
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in at most four groups.
+    """AdamW over the trainable parameters, one group for each pair of rate and decay.
 
-    A parameter is the backbone's if its name begins with `backbone.`; each of the two parts is split once
-    more if normalisation layers and biases are not to decay. A backbone with rate 0 is frozen
-    (`requires_grad` is cleared), so that no gradient is computed for it.
+    A parameter is the backbone's if its name begins with `backbone.`; the rest has the learning rate, times
+    `place_rate_factor` in layers that a part lists as its `place_layers`. Norms and biases may go without decay. A
+    backbone with rate 0 is frozen (`requires_grad` is cleared), so that no gradient is computed for it.
 
     Every group keeps its full rate as `full_rate`, which the schedule scales, and its `names` in order.
+
+    Raises:
+        UserError: a factor for such layers is given, and no part has any.
     """
+    places = set(_places(detector))
+    if options.place_rate_factor != 1 and not places:
+        raise UserError(
+            f"train.place_rate_factor = {options.place_rate_factor:g} has nothing to act on: no part of this detector "
+            "learns where to look by a layer of its own, as deformable attention does"
+        )
     if options.backbone_learning_rate == 0:
         for name, parameter in detector.named_parameters():
             if name.startswith("backbone."):
@@ -35,7 +44,10 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.A
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = options.backbone_learning_rate if name.startswith("backbone.") else options.learning_rate
+        if name.startswith("backbone."):
+            rate = options.backbone_learning_rate
+        else:
+            rate = options.learning_rate * (options.place_rate_factor if name in places else 1)
         decay = 0.0 if name in undecayed else options.weight_decay
         group = groups.setdefault(
             (rate, decay),
@@ -95,3 +107,11 @@ def _norms_and_biases(detector: nn.Module) -> Iterator[str]:
         for name, _ in module.named_parameters(recurse=False):
             if isinstance(module, NORMS) or name.endswith("bias"):
                 yield f"{prefix}.{name}" if prefix else name
+
+
+def _places(detector: nn.Module) -> Iterator[str]:
+    """The parameters of the layers that parts list in `place_layers`."""
+    for prefix, module in detector.named_modules():
+        for layer in getattr(module, "place_layers", ()):
+            for name, _ in module.get_submodule(layer).named_parameters():
+                yield f"{prefix}.{layer}.{name}"

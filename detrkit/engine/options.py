@@ -27,6 +27,8 @@ class TrainOptions:
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     backbone_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
     """the rate of the parameters called `backbone.*`; 0 freezes them"""
+    place_rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    """what `learning_rate` is multiplied by for the layers that say where to look: sampling offsets, learned points"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     decay_norms: bool = True
     """also decay normalisation layers and biases, as the published recipes do"""
