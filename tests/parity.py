@@ -52,6 +52,25 @@ def _dab_recipe(model: dict, settings: dict) -> Recipe:
     )
 
 
+def _deformable_recipe(model: dict, settings: dict) -> Recipe:
+    return detrkit.load_recipe(
+        "base/deformable_detr",
+        [*_common(model), f"queries.count={model['queries']}", "encoder.dropout=0.0", "decoder.dropout=0.0"],
+    )
+
+
+def _dino_recipe(model: dict, settings: dict) -> Recipe:
+    one_stage = ["queries.type=anchor_boxes", "queries.content=learned"]
+    return detrkit.load_recipe(
+        "base/dino",
+        [
+            *_common(model),
+            *(one_stage if model["two_stage_type"] == "no" else []),
+            f"queries.count={model['queries']}",
+        ],
+    )
+
+
 def _common(model: dict) -> list[str]:
     return [
         f"backbone.name={model['backbone']}",
@@ -63,7 +82,12 @@ def _common(model: dict) -> list[str]:
     ]
 
 
-RECIPES = {"sap_detr": _sap_recipe, "dab_detr": _dab_recipe}
+RECIPES = {
+    "sap_detr": _sap_recipe,
+    "dab_detr": _dab_recipe,
+    "deformable_detr": _deformable_recipe,
+    "dino": _dino_recipe,
+}
 LOSSES = {
     "loss_ce": "class",
     "loss_bbox": "box",
@@ -71,6 +95,8 @@ LOSSES = {
     "loss_ce_obj": "objectness",
     "loss_inner": "inner",
     "class_error": "class_error",
+    **{f"loss_{term}_interm": f"encoder/{ours}" for term, ours in (("ce", "class"), ("bbox", "box"), ("giou", "giou"))},
+    **{f"loss_{term}_dn": f"denoising/{ours}" for term, ours in (("ce", "class"), ("bbox", "box"), ("giou", "giou"))},
 }
 """Official loss names without their layer; other official entries are logged numbers that nothing trains on."""
 
@@ -89,6 +115,10 @@ class Run:
         meta = self.case.meta
         self.recipe = RECIPES[meta["method"]](meta["model"], meta.get("settings", {}))
         self.official = self.case.weights()
+        self.pending = None
+        if "denoising" in meta and not self.recipe.get("blocks.denoising", None):
+            self.pending = "contrastive denoising is no part of this recipe yet: its losses enter total and gradients"
+            self.official.pop("label_enc.weight")
         self.conversion = detrkit.zoo.match(self.official, self.recipe)
         self.detector = detrkit.build_detector(self.recipe).to(dtype)
         self.detector.load_state_dict(detrkit.zoo.convert(self.official, self.recipe))
@@ -99,8 +129,14 @@ class Run:
         self.sizes = torch.tensor(meta["original_sizes"])
 
     def predict(self) -> Output:
+        """Predictions; `hidden` then holds every decoder layer's own output."""
+        self.hidden: list[torch.Tensor] = []
+        hooks = [x.register_forward_hook(lambda *x: self.hidden.append(x[-1])) for x in self.detector.decoder.layers]
         with torch.no_grad():
-            return self.detector.eval()(self.images, self.mask)
+            output = self.detector.eval()(self.images, self.mask)
+        for hook in hooks:
+            hook.remove()
+        return output
 
     def losses_and_gradients(self) -> tuple[dict[str, float], dict[str, float | None]]:
         """All losses, and the gradient norm of every trained parameter by our names (None: no gradient)."""

@@ -39,18 +39,22 @@ def test_every_official_tensor_finds_its_place(run):
     assert conversion.complete, conversion.summary()
     assert set(conversion.names) | set(conversion.repeated) == set(run.official)
     expected = run.case.meta.get("parameter_count") or run.case.meta.get("parameters")
+    if expected is None:
+        pytest.skip("the case does not say how many parameters there are")
+    absent = sum(t.numel() for name, t in run.case.weights().items() if name not in run.official)
     parameters = list(run.detector.parameters())
-    assert sum(p.numel() for p in parameters) == expected["all"]
-    assert sum(p.numel() for p in parameters if p.requires_grad) == expected["trainable"]
+    assert sum(p.numel() for p in parameters) == expected["all"] - absent
+    assert sum(p.numel() for p in parameters if p.requires_grad) == expected["trainable"] - absent
 
 
 def test_outputs_of_every_layer(run, output):
     case = run.case
     ours = {"pred_logits": output.logits, "pred_boxes": output.boxes}
-    ours |= {"pred_points": output.points, "pred_objs": output.objectness}
-    limits = {"pred_logits": 2e-4, "pred_objs": 2e-4, "pred_boxes": 2e-5, "pred_points": 2e-5}
+    ours |= {"pred_points": output.points, "pred_objs": output.objectness, "hidden": run.hidden}
+    limits = {"pred_logits": 2e-4, "pred_objs": 2e-4, "pred_boxes": 2e-5, "pred_points": 2e-5, "hidden": 1e-4}
     stored = [name for name in case.expected if name.startswith("layer")]
-    assert {name.split("/")[1] for name in stored} == {kind for kind, tensor in ours.items() if tensor is not None}
+    predicted = {kind for kind, tensor in ours.items() if tensor is not None and kind != "hidden"}
+    assert {name.split("/")[1] for name in stored} - {"hidden"} == predicted
     for name in stored:
         layer, kind = name.removeprefix("layer").split("/")
         close(case.cut(name, ours[kind][int(layer)]), case.expected[name], limits[kind], name)
@@ -60,16 +64,34 @@ def test_memory(run, output):
     close(run.case.cut("memory", output.memory), run.case.expected["memory"], 1e-4, "memory")
 
 
+def test_proposals_of_the_encoder(run, output):
+    expected = {n.removeprefix("interm/"): t for n, t in run.case.expected.items() if n.startswith("interm/")}
+    if not expected:
+        pytest.skip("the case has no query selection")
+    ours = output.extras["encoder"].output
+    close(ours.logits[0], expected["pred_logits"], 2e-4, "logits")
+    close(ours.boxes[0], expected["pred_boxes"], 2e-5, "boxes")
+    matches = run.criterion.matcher(ours, Targets.pad(run.targets))
+    for image, (queries, targets) in enumerate(run.case.meta["expected_indices_encoder"]):
+        here = matches.image == image
+        assert matches.query[0, here].tolist() == queries
+        assert matches.target[0, here].tolist() == targets
+
+
 def test_losses_and_gradient_norms(run):
     meta = run.case.meta
     losses, norms = run.losses_and_gradients()
-    assert losses["total"] == pytest.approx(meta["expected_total"], rel=1e-4)
     compared = {name: our_loss(name, len(meta["expected_indices"])) for name in meta["expected_losses"]}
-    assert {compared[name] for name in meta["loss_weights"]} <= set(losses)
+    absent = {compared[name] for name in meta["loss_weights"]} - set(losses)
+    assert not run.pending or all(name.startswith("denoising/") for name in absent)
     for official, ours in compared.items():
-        if ours is not None:
+        if ours is not None and ours not in absent:
             expected = meta["expected_losses"][official]
             assert losses[ours] == pytest.approx(expected, rel=1e-4, abs=1e-7), official
+    if run.pending:
+        pytest.xfail(run.pending)
+    assert not absent
+    assert losses["total"] == pytest.approx(meta["expected_total"], rel=1e-4)
     expected_norms = {n: v for n, v in meta["expected_grad_norms"].items() if n in run.conversion.names}
     assert len(expected_norms) == len(meta["expected_grad_norms"])
     floor = 1e-3 * max(v for v in expected_norms.values() if v is not None)
