@@ -95,10 +95,10 @@ class Memory:
         if self.mask is None:
             return self.position.new_ones(1, len(self.shapes), 2)
         ratios = []
-        for mask, (height, width) in zip(self.split(self.mask), self.shapes, strict=True):
-            valid = ~mask.unflatten(1, (height, width))
-            ratios.append(torch.stack((valid[:, 0].sum(1) / width, valid[:, :, 0].sum(1) / height), dim=-1))
-        return torch.stack(ratios, dim=1).to(self.position.dtype)
+        for mask, shape in zip(self.split(self.mask), self.shapes, strict=True):
+            valid = (~mask.unflatten(1, shape)).to(self.position.dtype)
+            ratios.append(torch.stack((valid[:, 0].sum(1) / shape[1], valid[:, :, 0].sum(1) / shape[0]), dim=-1))
+        return torch.stack(ratios, dim=1)
 
 
 @dataclass(frozen=True)

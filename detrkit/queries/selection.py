@@ -97,10 +97,11 @@ class TwoStageQueries(nn.Module):
 
 
 def _proposed(logits: Tensor, boxes: Tensor, objectness: Tensor | None, memory: Memory) -> Output:
-    """The encoder's predictions as one layer's output."""
+    """The encoder's predictions as one layer's output; a box's point, for costs that ask for one, is its middle."""
     return Output(
         logits=logits[None],
         boxes=boxes[None],
         memory=memory.tokens,
+        points=boxes[None, ..., :2],
         objectness=None if objectness is None else objectness[None],
     )
