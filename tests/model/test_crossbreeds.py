@@ -113,5 +113,5 @@ def test_layers_that_say_where_to_look_have_a_rate_of_their_own():
     slow = {name for name, rate in rates.items() if rate == pytest.approx(2e-5)}
     assert slow == {name for name in rates if "sampling_offsets" in name or name.startswith("queries.point.")}
     dab, _ = small("dab_detr_r50_50ep")
-    with pytest.raises(UserError, match="place_rate_factor = 0.1 has nothing to act on"):
+    with pytest.raises(UserError, match=r"place_rate_factor = 0\.1 has nothing to act on"):
         build_optimiser(dab, recipe.section("train"))
