@@ -11,6 +11,7 @@ import torch
 from detrkit.attention.multihead import visibility
 from detrkit.boxes import center_to_corners
 from detrkit.structures import Queries, Reference, Targets
+from detrkit.zoo.classes import count_classes
 from tests.parity import GOLDEN, Run, cases, our_loss
 
 CASES = cases()
@@ -40,6 +41,7 @@ def test_every_official_tensor_finds_its_place(run):
     conversion = run.conversion
     assert conversion.complete, conversion.summary()
     assert set(conversion.names) | set(conversion.repeated) == set(run.official)
+    assert count_classes(run.official, run.recipe) == run.case.meta["model"]["classes"]
     expected = run.case.meta.get("parameter_count") or run.case.meta.get("parameters")
     parameters = list(run.detector.parameters())
     assert sum(p.numel() for p in parameters) == expected["all"]

@@ -136,10 +136,12 @@ def _room_beside(boxes: Tensor, objects: Tensor) -> Tensor:
 
     All as corners [..., 4] within the image. A strip thinner than 1e-4 is none: its middle could round to the edge.
     """
-    strips = torch.cat((_strips(boxes, objects), _strips(torch.tensor([0, 0, 1, 1]).to(boxes), objects)), dim=-2)
+    image = torch.cat((torch.zeros_like(objects[..., :2]), torch.ones_like(objects[..., :2])), dim=-1)
+    strips = torch.cat((_strips(boxes, objects), _strips(image, objects)), dim=-2)  # [..., 8, 4]
     size = strips[..., 2:] - strips[..., :2]
     score = torch.where((size > 1e-4).all(-1), size.prod(-1), -1)
-    score = score + score.new_tensor([2.0] * 4 + [0.0] * 4) * (score > 0)  # the box's own come first
+    own, others = score.chunk(2, dim=-1)
+    score = torch.cat((own + 2 * (own > 0), others), dim=-1)  # the box's own strips come first
     best, index = score.max(dim=-1, keepdim=True)
     largest = strips.gather(-2, index[..., None].expand(*index.shape, 4)).squeeze(-2)
     return torch.where(best > 0, largest, boxes)
@@ -147,7 +149,6 @@ def _room_beside(boxes: Tensor, objects: Tensor) -> Tensor:
 
 def _strips(boxes: Tensor, objects: Tensor) -> Tensor:
     """The parts [..., 4, 4] of boxes left of, above, right of and below objects; corners, out of order if empty."""
-    boxes, objects = torch.broadcast_tensors(boxes, objects)
     x0, y0, x1, y1 = boxes.unbind(-1)
     left, top, right, bottom = objects.unbind(-1)
     strips = (
