@@ -120,8 +120,7 @@ def test_a_mask_is_made_once_for_a_shape():
 @pytest.mark.parametrize("base", ["base/dab_detr", "base/dn_detr", "base/sap_detr"])
 @pytest.mark.parametrize("block", [name for name in BLOCKS if name != "none"])
 def test_the_answer_is_what_it_is_without_blocks(base, block):
-    overrides = [o for o in BLOCKS[block] if not (base == "base/dn_detr" and o == CDN)]
-    detector, _ = build(base, *overrides)
+    detector, _ = build(base, *BLOCKS[block])
     images, targets = batch(3, 1)
     with torch.no_grad():
         trained = detector.train()(images, None, targets)
@@ -386,8 +385,7 @@ def test_pieces_equal_one_batch(base, block):
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("counts", [(0, 0), (0, 2)])
 def test_images_without_boxes_give_the_same_graph(base, block, counts):
-    overrides = [o for o in BLOCKS[block] if not (base == "base/dn_detr" and o == CDN)]
-    detector, criterion = build(base, *overrides)
+    detector, criterion = build(base, *BLOCKS[block])
     reached = []
     for number in (counts, (3, 2)):
         images, targets = batch(*number)
