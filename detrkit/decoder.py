@@ -13,7 +13,7 @@ from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import HeadOutput, PredictionHead
 from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
 from detrkit.recipe import Factory, Slot, define_slot, register
-from detrkit.structures import Memory, Output, Queries, QueryPosition, Reference
+from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
 define_slot("decoder", offers=("width", "heads", "levels", "classes", "geometry", "head"))
 
@@ -40,9 +40,16 @@ class DecoderLayer(nn.Module):
         self.feedforward, self.norm3 = feedforward, nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+    def forward(
+        self,
+        content: Tensor,
+        position: QueryPosition,
+        reference: Reference,
+        memory: Memory,
+        layout: QueryLayout | None = None,
+    ) -> Tensor:
         """Content [B, N, D] to content [B, N, D]."""
-        content = self.norm1(content + self.dropout(self.self_attention(content, position)))
+        content = self.norm1(content + self.dropout(self.self_attention(content, position, layout)))
         update = self.cross_attention(content, position, reference, memory)
         content = self.norm2(content + self.dropout(update))
         return self.norm3(content + self.dropout(self.feedforward(content)))
@@ -128,7 +135,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             scale = self.content_scale(content) if self.content_scale is not None and index else None
             position = self._position(replace(queries, content=content, reference=reference), scale, memory)
-            content = layer(content, position, reference, memory)
+            content = layer(content, position, reference, memory, queries.layout)
             normed = self.norm(content)
             raw.append(self.head(index, normed))
             decoded.append(self.geometry.decode(raw[-1].offsets, attached))

@@ -1,10 +1,14 @@
-"""Plain multi-head attention with packed input projections."""
+"""Plain multi-head attention with packed input projections, and attention among the decoder's queries."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from detrkit.structures import QueryLayout
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -22,6 +26,53 @@ def key_mask(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else ~mask[:, None, None, :]
 
 
+def self_attend(
+    query: Tensor, key: Tensor, value: Tensor, layout: QueryLayout | None, *, heads: int, dropout: float
+) -> Tensor:
+    """Attention among the decoder's queries: softmax(q k / sqrt(D / H)) v, where each sees whom its layout lets it see.
+
+    Groups of matching queries are folded into the batch, [B, G * N, D] to [B * G, N, D], and need no mask: a G-th of
+    the work of a masked attention over all of them (Group DETR, section 3.3). Only denoising slots bring a mask, over
+    the slots and the first group.
+
+    Args:
+        query, key, value: [B, N, D], projected, heads side by side; N counts slots and all groups.
+        layout: None if all see one another.
+        heads: H.
+        dropout: on attention weights.
+
+    Returns:
+        [B, N, D]
+    """
+
+    def attend(rows: list[Tensor], mask: Tensor | None = None) -> Tensor:
+        query, key, value = (split_heads(x, heads) for x in rows)
+        return merge_heads(F.scaled_dot_product_attention(query, key, value, mask, dropout))
+
+    rows, groups, mixed = [query, key, value], 1, []
+    if layout is not None:
+        groups = layout.groups
+        if layout.slots:
+            end = layout.answer.stop
+            mixed.append(attend([x[:, :end] for x in rows], visibility(layout.slots, layout.queries, query.device)))
+            rows, groups = [x[:, end:] for x in rows], groups - 1
+    if groups:
+        folded = [x.unflatten(1, (groups, -1)).flatten(0, 1) for x in rows]  # [B * G, N, D]
+        mixed.append(attend(folded).unflatten(0, (-1, groups)).flatten(1, 2))
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+
+
+@lru_cache(maxsize=32)
+def visibility(slots: tuple[int, ...], queries: int, device: torch.device) -> Tensor:
+    """[S + N, S + N] bool, True where a row may see a column: its own denoising group, or any of the N last.
+
+    A batch's shape decides it, so all layers and steps of one shape share a mask.
+    """
+    with torch.inference_mode(False):  # a mask made in a trial run serves training too
+        group = torch.repeat_interleave(torch.tensor((*slots, queries)))
+        return ((group[:, None] == group) | (group == len(slots))).to(device)
+
+
 class MultiHeadAttention(nn.Module):
     """softmax(q k / sqrt(D / H)) v (Vaswani et al., 2017); q, k, v projections packed in one matrix [3 D, D]."""
 
@@ -34,16 +85,19 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Query [B, N, D], key and value [B, L, D], padding mask [B, L] or None, to [B, N, D]."""
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query [B, N, D], key and value [B, L, D] projected, heads side by side."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         if query is key:  # one product instead of two
             both = F.linear(query, torch.cat(weights[:2]), torch.cat(biases[:2]))
             query, key = both.chunk(2, dim=-1)
         else:
             query, key = F.linear(query, weights[0], biases[0]), F.linear(key, weights[1], biases[1])
-        value = F.linear(value, weights[2], biases[2])
-        query, key, value = (split_heads(x, self.heads) for x in (query, key, value))
+        return query, key, F.linear(value, weights[2], biases[2])
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Query [B, N, D], key and value [B, L, D], padding mask [B, L] or None, to [B, N, D]."""
+        query, key, value = (split_heads(x, self.heads) for x in self.project(query, key, value))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout)
         return self.out_proj(merge_heads(mixed))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.attention.multihead import MultiHeadAttention, self_attend
 from detrkit.recipe import register
-from detrkit.structures import QueryPosition
+from detrkit.structures import QueryLayout, QueryPosition
 
 
 @register("self_attention", "plain")
@@ -23,7 +23,10 @@ class PlainSelfAttention(nn.Module):
         super().__init__()
         self.attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
 
-    def forward(self, content: Tensor, position: QueryPosition) -> Tensor:
-        """Content [B, N, D] to its update [B, N, D]."""
+    def forward(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None = None) -> Tensor:
+        """Content [B, N, D] to its update [B, N, D]; `layout` says who sees whom, None: all do."""
         placed = sum(position.embeddings.values(), content)
-        return self.attention(placed, placed, content)
+        query, key, value = self.attention.project(placed, placed, content)
+        dropout = self.attention.dropout if self.training else 0.0
+        mixed = self_attend(query, key, value, layout, heads=self.attention.heads, dropout=dropout)
+        return self.attention.out_proj(mixed)

@@ -6,6 +6,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -15,7 +16,7 @@ from detrkit.layers import Count
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Memory, Queries
 
-define_slot("queries", offers=("width", "geometry", "classes", "head"))
+define_slot("queries", offers=("width", "classes", "geometry", "groups", "head"))
 
 
 @register("queries", "anchor_boxes")
@@ -24,9 +25,10 @@ class AnchorBoxQueries(nn.Module):
 
     Args:
         width: D.
+        classes: K.
         geometry: turns the boxes into references.
+        groups: how many groups of anchors there are, each with its own.
         count: anchors.
-        content: "zero", or "learned", a vector for each anchor (DINO without query selection).
         patterns: learned content vectors; with P of them each anchor is used P times, pattern by pattern, so that
             N = P * count. 0: none; they add to the content.
         centers: where the boxes' centres start: "normal", logits from N(0, 1) (published), or "uniform" over the image
@@ -39,30 +41,46 @@ class AnchorBoxQueries(nn.Module):
         self,
         *,
         width: int,
+        classes: int,
         geometry: Geometry,
+        groups: int = 1,
         count: Count = 300,
-        content: Literal["zero", "learned"] = "zero",
         patterns: Annotated[int, Field(ge=0)] = 0,
+        content: Literal["zero", "learned", "label"] = "zero",
         centers: Literal["normal", "uniform"] = "normal",
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
         size_spread: Annotated[float, Field(ge=0)] = 1.0,
     ):
         super().__init__()
-        self.geometry, self.width = geometry, width
-        center, size = torch.randn(count, 2), torch.randn(count, 2)
+        self.geometry, self.width, self.count = geometry, width, count
+        rows = groups * count
+        center, size = torch.randn(rows, 2), torch.randn(rows, 2)
         if centers == "uniform":
-            center = inverse_sigmoid(torch.rand(count, 2), eps=1e-3)
+            center = inverse_sigmoid(torch.rand(rows, 2), eps=1e-3)
         size = size * size_spread + math.log(initial_size / (1 - initial_size))
         self.anchors = nn.Parameter(torch.cat((center, size), dim=-1))
         learned = content == "learned"
-        self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(count, width))) if learned else None
+        self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, width))) if learned else None
         self.patterns = nn.Parameter(torch.randn(patterns, width)) if patterns else None
 
-    def forward(self, memory: Memory) -> Queries:
+        self.labels = nn.Parameter(torch.randn(classes + 1, width - 1)) if content == "label" else None
+
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
+        """The queries of the first `groups` groups."""
         batch = len(memory.tokens)
-        boxes = self.anchors.sigmoid()
-        content = boxes.new_zeros(len(boxes), self.width) if self.content is None else self.content
+        boxes = self.anchors[: groups * self.count].sigmoid().unflatten(0, (groups, 1, self.count))
+        if self.labels is not None:
+            content = F.pad(self.labels[-1:], (0, 1))
+        elif self.content is not None:
+            content = self.content[: groups * self.count].unflatten(0, (groups, 1, self.count))
+        else:
+            content = boxes.new_zeros(1, self.width)
         if self.patterns is not None:
-            content = (self.patterns[:, None] + content).flatten(0, 1)
-            boxes = boxes.repeat(len(self.patterns), 1)
-        return Queries(content.expand(batch, -1, -1), self.geometry.encode(boxes.expand(batch, -1, -1)))
+            content = content + self.patterns[:, None]  # [groups or nothing, P, count or 1, D]
+            boxes = boxes.expand(-1, len(self.patterns), -1, -1)
+        content = content.expand(*boxes.shape[:3], -1).flatten(0, 2)
+        return Queries(
+            content.expand(batch, -1, -1),
+            self.geometry.encode(boxes.flatten(0, 2).expand(batch, -1, -1)),
+            labels=self.labels,
+        )

@@ -89,6 +89,11 @@ DAB_DETR = Family(
     repeats=((r"transformer\.decoder\.(bbox_embed\..+)", r"\1"),),
 )
 
+DN_DETR = Family(
+    rules=(*DAB_DETR.rules, (r"label_enc\.weight", r"queries.labels")),
+    repeats=DAB_DETR.repeats,
+)
+
 SAP_DETR = Family(
     rules=(
         *BACKBONE_AND_ENCODER,
