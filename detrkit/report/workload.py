@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        formula = flop_registry.get(func.overloadpacket)
+        formula = flop_registry.get(func.overloadpacket) or _FORMULAS.get(func.overloadpacket)
         if formula is None:
             with self:  # an operation that is made of others is counted by them
                 out = func.decompose(*args, **kwargs)
@@ -180,6 +180,13 @@ def _computes(func: Any) -> bool:
     takes_tensors = any("Tensor" in str(argument.type) for argument in arguments)
     return bool(returns) and takes_tensors and not is_view and func.overloadpacket.__name__ not in _MOVES
 
+
+def _fused_attention_on_cpu(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_on_cpu}
+"""Formulas that torch has not had in every version."""
 
 _MOVES = {
     "_to_copy",
