@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,14 @@ def measure_workload(detector: nn.Module, *, height: int = 800, width: int = 106
     )
 
 
+_ATEN = torch.ops.aten
+# torch has no formula for the CPU's fused attention, which does the work of the GPU's.
+_FORMULAS = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    **flop_registry,
+}
+
+
 class _Counter(TorchDispatchMode):
     """Adds up torch's formula of each operation for the module that is running.
 
@@ -114,7 +122,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        formula = flop_registry.get(func.overloadpacket) or _FORMULAS.get(func.overloadpacket)
+        formula = _FORMULAS.get(func.overloadpacket)
         if formula is None:
             with self:  # an operation that is made of others is counted by them
                 out = func.decompose(*args, **kwargs)
@@ -180,13 +188,6 @@ def _computes(func: Any) -> bool:
     takes_tensors = any("Tensor" in str(argument.type) for argument in arguments)
     return bool(returns) and takes_tensors and not is_view and func.overloadpacket.__name__ not in _MOVES
 
-
-def _fused_attention_on_cpu(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_on_cpu}
-"""Formulas that torch has not had in every version."""
 
 _MOVES = {
     "_to_copy",
