@@ -12,7 +12,7 @@ from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import HeadOutput, PredictionHead
 from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
 from detrkit.recipe import Factory, Slot, define_slot, register
-from detrkit.structures import Memory, Output, Queries, QueryPosition, Reference
+from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
 define_slot("decoder", offers=("width", "heads", "classes", "geometry", "head"))
 
@@ -39,9 +39,16 @@ class DecoderLayer(nn.Module):
         self.feedforward, self.norm3 = feedforward, nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+    def forward(
+        self,
+        content: Tensor,
+        position: QueryPosition,
+        reference: Reference,
+        memory: Memory,
+        layout: QueryLayout | None = None,
+    ) -> Tensor:
         """Content [B, N, D] to content [B, N, D]."""
-        content = self.norm1(content + self.dropout(self.self_attention(content, position)))
+        content = self.norm1(content + self.dropout(self.self_attention(content, position, layout)))
         update = self.cross_attention(content, position, reference, memory)
         content = self.norm2(content + self.dropout(update))
         return self.norm3(content + self.dropout(self.feedforward(content)))
@@ -122,7 +129,7 @@ class Decoder(nn.Module):
         decoded: list[Decoded] = []
         for index, layer in enumerate(self.layers):
             scale = self.content_scale(content) if self.content_scale is not None and index else None
-            content = layer(content, self._position(content, reference, scale), reference, memory)
+            content = layer(content, self._position(content, reference, scale), reference, memory, queries.layout)
             normed = self.norm(content)
             raw.append(self.head(index, normed))
             decoded.append(self.geometry.decode(raw[-1].offsets, attached))

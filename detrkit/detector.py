@@ -9,12 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from detrkit.blocks.base import TrainingBlocks
 from detrkit.boxes import center_to_corners
 from detrkit.decoder import Decoder
 from detrkit.errors import UserError
 from detrkit.layers import Count
 from detrkit.losses.criterion import Criterion
-from detrkit.recipe import Recipe
+from detrkit.recipe import Factory, Recipe
 from detrkit.structures import Output, Target
 
 
@@ -50,6 +51,7 @@ class Detector(nn.Module):
         encoder: feature maps to memory.
         queries: memory to queries.
         decoder: queries and memory to predictions.
+        blocks: what adds queries in training.
         detect: how predictions become detections.
     """
 
@@ -60,10 +62,12 @@ class Detector(nn.Module):
         encoder: nn.Module,
         queries: nn.Module,
         decoder: Decoder,
+        blocks: TrainingBlocks | None = None,
         detect: DetectOptions | None = None,
     ):
         super().__init__()
         self.backbone, self.encoder, self.queries, self.decoder = backbone, encoder, queries, decoder
+        self.blocks = TrainingBlocks({}) if blocks is None else blocks
         self.detect_options = detect or DetectOptions()
 
     def forward(self, images: Tensor, mask: Tensor | None = None, targets: list[Target] | None = None) -> Output:
@@ -72,11 +76,17 @@ class Detector(nn.Module):
         Args:
             images: [B, 3, H, W], normalised, padded at the right and bottom with zeros.
             mask: [B, H, W] bool, True where padded; None when nothing is padded.
-            targets: the truth, which training blocks draw extra queries from; not used by the rest.
+            targets: the truth, which training blocks draw extra queries from; not used by the rest, nor outside
+                training.
         """
         features = self.backbone(images, mask)
         memory = self.encoder(features)
-        return self.decoder(self.queries(memory), memory)
+        if not (self.training and targets is not None and self.blocks):
+            return self.decoder(self.queries(memory), memory)
+        groups = self.blocks.groups
+        queries = self.queries(memory) if groups == 1 else self.queries(memory, groups)
+        queries, extension = self.blocks.extend(queries, targets)
+        return extension.cut(self.decoder(queries, memory))
 
     @torch.no_grad()
     def detect(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> list[dict[str, Tensor]]:
@@ -133,16 +143,30 @@ def build_detector(recipe: Recipe) -> Detector:
     if options.width % options.heads:
         raise UserError(f"detector.width = {options.width} is not a multiple of detector.heads = {options.heads}")
     shared = {"width": options.width, "heads": options.heads}
-    queries = recipe.section("queries")
+    queries: Factory = recipe.section("queries")
     geometry = recipe.section("geometry")(grid=queries.options.get("grid"))
+    blocks = TrainingBlocks(
+        {
+            name: factory(width=options.width, classes=classes, geometry=geometry)
+            for name, factory in recipe.section("blocks").items()
+        }
+    )
+    if blocks.groups > 1 and not queries.takes("groups"):
+        raise UserError(
+            f'blocks.{blocks.grouping} wants {blocks.groups} groups of queries, and queries "{queries.name}" makes one'
+        )
+    generator = queries(width=options.width, classes=classes, geometry=geometry, groups=blocks.groups)
+    for block in blocks.values():
+        block.check(generator)
     backbone = recipe.section("backbone")()
     return Detector(
         backbone=backbone,
         encoder=recipe.section("encoder")(
             **shared, channels=backbone.channels, position=recipe.section("position")(width=options.width)
         ),
-        queries=queries(width=options.width, geometry=geometry),
+        queries=generator,
         decoder=recipe.section("decoder")(**shared, classes=classes, geometry=geometry, head=recipe.section("head")),
+        blocks=blocks,
         detect=recipe.section("detect"),
     )
 

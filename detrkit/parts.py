@@ -8,6 +8,8 @@ import detrkit.attention.conditional
 import detrkit.attention.query_position
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
+import detrkit.blocks.denoising
+import detrkit.blocks.groups
 import detrkit.data.coco_source
 import detrkit.data.shapes
 import detrkit.decoder
@@ -30,6 +32,7 @@ define_section("position", Slot("position"), default="sine")
 define_section("encoder", Slot("encoder"), default="transformer")
 define_section("queries", Slot("queries"))
 define_section("geometry", Slot("geometry"))
+define_section("blocks", Annotated[dict[str, Factory], Slot("block")])
 define_section("decoder", Slot("decoder"), default="transformer")
 define_section("head", Slot("head"), default="mlp")
 define_section("matcher", Slot("matcher"), default="hungarian")

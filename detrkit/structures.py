@@ -78,6 +78,11 @@ class Reference:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: t.detach() for name, t in tensors.items() if t is not None})
 
+    def join(self, other: Self) -> Self:
+        """Both references' queries, one after the other; `other` is of the same geometry."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return replace(self, **{n: torch.cat(pair, dim=1) for n, pair in pairs.items() if pair[0] is not None})
+
     def require_sides(self, asker: str) -> Tensor:
         """The sides, or an error that names who needs them."""
         if self.sides is None:
@@ -96,12 +101,37 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class QueryLayout:
+    """Who sees whom in the decoder's self-attention, where training blocks have added queries.
+
+    Denoising slots stand first, group by group; then come the groups of matching queries, of which the first is the
+    answer. A matching query sees its own group. A slot sees its own denoising group and the answer.
+    """
+
+    queries: int
+    """N of one group of matching queries"""
+    groups: int = 1
+    """groups of matching queries"""
+    slots: tuple[int, ...] = ()
+    """how many slots each denoising group has"""
+
+    @property
+    def answer(self) -> slice:
+        """The places of the first group of matching queries, which alone exists outside training."""
+        return slice(sum(self.slots), sum(self.slots) + self.queries)
+
+
+@dataclass(frozen=True)
 class Queries:
     """What the decoder starts from."""
 
     content: Tensor
     """[B, N, D]"""
     reference: Reference
+    layout: QueryLayout | None = None
+    """None: all queries see one another"""
+    labels: Tensor | None = None
+    """[K + 1, D - 1] the label table that content was made of, where it was"""
 
 
 @dataclass(frozen=True)
@@ -130,6 +160,15 @@ class Output:
     """[Y, B, N, 1] logits, for heads that have it"""
     extras: Mapping[str, Extra] = field(default_factory=dict)
     """by name, what is trained beside the answer: an encoder's proposals, denoising queries"""
+    repeats: int = 1
+    """how many groups of queries answer for each object in training: the answer's losses are divided by so many times
+    the number of objects"""
+
+    def rows(self, places: slice) -> Output:
+        """The same for some of the queries, without extras."""
+        cut = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
+        cut = {name: None if value is None else value[:, :, places] for name, value in cut.items()}
+        return replace(self, **cut, extras={})
 
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
@@ -148,6 +187,10 @@ class Extra:
     """which of them stand for which object, where that is known; None: they are matched as the answer is"""
     repeats: int = 1
     """how many of them stand for each object: their losses are divided by so many times the number of objects"""
+    groups: int = 1
+    """groups of N / groups queries that are matched each on its own"""
+    targets: Targets | None = None
+    """the truth that `matches` speaks of, where that is not the batch's"""
 
     def float(self) -> Extra:
         """The same in float32."""
@@ -181,7 +224,7 @@ class Targets:
 class Matches:
     """Which query answers which object, for every decoder layer.
 
-    Each layer has the same number M of pairs: the sum over images of min(N, T).
+    Each layer has the same number M of pairs: the sum over images (and groups) of min(N, T).
     """
 
     image: Tensor
@@ -190,6 +233,10 @@ class Matches:
     """[Y, M] int64, ascending within an image"""
     target: Tensor
     """[Y, M] int64, the object's place within its image"""
+
+    def to(self, device: torch.device) -> Matches:
+        """The same on another device, without waiting for it."""
+        return Matches(*(t.to(device, non_blocking=True) for t in (self.image, self.query, self.target)))
 
     def take(self, predictions: Tensor) -> Tensor:
         """The matched rows of `predictions` [Y, B, N, ...]: [Y, M, ...]."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 import detrkit
+from detrkit.blocks.denoising import Draws
 from detrkit.recipe import Recipe
 from detrkit.structures import Output
 
@@ -38,18 +40,28 @@ def _sap_recipe(model: dict, settings: dict) -> Recipe:
     )
 
 
-def _dab_recipe(model: dict, settings: dict) -> Recipe:
+def _dab_recipe(model: dict, settings: dict, *, base: str = "base/dab_detr", own: Sequence[str] = ()) -> Recipe:
     activation = model.get("transformer_activation", "prelu")
     return detrkit.load_recipe(
-        "base/dab_detr",
+        base,
         [
             *_common(model),
+            *own,
             f"queries.count={model['queries']}",
             f"queries.patterns={model.get('num_patterns', 0)}",
             f"encoder.activation={activation}",
             f"decoder.activation={activation}",
         ],
     )
+
+
+def _dn_recipe(model: dict, settings: dict) -> Recipe:
+    own = [
+        f"blocks.denoising.groups={settings['scalar']}",
+        f"blocks.denoising.noise.label={settings['label_noise_scale']}",
+        f"blocks.denoising.noise.box={settings['box_noise_scale']}",
+    ]
+    return _dab_recipe(model, settings, base="base/dn_detr", own=own)
 
 
 def _common(model: dict) -> list[str]:
@@ -63,7 +75,7 @@ def _common(model: dict) -> list[str]:
     ]
 
 
-RECIPES = {"sap_detr": _sap_recipe, "dab_detr": _dab_recipe}
+RECIPES = {"sap_detr": _sap_recipe, "dab_detr": _dab_recipe, "dn_detr": _dn_recipe}
 LOSSES = {
     "loss_ce": "class",
     "loss_bbox": "box",
@@ -71,6 +83,9 @@ LOSSES = {
     "loss_ce_obj": "objectness",
     "loss_inner": "inner",
     "class_error": "class_error",
+    "tgt_loss_ce": "denoising/class",
+    "tgt_loss_bbox": "denoising/box",
+    "tgt_loss_giou": "denoising/giou",
 }
 """Official loss names without their layer; other official entries are logged numbers that nothing trains on."""
 
@@ -97,6 +112,10 @@ class Run:
         self.images = self.images.to(dtype)
         self.targets = self.case.targets()
         self.sizes = torch.tensor(meta["original_sizes"])
+        self.denoising = dict(self.detector.blocks).get("denoising")
+        if self.denoising is not None:
+            draws = stored_draws(self.case.tensors)
+            self.denoising.draw = lambda entries: draws
 
     def predict(self) -> Output:
         with torch.no_grad():
@@ -111,6 +130,19 @@ class Run:
             for name, p in self.detector.named_parameters()
         }
         return {name: value.item() for name, value in losses.items()}, norms
+
+
+def stored_draws(tensors: dict[str, torch.Tensor]) -> Draws:
+    """The random numbers that a case with denoising was made with."""
+    noise = {name.removeprefix("input/noise/"): t for name, t in tensors.items() if name.startswith("input/noise/")}
+    boxes = noise["box_part"] if "box_part" in noise else noise["box_uniform"]
+    return Draws(
+        flip=noise["label_uniform"],
+        labels=noise["label_new"],
+        boxes=boxes,
+        place=torch.zeros(len(boxes), 2),
+        signs=noise.get("box_sign"),
+    )
 
 
 def pad(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

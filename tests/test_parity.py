@@ -8,7 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrkit.structures import Targets
+from detrkit.attention.multihead import visibility
+from detrkit.boxes import center_to_corners
+from detrkit.structures import Queries, Reference, Targets
+from detrkit.zoo.classes import count_classes
 from tests.parity import GOLDEN, Run, cases, our_loss
 
 CASES = cases()
@@ -38,6 +41,7 @@ def test_every_official_tensor_finds_its_place(run):
     conversion = run.conversion
     assert conversion.complete, conversion.summary()
     assert set(conversion.names) | set(conversion.repeated) == set(run.official)
+    assert count_classes(run.official, run.recipe) == run.case.meta["model"]["classes"]
     expected = run.case.meta.get("parameter_count") or run.case.meta.get("parameters")
     parameters = list(run.detector.parameters())
     assert sum(p.numel() for p in parameters) == expected["all"]
@@ -80,6 +84,34 @@ def test_losses_and_gradient_norms(run):
         else:
             assert norm == pytest.approx(expected, rel=2e-3, abs=floor), official
     assert all(norm is None for norm in norms.values()), "a parameter that the official code does not train"
+
+
+def test_denoising_queries(run):
+    tensors = run.case.tensors
+    if run.denoising is None:
+        pytest.skip("this case has no denoising")
+    count, width = run.case.meta["denoising"]["groups"], run.case.meta["denoising"]["slots_per_group"]
+    with torch.no_grad():
+        output = run.detector.train()(run.images, run.mask, run.targets)
+        start = torch.zeros(len(run.targets), 1, run.recipe.get("detector.width"))
+        queries = Queries(start, Reference(start[..., :2]), labels=getattr(run.detector.queries, "labels", None))
+        slots = run.denoising.slots(queries, run.targets)
+        content = run.denoising.content(tensors["input/dn/labels"], queries)
+    assert slots.sizes == (width,) * count
+    at = tensors["input/dn/batch_index"], tensors["input/dn/slot_index"]
+    close(slots.content[at], content, 0, "label vectors")
+    assert slots.content.abs().sum(-1).count_nonzero() == len(at[0])
+    corners = center_to_corners(tensors["input/dn/query_boxes"][:, : count * width].sigmoid())
+    close(slots.reference.corners("the test"), corners, 1e-6, "noised boxes")
+    mask = ~tensors["input/dn/attn_mask"]
+    assert torch.equal(visibility(slots.sizes, len(mask) - count * width, mask.device), mask)
+    predicted = output.extras["denoising"].output
+    ours = {"pred_logits": predicted.logits, "pred_boxes": predicted.boxes}
+    for name in [name for name in run.case.expected if name.startswith("dn/layer")]:
+        layer, kind = name.removeprefix("dn/layer").split("/")
+        stored = run.case.cut(name, run.case.expected[name])
+        limit = 2e-4 if kind == "pred_logits" else 2e-5
+        close(ours[kind][int(layer)], stored if run.denoising.background else stored[at][None], limit, name)
 
 
 def test_matches_of_every_layer(run, output):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.attention.multihead import merge_heads, split_heads
+from detrkit.attention.multihead import self_attend
 from detrkit.recipe import define_slot, register
-from detrkit.structures import QueryPosition
+from detrkit.structures import QueryLayout, QueryPosition
 
 define_slot("self_attention", offers=("width", "heads", "positions", "dropout"))
 
@@ -34,12 +33,11 @@ class ConditionalSelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, content: Tensor, position: QueryPosition) -> Tensor:
-        """Content [B, N, D] to its update [B, N, D]."""
+    def forward(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None = None) -> Tensor:
+        """Content [B, N, D] to its update [B, N, D]; `layout` says who sees whom, None: all do."""
         query, key = self.query(content), self.key(content)
         for name, embedding in position.embeddings.items():
             query = query + self.query_position[name](embedding)
             key = key + self.key_position[name](embedding)
-        query, key, value = (split_heads(x, self.heads) for x in (query, key, self.value(content)))
         dropout = self.dropout if self.training else 0.0
-        return self.out(merge_heads(F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)))
+        return self.out(self_attend(query, key, self.value(content), layout, heads=self.heads, dropout=dropout))

@@ -1,10 +1,14 @@
-"""Plain multi-head attention with packed input projections."""
+"""Plain multi-head attention with packed input projections, and attention among the decoder's queries."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from detrkit.structures import QueryLayout
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -20,6 +24,53 @@ def merge_heads(x: Tensor) -> Tensor:
 def key_mask(mask: Tensor | None) -> Tensor | None:
     """A padding mask [B, L], True where padded, as fused attention wants it: [B, 1, 1, L], True where allowed."""
     return None if mask is None else ~mask[:, None, None, :]
+
+
+def self_attend(
+    query: Tensor, key: Tensor, value: Tensor, layout: QueryLayout | None, *, heads: int, dropout: float
+) -> Tensor:
+    """Attention among the decoder's queries: softmax(q k / sqrt(D / H)) v, where each sees whom its layout lets it see.
+
+    Groups of matching queries are folded into the batch, [B, G * N, D] to [B * G, N, D], and need no mask: a G-th of
+    the work of a masked attention over all of them (Group DETR, section 3.3). Only denoising slots bring a mask, over
+    the slots and the first group.
+
+    Args:
+        query, key, value: [B, N, D], projected, heads side by side; N counts slots and all groups.
+        layout: None if all see one another.
+        heads: H.
+        dropout: on attention weights.
+
+    Returns:
+        [B, N, D]
+    """
+
+    def attend(rows: list[Tensor], mask: Tensor | None = None) -> Tensor:
+        query, key, value = (split_heads(x, heads) for x in rows)
+        return merge_heads(F.scaled_dot_product_attention(query, key, value, mask, dropout))
+
+    rows, groups, mixed = [query, key, value], 1, []
+    if layout is not None:
+        groups = layout.groups
+        if layout.slots:
+            end = layout.answer.stop
+            mixed.append(attend([x[:, :end] for x in rows], visibility(layout.slots, layout.queries, query.device)))
+            rows, groups = [x[:, end:] for x in rows], groups - 1
+    if groups:
+        folded = [x.unflatten(1, (groups, -1)).flatten(0, 1) for x in rows]  # [B * G, N, D]
+        mixed.append(attend(folded).unflatten(0, (-1, groups)).flatten(1, 2))
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+
+
+@lru_cache(maxsize=32)
+def visibility(slots: tuple[int, ...], queries: int, device: torch.device) -> Tensor:
+    """[S + N, S + N] bool, True where a row may see a column: its own denoising group, or any of the N last.
+
+    A batch's shape decides it, so all layers and steps of one shape share a mask.
+    """
+    with torch.inference_mode(False):  # a mask made in a trial run serves training too
+        group = torch.repeat_interleave(torch.tensor((*slots, queries)))
+        return ((group[:, None] == group) | (group == len(slots))).to(device)
 
 
 class MultiHeadAttention(nn.Module):

@@ -34,6 +34,17 @@ class Geometry(nn.Module):
         """Given boxes [B, N, 4] (cx, cy, w, h) as references of this geometry."""
         raise NotImplementedError
 
+    def encode_noised(self, boxes: Tensor, truth: Tensor, positive: Tensor, place: Tensor) -> Reference:
+        """References for denoising: known boxes with noise.
+
+        Args:
+            boxes: [B, N, 4] the noised boxes.
+            truth: [B, N, 4] the objects' own.
+            positive: [B, N] bool, whether the query is to answer for its object.
+            place: [B, N, 2] random numbers in [0, 1), for geometries that choose a point.
+        """
+        return self.encode(boxes)
+
     def start(self, points: Tensor, sides: Tensor, corners: Tensor, cell: tuple[float, float]) -> Reference:
         """References from points [B, N, 2] of a grid, with sides [B, N, 4].
 

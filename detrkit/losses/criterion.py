@@ -52,12 +52,17 @@ class Criterion(nn.Module):
         output = output.float() if output.logits.dtype != torch.float64 else output
         padded = Targets.pad(targets, output.boxes.dtype)
         with torch.autocast(output.logits.device.type, enabled=False):
-            matches = self.matcher(output, padded)
+            asked = [extra for extra in output.extras.values() if extra.matches is None]
+            matches, *found = self.matcher.match(
+                [(output, 1), *((extra.output, extra.groups) for extra in asked)], padded
+            )
             if objects is None:
                 objects = self.normalizer(targets, output.logits.device)
-            terms = {name: (loss, loss(output, padded, matches, objects)) for name, loss in self.losses.items()}
+            shared = objects * output.repeats
+            terms = {name: (loss, loss(output, padded, matches, shared)) for name, loss in self.losses.items()}
             for name, extra in output.extras.items():
-                terms |= self._extra_terms(name, extra, padded, objects)
+                pairs = found.pop(0) if extra.matches is None else extra.matches
+                terms |= self._extra_terms(name, extra, extra.targets or padded, pairs, objects)
             total = sum(loss.weight * value.sum() for loss, value in terms.values())
         report = {"total": total}
         for name, (_, value) in terms.items():
@@ -68,10 +73,9 @@ class Criterion(nn.Module):
         return report
 
     def _extra_terms(
-        self, name: str, extra: Extra, targets: Targets, objects: Tensor
+        self, name: str, extra: Extra, targets: Targets, matches: Matches, objects: Tensor
     ) -> dict[str, tuple[Loss, Tensor]]:
         """The terms of an extra's predictions; those that ask for what it does not predict are left out."""
-        matches = self.matcher(extra.output, targets) if extra.matches is None else extra.matches
         return {
             f"{name}/{term}": (loss, loss(extra.output, targets, matches, objects * extra.repeats))
             for term, loss in self.losses.items()

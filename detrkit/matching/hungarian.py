@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -39,24 +40,49 @@ class HungarianMatcher(nn.Module):
         """The weighted sum of costs [Y, B, N, T]; columns beyond an image's count mean nothing."""
         return sum(cost.weight * cost(output, targets) for cost in self.costs.values())
 
-    @torch.no_grad()
     def forward(self, output: Output, targets: Targets) -> Matches:
-        layers, batch, queries = output.logits.shape[:3]
-        device = output.logits.device
+        return self.match([(output, 1)], targets)[0]
+
+    @torch.no_grad()
+    def match(self, requests: Sequence[tuple[Output, int]], targets: Targets) -> list[Matches]:
+        """The matches of several outputs, with one wait for the device for all of them.
+
+        Args:
+            requests: outputs, each with its number of groups G of N / G queries that are matched each on its own.
+                Pairs of an image then stand group by group.
+            targets: the batch's truth.
+        """
+        device = targets.labels.device
         if not max(targets.counts):
-            empty = torch.zeros(layers, 0, dtype=torch.int64, device=device)
-            return Matches(empty[0], empty, empty)
-        costs = self.cost(output, targets).cpu().numpy()  # the step's one wait for the device
-        pairs = np.empty((2, layers, sum(min(queries, n) for n in targets.counts)), dtype=np.int64)
+            return [
+                Matches(empty[0], empty, empty)
+                for empty in (torch.zeros(len(o.logits), 0, dtype=torch.int64, device=device) for o, _ in requests)
+            ]
+        costs = [self.cost(output, targets) for output, _ in requests]
+        host = torch.cat([cost.flatten() for cost in costs]).cpu()  # the step's one wait for the device
+        parts = host.split([cost.numel() for cost in costs])
+        return [
+            self._matches(part.view(cost.shape).numpy(), targets.counts, groups).to(device)
+            for part, cost, (_, groups) in zip(parts, costs, requests, strict=True)
+        ]
+
+    def _matches(self, costs: np.ndarray, counts: tuple[int, ...], groups: int) -> Matches:
+        """The pairs of costs [Y, B, N, T], on the CPU."""
+        layers, batch, queries, _ = costs.shape
+        size = queries // groups
+        numbers = [min(size, count) for count in counts]
+        pairs = np.empty((2, layers, groups * sum(numbers)), dtype=np.int64)
         for layer in range(layers):
             start = 0
-            for image, count in enumerate(targets.counts):
-                stop = start + min(queries, count)
-                pairs[:, layer, start:stop] = self.assign(costs[layer, image, :, :count])
-                start = stop
-        image = np.repeat(np.arange(batch), [min(queries, n) for n in targets.counts])
-        query, target = torch.from_numpy(pairs).to(device, non_blocking=True)
-        return Matches(torch.from_numpy(image).to(device, non_blocking=True), query, target)
+            for image, (count, number) in enumerate(zip(counts, numbers, strict=True)):
+                for first in range(0, queries, size):
+                    rows, columns = self.assign(costs[layer, image, first : first + size, :count])
+                    pairs[0, layer, start : start + number] = rows + first
+                    pairs[1, layer, start : start + number] = columns
+                    start += number
+        image = np.repeat(np.arange(batch), [groups * number for number in numbers])
+        query, target = torch.from_numpy(pairs)
+        return Matches(torch.from_numpy(image), query, target)
 
     def assign(self, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least-cost pairs (rows ascending, columns) of one cost matrix [N, T]."""

@@ -6,6 +6,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -15,7 +16,7 @@ from detrkit.layers import Count
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Memory, Queries
 
-define_slot("queries", offers=("width", "geometry"))
+define_slot("queries", offers=("width", "classes", "geometry", "groups"))
 
 
 @register("queries", "anchor_boxes")
@@ -24,10 +25,14 @@ class AnchorBoxQueries(nn.Module):
 
     Args:
         width: D.
+        classes: K.
         geometry: turns the boxes into references.
+        groups: how many groups of anchors there are, each with its own.
         count: anchors.
         patterns: learned content vectors; with P of them each anchor is used P times, pattern by pattern, so that
-            N = P * count. 0: content starts at zero.
+            N = P * count. 0: none.
+        content: what patterns are added to: "zero", or "label", the last row of a table of labels [K + 1, D - 1]
+            with a last channel of 0 (DN-DETR: denoising queries have their label's row and a 1 there).
         centers: where the boxes' centres start: "normal", logits from N(0, 1) (published), or "uniform" over the image
             (the official code's `random_refpoints_xy`).
         initial_size: where their width and height start, as a share of the image.
@@ -38,28 +43,39 @@ class AnchorBoxQueries(nn.Module):
         self,
         *,
         width: int,
+        classes: int,
         geometry: Geometry,
+        groups: int = 1,
         count: Count = 300,
         patterns: Annotated[int, Field(ge=0)] = 0,
+        content: Literal["zero", "label"] = "zero",
         centers: Literal["normal", "uniform"] = "normal",
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
         size_spread: Annotated[float, Field(ge=0)] = 1.0,
     ):
         super().__init__()
-        self.geometry, self.width = geometry, width
-        center, size = torch.randn(count, 2), torch.randn(count, 2)
+        self.geometry, self.width, self.count = geometry, width, count
+        rows = groups * count
+        center, size = torch.randn(rows, 2), torch.randn(rows, 2)
         if centers == "uniform":
-            center = inverse_sigmoid(torch.rand(count, 2), eps=1e-3)
+            center = inverse_sigmoid(torch.rand(rows, 2), eps=1e-3)
         size = size * size_spread + math.log(initial_size / (1 - initial_size))
         self.anchors = nn.Parameter(torch.cat((center, size), dim=-1))
         self.patterns = nn.Parameter(torch.randn(patterns, width)) if patterns else None
 
-    def forward(self, memory: Memory) -> Queries:
+        self.labels = nn.Parameter(torch.randn(classes + 1, width - 1)) if content == "label" else None
+
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
+        """The queries of the first `groups` groups."""
         batch = len(memory.tokens)
-        boxes = self.anchors.sigmoid()
-        if self.patterns is None:
-            content = boxes.new_zeros(batch, len(boxes), self.width)
-        else:
-            content = self.patterns.repeat_interleave(len(boxes), dim=0).expand(batch, -1, -1)
-            boxes = boxes.repeat(len(self.patterns), 1)
-        return Queries(content, self.geometry.encode(boxes.expand(batch, -1, -1)))
+        boxes = self.anchors[: groups * self.count].sigmoid().unflatten(0, (groups, self.count))
+        content = boxes.new_zeros(1, self.width) if self.labels is None else F.pad(self.labels[-1:], (0, 1))
+        if self.patterns is not None:
+            content = content + self.patterns
+        boxes = boxes.repeat(1, len(content), 1)  # [groups, N, 4]
+        content = content.repeat_interleave(self.count, dim=0).repeat(groups, 1)
+        return Queries(
+            content.expand(batch, -1, -1),
+            self.geometry.encode(boxes.flatten(0, 1).expand(batch, -1, -1)),
+            labels=self.labels,
+        )

@@ -40,6 +40,10 @@ class Factory:
     parts: Mapping[str, Any]
     build: Callable[..., Any]
 
+    def takes(self, offered: str) -> bool:
+        """Whether the part's constructor names an offered value."""
+        return offered in inspect.signature(self.build).parameters
+
     def __call__(self, **offered: Any) -> Any:
         """Builds the part. It receives those offered values that its constructor names, and no others.
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from detrkit.boxes import inverse_sigmoid
+from detrkit.boxes import center_to_corners, inverse_sigmoid
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.recipe import register
 from detrkit.structures import Reference
@@ -69,11 +69,32 @@ class SalientPointGeometry(Geometry):
 
     def encode(self, boxes: Tensor) -> SalientReference:
         """The point is the box's middle, its cell the grid's cell around that."""
+        return self._around(boxes[..., :2], center_to_corners(boxes))
+
+    def encode_noised(self, boxes: Tensor, truth: Tensor, positive: Tensor, place: Tensor) -> SalientReference:
+        """Points inside the noised boxes that keep the inner rule (fact sheet, section 14; no official code).
+
+        A positive's point is drawn uniformly where the noised box and its object overlap. A negative's point is drawn
+        in the largest of the four strips of the noised box beside the object, or, if all of the box lies in the
+        object, in the largest such strip of the image; so it lies in its object only if that fills the image. Draws
+        keep a twentieth of the way from edges. Sides are the distances to the noised box's edges, 0 beyond them.
+        """
+        noised = center_to_corners(boxes).clamp(0, 1)
+        true = center_to_corners(truth)
+        shared = torch.cat((noised[..., :2].maximum(true[..., :2]), noised[..., 2:].minimum(true[..., 2:])), dim=-1)
+        room = torch.where(positive[..., None], shared, _room_beside(noised, true))
+        low, high = room.chunk(2, dim=-1)
+        point = low + (0.05 + 0.9 * place) * (high - low)
+        held = point.maximum(true[..., :2]).minimum(true[..., 2:])  # rounding; boxes thinner than the logit's clipping
+        return self._around(torch.where(positive[..., None], held, point).clamp(0, 1), center_to_corners(boxes))
+
+    def _around(self, point: Tensor, corners: Tensor) -> SalientReference:
+        """A point [..., 2] with its distances to a box's corners [..., 4], in the grid's cell around it."""
         rows, columns = self.grid
-        point, half = boxes[..., :2], boxes[..., 2:] / 2
         cell = point.new_tensor([1 / columns, 1 / rows]).expand_as(point)
-        origin = ((point / cell).floor() * cell).clamp(min=0)
-        sides = torch.cat((half, half), dim=-1)
+        last = point.new_tensor([columns - 1, rows - 1])
+        origin = (point / cell).floor().clamp(min=0).minimum(last) * cell
+        sides = torch.cat((point - corners[..., :2], corners[..., 2:] - point), dim=-1).clamp(min=0)
         return SalientReference(point=point, sides=sides, origin=origin, cell=cell, previous=point)
 
     def start(self, points: Tensor, sides: Tensor, corners: Tensor, cell: tuple[float, float]) -> SalientReference:
@@ -108,3 +129,32 @@ class SalientPointGeometry(Geometry):
             cell=reference.cell,
             previous=reference.point,
         )
+
+
+def _room_beside(boxes: Tensor, objects: Tensor) -> Tensor:
+    """The largest strip of each box, else of the image, left of, above, right of or below an object; else the box.
+
+    All as corners [..., 4] within the image. A strip thinner than 1e-4 is none: its middle could round to the edge.
+    """
+    image = torch.cat((torch.zeros_like(objects[..., :2]), torch.ones_like(objects[..., :2])), dim=-1)
+    strips = torch.cat((_strips(boxes, objects), _strips(image, objects)), dim=-2)  # [..., 8, 4]
+    size = strips[..., 2:] - strips[..., :2]
+    score = torch.where((size > 1e-4).all(-1), size.prod(-1), -1)
+    own, others = score.chunk(2, dim=-1)
+    score = torch.cat((own + 2 * (own > 0), others), dim=-1)  # the box's own strips come first
+    best, index = score.max(dim=-1, keepdim=True)
+    largest = strips.gather(-2, index[..., None].expand(*index.shape, 4)).squeeze(-2)
+    return torch.where(best > 0, largest, boxes)
+
+
+def _strips(boxes: Tensor, objects: Tensor) -> Tensor:
+    """The parts [..., 4, 4] of boxes left of, above, right of and below objects; corners, out of order if empty."""
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    left, top, right, bottom = objects.unbind(-1)
+    strips = (
+        (x0, y0, x1.minimum(left), y1),
+        (x0, y0, x1, y1.minimum(top)),
+        (x0.maximum(right), y0, x1, y1),
+        (x0, y0.maximum(bottom), x1, y1),
+    )
+    return torch.stack([torch.stack(strip, dim=-1) for strip in strips], dim=-2)

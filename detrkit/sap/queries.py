@@ -25,6 +25,8 @@ class SalientGridQueries(nn.Module):
     Args:
         width: D.
         geometry: turns points and sides into references.
+        groups: how many groups share the grid and own their sides; their content is the same, so that sides alone
+            tell groups apart (fact sheet, section 14).
         grid: (rows, columns). The official code has 17 x 18 for 306 queries and squares for any other number.
         content: where content starts: sampled from the "memory" at the query's point after three convolutions
             (published), or at "zero".
@@ -52,6 +54,7 @@ class SalientGridQueries(nn.Module):
         start: Literal["corner", "center"] = "corner",
         border: Literal["zero", "edge"] = "zero",
         extent: Extent = "padded",
+        groups: int = 1,
     ):
         super().__init__()
         self.in_cell = 0.5 if start == "center" else 0.0
@@ -61,20 +64,22 @@ class SalientGridQueries(nn.Module):
         points = inverse_sigmoid(torch.stack((x, y), dim=-1).flatten(0, 1), eps=1e-3)
         self.points = nn.Parameter(points, requires_grad=False)
         self.sides = nn.Parameter(
-            torch.randn(rows * columns, 4) * side_spread + math.log(initial_side / (1 - initial_side))
+            torch.randn(groups * rows * columns, 4) * side_spread + math.log(initial_side / (1 - initial_side))
         )
         self.content = MemoryContent(width, border=border, extent=extent) if content == "memory" else None
         self.width = width
 
-    def forward(self, memory: Memory) -> Queries:
-        batch = len(memory.tokens)
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
+        """The queries of the first `groups` groups."""
+        batch, count = len(memory.tokens), len(self.points)
         corners = self.points.sigmoid().expand(batch, -1, -1)
         points = corners + self.in_cell * corners.new_tensor(self.cell)
-        sides = self.sides.sigmoid().expand(batch, -1, -1)
+        sides = self.sides[: groups * count].sigmoid().expand(batch, -1, -1)
         if self.content is None:
-            content = sides.new_zeros(batch, len(self.sides), self.width)
+            content = sides.new_zeros(batch, count, self.width)
         else:
             content = self.content(memory, points)
+        content, points, corners = (x.repeat(1, groups, 1) for x in (content, points, corners))
         return Queries(content, self.geometry.start(points, sides, corners, self.cell))
 
 

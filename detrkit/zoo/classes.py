@@ -42,8 +42,13 @@ def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
     """
     family = family_of(recipe)
     one, two = (_shapes(recipe, classes) for classes in (1, 2))
-    heads = {name for name in one if one[name] != two[name]}
-    counts = [tensor.shape[0] for name, tensor in official.items() if family.ours(name) in heads and tensor.ndim]
+    # What differs has a row for each class, and some tables have rows beyond (a label table: "no object").
+    beyond = {name: one[name][0] - 1 for name in one if one[name] != two[name]}
+    counts = [
+        tensor.shape[0] - beyond[family.ours(name)]
+        for name, tensor in official.items()
+        if family.ours(name) in beyond and tensor.ndim
+    ]
     return counts[0] if counts else None
 
 

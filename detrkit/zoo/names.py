@@ -86,6 +86,11 @@ DAB_DETR = Family(
     repeats=((r"transformer\.decoder\.(bbox_embed\..+)", r"\1"),),
 )
 
+DN_DETR = Family(
+    rules=(*DAB_DETR.rules, (r"label_enc\.weight", r"queries.labels")),
+    repeats=DAB_DETR.repeats,
+)
+
 SAP_DETR = Family(
     rules=(
         *BACKBONE_AND_ENCODER,
@@ -116,5 +121,5 @@ SAP_DETR = Family(
     ),
 )
 
-FAMILIES: dict[str, Family] = {"dab_detr": DAB_DETR, "sap_detr": SAP_DETR}
+FAMILIES: dict[str, Family] = {"dab_detr": DAB_DETR, "dn_detr": DN_DETR, "sap_detr": SAP_DETR}
 """By the recipe's `detector.checkpoint_names`."""

@@ -1,5 +1,7 @@
 """Every shipped recipe, made small: builds, predicts, trains a step, and every trained parameter gets a gradient."""
 
+import tomllib
+
 import pytest
 import timm
 import torch
@@ -20,7 +22,21 @@ SMALL = [
     "decoder.layers=3",
     "decoder.feedforward=96",
 ]
-RECIPES = [entry.name for entry in list_recipes()]
+
+
+def distinct_recipes() -> list[str]:
+    """Of the recipes that differ in backbone and schedule alone, which is nothing once they are small, the first."""
+    kinds = {}
+    for entry in list_recipes():
+        values = tomllib.loads(entry.path.read_text())
+        bases = values.pop("extends", [])
+        bases = [base for base in ([bases] if isinstance(bases, str) else bases) if "epochs" not in base]
+        other = ("title", "description", "reproduces", "backbone", "train")
+        kinds.setdefault(repr((bases, {k: v for k, v in values.items() if k not in other})), entry.name)
+    return list(kinds.values())
+
+
+RECIPES = distinct_recipes()
 
 
 def small(name: str, *overrides: str):
