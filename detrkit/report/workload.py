@@ -97,6 +97,14 @@ def measure_workload(detector: nn.Module, *, height: int = 800, width: int = 106
     )
 
 
+_ATEN = torch.ops.aten
+# torch has no formula for the CPU's fused attention, which does the work of the GPU's.
+_FORMULAS = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    **flop_registry,
+}
+
+
 class _Counter(TorchDispatchMode):
     """Adds up torch's formula of each operation for the module that is running.
 
@@ -114,7 +122,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        formula = flop_registry.get(func.overloadpacket)
+        formula = _FORMULAS.get(func.overloadpacket)
         if formula is None:
             with self:  # an operation that is made of others is counted by them
                 out = func.decompose(*args, **kwargs)
