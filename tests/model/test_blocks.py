@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.attention.multihead import self_attend, visibility
+from detrkit.attention.multihead import MultiHeadAttention, self_attend, split_heads, visibility
 from detrkit.blocks.denoising import ContrastiveDenoising, Denoising, Draws, Noise
 from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
@@ -95,7 +95,7 @@ def test_folded_groups_equal_a_masked_joint_attention(groups, slots):
     layout = QueryLayout(queries=5, groups=groups, slots=slots)
     total = sum(slots) + groups * 5
     torch.manual_seed(0)
-    query, key, value = torch.randn(3, 2, total, 8, dtype=torch.float64)
+    query, key, value = torch.randn(3, 3, total, 8, dtype=torch.float64)
     sets = (
         [[i] * size for i, size in enumerate(slots)] + [["answer"] * 5] + [[f"group {g}"] * 5 for g in range(1, groups)]
     )
@@ -106,7 +106,17 @@ def test_folded_groups_equal_a_masked_joint_attention(groups, slots):
         logits = query[..., head] @ key[..., head].mT / 2
         weights = logits.masked_fill(~torch.tensor(sees), float("-inf")).softmax(-1)
         expected[..., head] = weights @ value[..., head]
-    torch.testing.assert_close(self_attend(query, key, value, layout, heads=2, dropout=0.0), expected)
+    parted = [split_heads(x, 2) for x in (query, key, value)]
+    torch.testing.assert_close(self_attend(*parted, layout, dropout=0.0), expected)
+
+
+def test_packed_projections_see_the_layout():
+    attention = MultiHeadAttention(width=8, heads=2).double()
+    content = torch.randn(2, 10, 8, dtype=torch.float64)
+    mixed = attention(content, content, content, layout=QueryLayout(queries=5, groups=2))
+    for group in (slice(0, 5), slice(5, 10)):
+        alone = content[:, group]
+        torch.testing.assert_close(mixed[:, group], attention(alone, alone, alone))
 
 
 def test_a_mask_is_made_once_for_a_shape():
