@@ -17,7 +17,7 @@ from detrkit.recipe import RecipeError
 from detrkit.recipe.registry import parts
 from detrkit.sap.geometry import SalientPointGeometry
 from detrkit.sap.inner import inner_distance
-from detrkit.structures import Queries, QueryLayout, Reference
+from detrkit.structures import Extra, Queries, QueryLayout, Reference
 from tests.parity import GOLDEN, golden, stored_draws
 
 GROUPS = "blocks.groups.count=3"
@@ -477,10 +477,29 @@ def test_refusals_say_why(monkeypatch):
         build("base/dab_detr", "blocks.denoising.labels=queries")
     with pytest.raises(UserError, match="a and b both make groups"):
         build("base/dab_detr", "blocks.a={type='groups'}", "blocks.b={type='groups'}")
+    with pytest.raises(UserError, match='a block cannot be named "keys"'):
+        build("base/dab_detr", "blocks.keys.type=denoising")
     with pytest.raises(RecipeError, match=r"blocks.groups.count.*at least 2"):
         build("base/dab_detr", "blocks.groups.count=1")
     with pytest.raises(RecipeError, match=r"no block .denoise.*denoising"):
         build("base/dab_detr", "blocks.x.type=denoise")
+
+
+def test_a_block_hides_no_other_training():
+    detector, _ = build("base/dab_detr", DN)
+    images, targets = batch(2, 1)
+    predict = detector.decoder.forward
+
+    def with_proposals(queries, memory):
+        output = predict(queries, memory)
+        return replace(output, extras={name: Extra(output)})
+
+    detector.decoder.forward = with_proposals
+    name = "proposals"
+    assert set(detector.train()(images, None, targets).extras) == {"proposals", "denoising"}
+    name = "denoising"
+    with pytest.raises(UserError, match=r"blocks.denoising: the detector trains something else of that name"):
+        detector(images, None, targets)
 
 
 def test_a_block_can_be_switched_off():
