@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -70,6 +71,7 @@ class Decoder(nn.Module):
             trains the layer before (DINO, section 3.5; DAB- and SAP-DETR's sides do so too).
         moved_by: content that moves the reference: "raw" layer output (published DAB and SAP), or "normed", which
             makes the next reference the very box that was predicted.
+        final_norm: norm what the heads read; Anchor, SAM- and Deformable DETR do not.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Decoder(nn.Module):
         content_scale: bool = True,
         look_forward_twice: bool = True,
         moved_by: Literal["raw", "normed"] = "raw",
+        final_norm: bool = True,
     ):
         super().__init__()
         self.geometry = geometry
@@ -110,7 +113,7 @@ class Decoder(nn.Module):
         self.content_scale = MLP(width, width, width, 2) if content_scale else None
         xavier_matrices(self)
         self.positions = nn.ModuleDict({f.name: s for f, s in zip(positions, sources, strict=True)})
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
         self.head: PredictionHead = head(
             width=width, classes=classes, layers=layers, offset_widths=geometry.offset_widths
         )
@@ -122,11 +125,12 @@ class Decoder(nn.Module):
         decoded: list[Decoded] = []
         for index, layer in enumerate(self.layers):
             scale = self.content_scale(content) if self.content_scale is not None and index else None
-            content = layer(content, self._position(content, reference, scale), reference, memory)
+            position = self._position(replace(queries, content=content, reference=reference), scale, memory)
+            content = layer(content, position, reference, memory)
             normed = self.norm(content)
             raw.append(self.head(index, normed))
             decoded.append(self.geometry.decode(raw[-1].offsets, attached))
-            if index + 1 < len(self.layers):
+            if self.geometry.moves and index + 1 < len(self.layers):
                 offsets = self.head.offsets(index, content) if self.moved_by == "raw" else raw[-1].offsets
                 moved = self.geometry.move(offsets, reference)
                 reference = moved.detach()
@@ -139,12 +143,12 @@ class Decoder(nn.Module):
             objectness=_stack([r.objectness for r in raw]),
         )
 
-    def _position(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
+    def _position(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         """The places of all sources in one."""
         embeddings: dict[str, Tensor] = {}
         codes: dict[str, Tensor] = {}
         for source in self.positions.values():
-            position = source(content, reference, scale)
+            position = source(queries, scale, memory)
             embeddings |= position.embeddings
             codes |= position.codes
         return QueryPosition(embeddings, codes)

@@ -51,7 +51,13 @@ class FeedForward(nn.Module):
 
 
 def xavier_matrices(module: nn.Module) -> None:
-    """Draw every tensor of two or more dimensions Xavier-uniform, as DETR's transformers start."""
-    for parameter in module.parameters():
+    """Draw every tensor of two or more dimensions Xavier-uniform, as DETR's transformers start.
+
+    A module below that says `own_start = True` is left as it made itself.
+    """
+    for parameter in module.parameters(recurse=False):
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+    for child in module.children():
+        if not getattr(child, "own_start", False):
+            xavier_matrices(child)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import detrkit.attention.conditional
+import detrkit.attention.plain
 import detrkit.attention.query_position
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
@@ -13,12 +14,15 @@ import detrkit.data.shapes
 import detrkit.decoder
 import detrkit.encoders.transformer
 import detrkit.geometry.box
+import detrkit.geometry.none
+import detrkit.geometry.point
 import detrkit.heads
 import detrkit.losses.terms
 import detrkit.matching.costs
 import detrkit.matching.hungarian
 import detrkit.position
 import detrkit.queries.anchors
+import detrkit.queries.learned
 import detrkit.sap  # noqa: F401
 from detrkit.detector import DetectOptions, DetectorOptions
 from detrkit.engine.options import EvaluateOptions, TrainOptions

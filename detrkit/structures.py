@@ -102,6 +102,8 @@ class Queries:
     content: Tensor
     """[B, N, D]"""
     reference: Reference
+    embedding: Tensor | None = None
+    """[B, N, D] a learned embedding of each query's place, the same in every layer (query position "learned")"""
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,11 @@ class Targets:
     """[B, T, 4] as (cx, cy, w, h); (0.5, 0.5, 1, 1) in empty places"""
     counts: tuple[int, ...]
     """objects of each image"""
+    images: int
+    """how many images the losses are a mean over: these, or more where a batch comes in several pieces"""
 
     @classmethod
-    def pad(cls, targets: Sequence[Target], dtype: torch.dtype = torch.float32) -> Targets:
+    def pad(cls, targets: Sequence[Target], dtype: torch.dtype = torch.float32, images: int | None = None) -> Targets:
         """Batch the images' truths, boxes in `dtype`. Counts are read from shapes, so nothing waits for the device."""
         counts = tuple(len(t["labels"]) for t in targets)
         labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
@@ -174,7 +178,7 @@ class Targets:
         if min(counts) < max(counts):
             valid = torch.tensor([[j < n for j in range(max(counts))] for n in counts]).to(boxes.device)
             boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]))
-        return cls(labels, boxes, counts)
+        return cls(labels, boxes, counts, len(counts) if images is None else images)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,16 @@ def _dab_recipe(model: dict, settings: dict) -> Recipe:
     )
 
 
+def _dense(base: str, *extra: str):
+    """Recipes of the systems that only differ in their base and in how many queries they have."""
+
+    def recipe(model: dict, settings: dict) -> Recipe:
+        own = [f"queries.count={model['queries']}", "encoder.dropout=0.0", "decoder.dropout=0.0", *extra]
+        return detrkit.load_recipe(f"base/{base}", [*_common(model), *own])
+
+    return recipe
+
+
 def _common(model: dict) -> list[str]:
     return [
         f"backbone.name={model['backbone']}",
@@ -63,7 +73,12 @@ def _common(model: dict) -> list[str]:
     ]
 
 
-RECIPES = {"sap_detr": _sap_recipe, "dab_detr": _dab_recipe}
+RECIPES = {
+    "sap_detr": _sap_recipe,
+    "dab_detr": _dab_recipe,
+    "detr": _dense("detr"),
+    "conditional_detr": _dense("conditional_detr"),
+}
 LOSSES = {
     "loss_ce": "class",
     "loss_bbox": "box",

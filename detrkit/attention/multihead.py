@@ -34,8 +34,8 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Query [B, N, D], key and value [B, L, D], padding mask [B, L] or None, to [B, N, D]."""
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Query [B, N, D], key and value [B, L, D] projected and split: [B, H, N, F], twice [B, H, L, F]."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         if query is key:  # one product instead of two
             both = F.linear(query, torch.cat(weights[:2]), torch.cat(biases[:2]))
@@ -43,7 +43,11 @@ class MultiHeadAttention(nn.Module):
         else:
             query, key = F.linear(query, weights[0], biases[0]), F.linear(key, weights[1], biases[1])
         value = F.linear(value, weights[2], biases[2])
-        query, key, value = (split_heads(x, self.heads) for x in (query, key, value))
+        return [split_heads(x, self.heads) for x in (query, key, value)]
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Query [B, N, D], key and value [B, L, D], padding mask [B, L] or None, to [B, N, D]."""
+        query, key, value = self.project(query, key, value)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout)
         return self.out_proj(merge_heads(mixed))

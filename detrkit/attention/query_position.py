@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import UserError
 from detrkit.layers import MLP, xavier_matrices
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import define_slot, register
-from detrkit.structures import QueryPosition, Reference
+from detrkit.structures import Memory, Queries, QueryPosition
 
 define_slot("query_position", offers=("width",))
 
@@ -27,14 +28,29 @@ class QueryPositionPart(nn.Module):
     embeddings: tuple[str, ...]
     """names of the embeddings [B, N, D] that it gives"""
 
-    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
-        """`content` [B, N, D] enters the layer; codes are multiplied by `scale` [B, N, D] where it is given."""
+    def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
+        """`queries` enter the layer; codes are multiplied by `scale` [B, N, D] where it is given."""
         raise NotImplementedError
 
 
 def ordered(points: Tensor, order: Order) -> Tensor:
     """(x, y) pairs [..., 2] in the order that a code wants."""
     return points if order == "xy" else points.flip(-1)
+
+
+@register("query_position", "learned")
+class LearnedPosition(QueryPositionPart):
+    """The embedding that each query brings along, the same in every layer (DETR, section 3.2)."""
+
+    embeddings = ("learned",)
+
+    def __init__(self):
+        super().__init__()  # named here, because a recipe's options are a constructor's parameters
+
+    def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
+        if queries.embedding is None:
+            raise UserError('decoder.positions has "learned", but these queries bring no embedding of their own')
+        return QueryPosition({"learned": queries.embedding})
 
 
 @register("query_position", "point")
@@ -45,19 +61,19 @@ class PointPosition(QueryPositionPart):
         width: D, half for each coordinate.
         temperature: base of the code's frequencies.
         order: which coordinate comes first; SAP-DETR codes x first, the DAB family y first.
+        embedded: give the embedding; Conditional DETR has the code only, its embeddings are learned.
     """
 
-    embeddings = ("point",)
-
-    def __init__(self, *, width: int, temperature: Temperature = 20.0, order: Order = "xy"):
+    def __init__(self, *, width: int, temperature: Temperature = 20.0, order: Order = "xy", embedded: bool = True):
         super().__init__()
         self.half, self.temperature, self.order = width // 2, temperature, order
-        self.embed = MLP(width, width, width, 2)
+        self.embed = MLP(width, width, width, 2) if embedded else None
+        self.embeddings = ("point",) if embedded else ()
 
-    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
-        code = sine_code(ordered(reference.point, self.order), self.half, self.temperature)
-        embedding = self.embed(code)
-        return QueryPosition({"point": embedding}, {"point": code if scale is None else code * scale})
+    def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
+        code = sine_code(ordered(queries.reference.point, self.order), self.half, self.temperature)
+        embeddings = {} if self.embed is None else {"point": self.embed(code)}
+        return QueryPosition(embeddings, {"point": code if scale is None else code * scale})
 
 
 @register("query_position", "box")
@@ -80,14 +96,14 @@ class BoxPosition(QueryPositionPart):
         self.size = MLP(width, width, 2, 2) if modulated else None
         xavier_matrices(self)
 
-    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
-        size = reference.size("query position 'box'")
-        numbers = torch.cat((reference.point.flip(-1), size), dim=-1)  # (y, x, w, h), the published order
+    def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
+        point, size = queries.reference.point, queries.reference.size("query position 'box'")
+        numbers = torch.cat((point.flip(-1), size), dim=-1)  # (y, x, w, h), the published order
         code = sine_code(numbers, self.half, self.temperature)
         embedding, code = self.embed(code), code[..., : 2 * self.half]
         if scale is not None:
             code = code * scale
         if self.size is not None:
-            ratio = self.size(content).sigmoid() / size  # (w, h)
+            ratio = self.size(queries.content).sigmoid() / size  # (w, h)
             code = code * ratio.flip(-1).repeat_interleave(self.half, dim=-1)
         return QueryPosition({"box": embedding}, {"point": code})

@@ -18,7 +18,7 @@ from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
 define_slot("cross_attention", offers=("width", "heads", "positions", "dropout", "first"))
-define_slot("term", offers=("width", "heads"))
+define_slot("term", offers=("width", "heads", "first"))
 
 Terms = Annotated[list[Factory], Slot("term")]
 
@@ -105,8 +105,42 @@ class PointTerm(CodeTerm):
         super().__init__(inputs=width, width=width, heads=heads)
 
 
+class TermSum(nn.Module):
+    """Terms, and the key features that they meet.
+
+    Args:
+        terms: the summands.
+        width: D.
+        heads: H.
+        first: whether this is the decoder's first layer.
+        head_widths: what an owner's own logits count for in the scale.
+    """
+
+    def __init__(self, terms: list[Factory], *, width: int, heads: int, first: bool, head_widths: int = 0):
+        super().__init__()
+        self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
+        for factory in terms:
+            term = factory(width=width, heads=heads, first=first)
+            self.terms[factory.name] = term
+            if term.key not in self.keys:
+                self.keys[term.key] = term.make_key(width=width, heads=heads)
+        self.scale = ((head_widths + sum(t.head_widths for t in self.terms.values())) * width // heads) ** -0.5
+
+    def features(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scaled query features [B, H, N, F] and key features [B, H, L, F], by the keys' names."""
+        queries: dict[str, Tensor] = {}
+        for term in self.terms.values():
+            features = term(content, position, reference, memory)
+            if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
+                features = features * self.scale
+            queries[term.key] = queries[term.key] + features if term.key in queries else features
+        return queries, {name: key(memory) for name, key in self.keys.items()}
+
+
 @register("cross_attention", "terms")
-class TermAttention(nn.Module):
+class TermAttention(TermSum):
     """Queries to memory, with logits that are a sum of terms.
 
     In the first layer the content logits also see the places: each position embedding is projected and added to the
@@ -131,15 +165,8 @@ class TermAttention(nn.Module):
         first: bool,
         terms: Terms,
     ):
-        super().__init__()
+        super().__init__(terms, width=width, heads=heads, first=first)
         self.heads, self.dropout = heads, dropout
-        self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
-        for factory in terms:
-            term = factory(width=width, heads=heads)
-            self.terms[factory.name] = term
-            if term.key not in self.keys:
-                self.keys[term.key] = term.make_key(width=width, heads=heads)
-        self.scale = (sum(t.head_widths for t in self.terms.values()) * width // heads) ** -0.5
         blends = first and {"content", "position"} <= set(self.keys)
         self.first = nn.ModuleDict({name: nn.Linear(width, width) for name in positions} if blends else {})
         self.value = nn.Linear(width, width)
@@ -148,13 +175,7 @@ class TermAttention(nn.Module):
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""
-        queries: dict[str, Tensor] = {}
-        for term in self.terms.values():
-            features = term(content, position, reference, memory)
-            if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
-                features = features * self.scale
-            queries[term.key] = queries[term.key] + features if term.key in queries else features
-        keys = {name: key(memory) for name, key in self.keys.items()}
+        queries, keys = self.features(content, position, reference, memory)
         if self.first:
             placed = sum(layer(position.embeddings[name]) for name, layer in self.first.items())
             queries["content"] = queries["content"] + split_heads(placed * self.scale, self.heads)

@@ -29,6 +29,8 @@ class Geometry(nn.Module):
 
     offset_widths: dict[str, int]
     """name of an offset -> its numbers; a head makes one MLP for each"""
+    moves = True
+    """whether references move from layer to layer; those that stay keep their graph in every layer"""
 
     def encode(self, boxes: Tensor) -> Reference:
         """Given boxes [B, N, 4] (cx, cy, w, h) as references of this geometry."""

@@ -12,7 +12,7 @@ from detrkit.attention.terms import CodeTerm
 from detrkit.layers import MLP
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
-from detrkit.structures import Extent, Memory, QueryPosition, Reference
+from detrkit.structures import Extent, Memory, Queries, QueryPosition, Reference
 
 
 @register("query_position", "side")
@@ -31,8 +31,8 @@ class SidePosition(QueryPositionPart):
         self.half, self.temperature = width // 2, temperature
         self.embed = MLP(2 * width, width, width, 2)
 
-    def forward(self, content: Tensor, reference: Reference, scale: Tensor | None) -> QueryPosition:
-        code = sine_code(reference.corners("query position 'side'"), self.half, self.temperature)
+    def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
+        code = sine_code(queries.reference.corners("query position 'side'"), self.half, self.temperature)
         embedding = self.embed(code)
         if scale is not None:
             code = code * torch.cat((scale, scale), dim=-1)

@@ -11,7 +11,8 @@ from torch import Tensor
 from detrkit.detector import build_detector
 from detrkit.errors import CheckpointError
 from detrkit.recipe import Recipe
-from detrkit.zoo.names import FAMILIES, Family
+from detrkit.zoo.families import FAMILIES
+from detrkit.zoo.names import Family
 
 
 @dataclass

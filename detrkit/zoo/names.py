@@ -115,6 +115,3 @@ SAP_DETR = Family(
         (r"(bbox_embed|point_embed)\.(?:[1-9]|\d\d+)\.(.+)", r"\1.0.\2"),
     ),
 )
-
-FAMILIES: dict[str, Family] = {"dab_detr": DAB_DETR, "sap_detr": SAP_DETR}
-"""By the recipe's `detector.checkpoint_names`."""
