@@ -8,13 +8,15 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from detrkit.errors import UserError
 
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
@@ -32,6 +34,24 @@ class FeatureMap:
     """[B, C, h, w]"""
     mask: Tensor | None
     """[B, h, w] bool, True where padded; None when no image of the batch is padded"""
+    extent: Tensor | None = None
+    """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
+
+
+@dataclass(frozen=True)
+class AxisCodes:
+    """Codes of places along one axis at a time, for attention that looks along rows and columns apart."""
+
+    x: Tensor
+    """[B, w, D] of the map's columns"""
+    y: Tensor
+    """[B, h, D] of its rows"""
+    of: Callable[[Tensor], Tensor]
+    """the code [..., D] of any coordinate [...] in [0, 1], by the module that made the others"""
+
+    def cells(self) -> Tensor:
+        """[B, h * w, D] the codes of a cell's row and column, added."""
+        return (self.y[:, :, None] + self.x[:, None]).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -46,10 +66,27 @@ class Memory:
     """[B, L] bool, True where padded; None when nothing is padded"""
     shape: tuple[int, int]
     """(h, w) with h * w = L"""
+    extent: Tensor | None = None
+    """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
+    axes: AxisCodes | None = None
+    """codes along rows and columns apart, where the position part makes them"""
 
     def as_map(self) -> Tensor:
         """The tokens as a map [B, D, h, w]."""
         return self.tokens.transpose(1, 2).unflatten(2, self.shape)
+
+    def image_cells(self) -> Tensor:
+        """[B, 2] (width, height) of each image in cells: `extent` where it is known, else counted in whole cells."""
+        if self.extent is not None:
+            return self.extent
+        shares = self.valid_shares()
+        return shares * shares.new_tensor(self.shape[::-1])
+
+    def require_axes(self, asker: str) -> AxisCodes:
+        """The codes along rows and columns, or an error that names who needs them."""
+        if self.axes is None:
+            raise UserError(f'{asker} needs codes of rows and columns apart: set position.type = "axes"')
+        return self.axes
 
     def valid_shares(self) -> Tensor:
         """[B, 2] how much of the map's (width, height) each image fills, in (0, 1]."""
@@ -104,6 +141,8 @@ class Queries:
     reference: Reference
     embedding: Tensor | None = None
     """[B, N, D] a learned embedding of each query's place, the same in every layer (query position "learned")"""
+    read_from: Tensor | None = None
+    """[B, N, D] what the reference points were read off, where it was normed for that"""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -52,6 +54,13 @@ def _dab_recipe(model: dict, settings: dict) -> Recipe:
     )
 
 
+def _anchor_recipe(model: dict, settings: dict) -> Recipe:
+    counts = {"points": model["num_query_position"], "patterns": model["num_query_pattern"]}
+    return detrkit.load_recipe(
+        "base/anchor_detr", [*_common(model), *(f"queries.{name}={count}" for name, count in counts.items())]
+    )
+
+
 def _dense(base: str, *extra: str):
     """Recipes of the systems that only differ in their base and in how many queries they have."""
 
@@ -78,6 +87,9 @@ RECIPES = {
     "dab_detr": _dab_recipe,
     "detr": _dense("detr"),
     "conditional_detr": _dense("conditional_detr"),
+    "anchor_detr": _anchor_recipe,
+    "smca_detr": _dense("smca_detr"),
+    "sam_detr": lambda model, settings: _dense("sam_detr_smca" if model["smca"] else "sam_detr")(model, settings),
 }
 LOSSES = {
     "loss_ce": "class",
@@ -112,6 +124,16 @@ class Run:
         self.images = self.images.to(dtype)
         self.targets = self.case.targets()
         self.sizes = torch.tensor(meta["original_sizes"])
+
+    def counted(self) -> dict[str, int]:
+        """How many numbers the official model has and trains, by its own list: frozen norms are no parameters there."""
+        entries = json.loads((self.case.path / "weights.json").read_text())
+        sizes = {e["name"]: math.prod(e["shape"]) for e in entries if e["rule"] != "alias"}
+        norm = re.compile(r"backbone\..*(\.bn\d\.|\.downsample\.1\.)")
+        return {
+            "all": sum(size for name, size in sizes.items() if not norm.search(name)),
+            "trainable": sum(sizes[name] for name in self.case.meta["expected_grad_norms"]),
+        }
 
     def predict(self) -> Output:
         with torch.no_grad():

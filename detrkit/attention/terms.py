@@ -202,7 +202,8 @@ def fused_attention(
         mask: [B, L], True where padded, or None.
 
     Fused kernels want one width for queries, keys and values, a multiple of eight: the missing channels are zeros,
-    which change nothing, and those of the result are dropped.
+    which change nothing, and those of the result are dropped. Values of less than a quarter of the width stay as they
+    are: zeros would cost more than they save.
     """
     width = value.shape[-1]
     full = -(-sum(k.shape[-1] for k in keys) // 8) * 8
@@ -213,6 +214,7 @@ def fused_attention(
         torch.cat([k.to(dtype).expand(len(value), value.shape[1], -1, -1) for k in keys], dim=-1),
         (0, missing),
     )
-    value = F.pad(value, (0, full - width))
+    if full <= 4 * width:
+        value = F.pad(value, (0, full - width))
     mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout, scale=1.0)
     return mixed[..., :width]

@@ -44,7 +44,8 @@ class LearnedQueries(nn.Module):
         self.embedding = nn.Parameter(torch.randn(count, width))
         self.point_norm = nn.LayerNorm(width) if point_norm else nn.Identity()
         self.point = MLP(width, width, 2, point_depth) if point_depth else None
-        xavier_matrices(self.point) if self.point is not None else None
+        if self.point is not None:
+            xavier_matrices(self.point)
 
     def forward(self, memory: Memory) -> Queries:
         embedding = self.embedding.expand(len(memory.tokens), -1, -1)
@@ -54,4 +55,5 @@ class LearnedQueries(nn.Module):
         else:
             point = self.point(normed).sigmoid()
         boxes = torch.cat((point, torch.full_like(point, self.initial_size)), dim=-1)
-        return Queries(torch.zeros_like(embedding), self.geometry.encode(boxes), embedding)
+        read_from = None if isinstance(self.point_norm, nn.Identity) else normed
+        return Queries(torch.zeros_like(embedding), self.geometry.encode(boxes), embedding, read_from)
