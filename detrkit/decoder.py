@@ -79,7 +79,7 @@ class Decoder(nn.Module):
             trains the layer before (DINO, section 3.5; DAB- and SAP-DETR's sides do so too).
         moved_by: content that moves the reference: "raw" layer output (published DAB and SAP), or "normed", which
             makes the next reference the very box that was predicted.
-        final_norm: norm what the heads read; Deformable DETR does not.
+        final_norm: norm what the heads read; Anchor, SAM- and Deformable DETR do not.
     """
 
     def __init__(

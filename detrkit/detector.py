@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +39,9 @@ class DetectOptions:
 
     keep: Count = 300
     """detections an image, the best of all N * K (query, class) pairs"""
+    scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    """how logits become scores. softmax: the last logit is "no object", and each query gives one detection, of its best
+    class (DETR)"""
     objectness: bool = False
     """multiply class scores by the objectness; no published SAP-DETR result does"""
 
@@ -104,8 +107,9 @@ class Detector(nn.Module):
         return self.select(self(images, mask).float(), sizes)
 
     def scores(self, output: Output, layer: int) -> Tensor:
-        """[B, N, K] in [0, 1]: how sure a decoder layer is of each class, as detections are ranked."""
-        scores = output.logits[layer].sigmoid()
+        """[B, N, K] in [0, 1]: how sure a decoder layer is of each class."""
+        logits = output.logits[layer]
+        scores = logits.softmax(-1)[..., :-1] if self.detect_options.scores == "softmax" else logits.sigmoid()
         if self.detect_options.objectness:
             if output.objectness is None:
                 raise UserError("detect.objectness = true needs head.objectness = true")
@@ -114,11 +118,15 @@ class Detector(nn.Module):
 
     def select(self, output: Output, sizes: Tensor) -> list[dict[str, Tensor]]:
         """The detections that an output means; see `detect`."""
-        scores = self.scores(output, -1)
+        scores, own = self.scores(output, -1), None
+        if self.detect_options.scores == "softmax":  # the best class of each query
+            scores, own = scores.max(-1, keepdim=True)
         classes = scores.shape[-1]
         flat = scores.flatten(1)
         best, index = flat.topk(min(self.detect_options.keep, flat.shape[1]))
         query, label = index // classes, index % classes
+        if own is not None:
+            label = own.squeeze(-1).gather(1, query)
         scale = sizes.to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
         boxes = _take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
         columns = {"scores": best, "labels": label, "boxes": boxes, "queries": query}

@@ -46,9 +46,12 @@ class PredictionHead(nn.Module):
             released weights), or "none".
         offset_sharing: the same for the offset heads.
         objectness: also predict whether a query has an object, one linear layer for all decoder layers.
-        prior: class and objectness probability at the start (RetinaNet, section 4.1).
-        size_start: where the raw width and height start in the first layer's box head: 0, or -2 in Deformable DETR,
-            whose references are points (a box of 0.12 of the image).
+        prior: class and objectness probability at the start (RetinaNet, section 4.1); "none" starts the class layer as
+            any other (DETR).
+        background: one more class logit, the last, for "no object" (DETR; SMCA has it, and never trains it upwards).
+        zero_offsets: start with offsets of zero; without it the offset heads start as any other MLP (DETR, SMCA).
+        size_start: where the raw width and height start in the first layer's box head: 0, or -2 where references are
+            points (Anchor and Deformable DETR: a box of 0.12 of the image).
     """
 
     def __init__(
@@ -62,12 +65,15 @@ class PredictionHead(nn.Module):
         class_sharing: Sharing = "all",
         offset_sharing: Sharing = "all",
         objectness: bool = False,
-        prior: Annotated[float, Field(gt=0, lt=1)] = 0.01,
+        prior: Annotated[float, Field(gt=0, lt=1)] | None = 0.01,
+        background: bool = False,
+        zero_offsets: bool = True,
         size_start: float = 0.0,
     ):
         super().__init__()
         self.class_sharing, self.offset_sharing = class_sharing, offset_sharing
-        bias = -math.log((1 - prior) / prior)
+        bias = None if prior is None else -math.log((1 - prior) / prior)
+        logits = classes + background
 
         def copies(make, sharing: Sharing) -> nn.ModuleList:
             made = [make() for _ in range(shared_index(sharing, layers - 1) + 1)]
@@ -76,21 +82,23 @@ class PredictionHead(nn.Module):
             return nn.ModuleList(made)
 
         def class_head() -> nn.Module:
-            head = MLP(width, width, classes, class_depth)
-            nn.init.constant_(head.layers[-1].bias, bias)
+            head = MLP(width, width, logits, class_depth)
+            if bias is not None:
+                nn.init.constant_(head.layers[-1].bias, bias)
             return head
+
+        def offset_head(numbers: int) -> nn.Module:
+            head = MLP(width, width, numbers, 3)
+            return head.zero_last() if zero_offsets else head
 
         self.classes = copies(class_head, class_sharing)
         self.offset_heads = nn.ModuleDict(
-            {
-                name: copies(lambda n=numbers: MLP(width, width, n, 3).zero_last(), offset_sharing)
-                for name, numbers in offset_widths.items()
-            }
+            {name: copies(lambda n=numbers: offset_head(n), offset_sharing) for name, numbers in offset_widths.items()}
         )
-        if "box" in offset_widths:
+        if size_start and "box" in offset_widths:
             nn.init.constant_(self.offset_heads["box"][0].layers[-1].bias[2:], size_start)
         self.objectness = nn.Linear(width, 1) if objectness else None
-        if self.objectness is not None:
+        if self.objectness is not None and bias is not None:
             nn.init.constant_(self.objectness.bias, bias)
 
     def offsets(self, layer: int, content: Tensor) -> dict[str, Tensor]:

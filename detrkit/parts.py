@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import detrkit.attention.aligned
 import detrkit.attention.conditional
 import detrkit.attention.deformable
+import detrkit.attention.head_gaussian
 import detrkit.attention.plain
 import detrkit.attention.query_position
+import detrkit.attention.row_column
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
 import detrkit.blocks.denoising
@@ -16,15 +19,19 @@ import detrkit.data.coco_source
 import detrkit.data.shapes
 import detrkit.decoder
 import detrkit.encoders.deformable
+import detrkit.encoders.row_column
 import detrkit.encoders.transformer
 import detrkit.geometry.box
+import detrkit.geometry.none
 import detrkit.geometry.point
 import detrkit.heads
 import detrkit.losses.terms
 import detrkit.matching.costs
 import detrkit.matching.hungarian
 import detrkit.position
+import detrkit.queries.anchor_points
 import detrkit.queries.anchors
+import detrkit.queries.learned
 import detrkit.queries.points
 import detrkit.queries.selection
 import detrkit.sap  # noqa: F401

@@ -9,7 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from detrkit.layers import MLP
 from detrkit.recipe import define_slot, register
+from detrkit.structures import AxisCodes
 
 define_slot("position", offers=("width",))
 
@@ -25,12 +27,25 @@ def sine_code(coordinates: Tensor, channels: int, temperature: float) -> Tensor:
     """
     dtype = torch.float64 if coordinates.dtype == torch.float64 else torch.float32
     pair = torch.arange(channels // 2, device=coordinates.device, dtype=dtype)
-    angle = coordinates.to(dtype)[..., None] * (2 * math.pi) / temperature ** (2 * pair / channels)
+    scaled = coordinates.to(dtype) * (2 * math.pi)
+    angle = scaled[..., None] / temperature ** (2 * pair / channels)  # [..., C, channels / 2]
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)
 
 
+class CellPosition(nn.Module):
+    """Codes the cells of a map by their places."""
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        """The codes [B, h * w, D] of a map `values` [B, C, h, w] with padding `mask` [B, h, w] or None."""
+        raise NotImplementedError
+
+    def axes(self, values: Tensor, mask: Tensor | None) -> AxisCodes | None:
+        """The codes of its rows and columns apart; None for a part that codes both at once."""
+        return None
+
+
 @register("position", "sine")
-class SinePosition(nn.Module):
+class SinePosition(CellPosition):
     """Code each cell of a map by its place within the unpadded image (DETR, section A.4).
 
     The place of a cell is the running count of unpadded cells up to it, plus `offset`, over the whole count:
@@ -59,3 +74,38 @@ class SinePosition(nn.Module):
         x = (x + self.offset) / (x[:, :, -1:] + 1e-6)
         code = sine_code(torch.stack((y, x), dim=-1), self.width // 2, self.temperature)
         return code.flatten(1, 2).expand(batch, -1, -1)
+
+
+@register("position", "axes")
+class AxisPosition(CellPosition):
+    """Code rows and columns apart, each by an MLP of the sines of its middle (Anchor DETR, section 3.4).
+
+    Counted along the mask's first row and column: padding is at the right and bottom.
+
+    Args:
+        width: D, all of it for one coordinate.
+        temperature: base of the frequencies.
+    """
+
+    def __init__(self, *, width: int, temperature: Temperature = 10000.0):
+        super().__init__()
+        self.width, self.temperature = width, temperature
+        self.embed = MLP(width, width, width, 2)
+
+    def code(self, coordinates: Tensor) -> Tensor:
+        """The code [..., D] of coordinates [...]."""
+        return self.embed(sine_code(coordinates[..., None], self.width, self.temperature))
+
+    def axes(self, values: Tensor, mask: Tensor | None) -> AxisCodes:
+        batch, _, height, width = values.shape
+        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+        if mask is None:
+            mask = torch.zeros(1, height, width, dtype=torch.bool, device=values.device)
+        codes = []
+        for valid in (~mask[:, 0], ~mask[:, :, 0]):
+            count = valid.cumsum(1, dtype=dtype)
+            codes.append(self.code((count - 0.5) / count[:, -1:]).expand(batch, -1, -1))
+        return AxisCodes(x=codes[0], y=codes[1], of=self.code)
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        return self.axes(values, mask).cells()

@@ -8,7 +8,7 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal, Self
@@ -37,6 +37,24 @@ class FeatureMap:
     """[B, h, w] bool, True where padded; None when no image of the batch is padded"""
     pixel_mask: Tensor | None = None
     """[B, H, W] the same for the images' pixels, for levels that an encoder adds"""
+    extent: Tensor | None = None
+    """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
+
+
+@dataclass(frozen=True)
+class AxisCodes:
+    """Codes of places along one axis at a time, for attention that looks along rows and columns apart."""
+
+    x: Tensor
+    """[B, w, D] of the map's columns"""
+    y: Tensor
+    """[B, h, D] of its rows"""
+    of: Callable[[Tensor], Tensor]
+    """the code [..., D] of any coordinate [...] in [0, 1], by the module that made the others"""
+
+    def cells(self) -> Tensor:
+        """[B, h * w, D] the codes of a cell's row and column, added."""
+        return (self.y[:, :, None] + self.x[:, None]).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,10 @@ class Memory:
     """[B, L] bool, True where padded; None when nothing is padded"""
     shapes: tuple[tuple[int, int], ...]
     """(h, w) of each level; the sum of all h * w is L"""
+    extent: Tensor | None = None
+    """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
+    axes: AxisCodes | None = None
+    """codes along rows and columns apart, where the position part makes them"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,6 +106,18 @@ class Memory:
             y, x = torch.meshgrid(y, x, indexing="ij")
             levels.append(torch.stack((x, y), dim=-1).flatten(0, 1) / ratio[:, None])
         return torch.cat(levels, dim=1)
+
+    def image_cells(self) -> Tensor:
+        """[B or 1, 2] (width, height) of each image in cells: `extent` where known, else counted in whole cells."""
+        if self.extent is not None:
+            return self.extent
+        return self.valid_ratios[:, 0] * self.valid_ratios.new_tensor(self.shape[::-1])
+
+    def require_axes(self, asker: str) -> AxisCodes:
+        """The codes along rows and columns, or an error that names who needs them."""
+        if self.axes is None:
+            raise UserError(f'{asker} needs codes of rows and columns apart: set position.type = "axes"')
+        return self.axes
 
     @cached_property
     def valid_ratios(self) -> Tensor:
@@ -177,6 +211,8 @@ class Queries:
     """None: all queries see one another"""
     labels: Tensor | None = None
     """[K + 1, D - 1] the label table that content was made of, where it was"""
+    read_from: Tensor | None = None
+    """[B, N, D] what the reference points were read off, where it was normed for that"""
 
 
 @dataclass(frozen=True)
@@ -259,9 +295,11 @@ class Targets:
     """[B, T, 4] as (cx, cy, w, h); (0.5, 0.5, 1, 1) in empty places"""
     counts: tuple[int, ...]
     """objects of each image"""
+    images: int
+    """how many images the losses are a mean over: these, or more where a batch comes in several pieces"""
 
     @classmethod
-    def pad(cls, targets: Sequence[Target], dtype: torch.dtype = torch.float32) -> Targets:
+    def pad(cls, targets: Sequence[Target], dtype: torch.dtype = torch.float32, images: int | None = None) -> Targets:
         """Batch the images' truths, boxes in `dtype`. Counts are read from shapes, so nothing waits for the device."""
         counts = tuple(len(t["labels"]) for t in targets)
         labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
@@ -269,7 +307,7 @@ class Targets:
         if min(counts) < max(counts):
             valid = torch.tensor([[j < n for j in range(max(counts))] for n in counts]).to(boxes.device)
             boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]))
-        return cls(labels, boxes, counts)
+        return cls(labels, boxes, counts, len(counts) if images is None else images)
 
 
 @dataclass(frozen=True)

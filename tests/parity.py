@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +88,23 @@ def _dn_recipe(model: dict, settings: dict) -> Recipe:
     return _dab_recipe(model, settings, base="base/dn_detr", own=own)
 
 
+def _anchor_recipe(model: dict, settings: dict) -> Recipe:
+    counts = {"points": model["num_query_position"], "patterns": model["num_query_pattern"]}
+    return detrkit.load_recipe(
+        "base/anchor_detr", [*_common(model), *(f"queries.{name}={count}" for name, count in counts.items())]
+    )
+
+
+def _dense(base: str, *extra: str):
+    """Recipes of the systems that only differ in their base and in how many queries they have."""
+
+    def recipe(model: dict, settings: dict) -> Recipe:
+        own = [f"queries.count={model['queries']}", "encoder.dropout=0.0", "decoder.dropout=0.0", *extra]
+        return detrkit.load_recipe(f"base/{base}", [*_common(model), *own])
+
+    return recipe
+
+
 def _common(model: dict) -> list[str]:
     return [
         f"backbone.name={model['backbone']}",
@@ -103,6 +122,11 @@ RECIPES = {
     "dn_detr": _dn_recipe,
     "deformable_detr": _deformable_recipe,
     "dino": _dino_recipe,
+    "detr": _dense("detr"),
+    "conditional_detr": _dense("conditional_detr"),
+    "anchor_detr": _anchor_recipe,
+    "smca_detr": _dense("smca_detr"),
+    "sam_detr": lambda model, settings: _dense("sam_detr_smca" if model["smca"] else "sam_detr")(model, settings),
 }
 LOSSES = {
     "loss_ce": "class",
@@ -146,6 +170,16 @@ class Run:
         if self.denoising is not None:
             draws = stored_draws(self.case.tensors)
             self.denoising.draw = lambda entries: draws
+
+    def counted(self) -> dict[str, int]:
+        """How many numbers the official model has and trains, by its own list: frozen norms are no parameters there."""
+        entries = json.loads((self.case.path / "weights.json").read_text())
+        sizes = {e["name"]: math.prod(e["shape"]) for e in entries if e["rule"] != "alias"}
+        norm = re.compile(r"backbone\..*(\.bn\d\.|\.downsample\.1\.)")
+        return {
+            "all": sum(size for name, size in sizes.items() if not norm.search(name)),
+            "trainable": sum(sizes[name] for name in self.case.meta["expected_grad_norms"]),
+        }
 
     def predict(self) -> Output:
         """Predictions; `hidden` then holds every decoder layer's own output."""

@@ -79,6 +79,17 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Query [B, N, D], key and value [B, L, D] projected and split: [B, H, N, F], twice [B, H, L, F]."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        if query is key:  # one product instead of two
+            both = F.linear(query, torch.cat(weights[:2]), torch.cat(biases[:2]))
+            query, key = both.chunk(2, dim=-1)
+        else:
+            query, key = F.linear(query, weights[0], biases[0]), F.linear(key, weights[1], biases[1])
+        value = F.linear(value, weights[2], biases[2])
+        return [split_heads(x, self.heads) for x in (query, key, value)]
+
     def forward(
         self,
         query: Tensor,
@@ -91,14 +102,7 @@ class MultiHeadAttention(nn.Module):
 
         `layout` is for attention among the decoder's queries, which have no padding.
         """
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        if query is key:  # one product instead of two
-            both = F.linear(query, torch.cat(weights[:2]), torch.cat(biases[:2]))
-            query, key = both.chunk(2, dim=-1)
-        else:
-            query, key = F.linear(query, weights[0], biases[0]), F.linear(key, weights[1], biases[1])
-        value = F.linear(value, weights[2], biases[2])
-        query, key, value = (split_heads(x, self.heads) for x in (query, key, value))
+        query, key, value = self.project(query, key, value)
         dropout = self.dropout if self.training else 0.0
         if layout is not None:
             return self.out_proj(self_attend(query, key, value, layout, dropout=dropout))

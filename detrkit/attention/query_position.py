@@ -50,7 +50,21 @@ class LearnedPosition(QueryPositionPart):
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         if queries.embedding is None:
             raise UserError('decoder.positions has "learned", but these queries bring no embedding of their own')
-        return QueryPosition({"learned": queries.embedding})
+        codes = {} if queries.read_from is None else {"read_from": queries.read_from}
+        return QueryPosition({"learned": queries.embedding}, codes)
+
+
+@register("query_position", "entering")
+class EnteringContent(QueryPositionPart):
+    """The code "entering": content [B, N, D] as it enters the layer, before self-attention; SMCA reads places there."""
+
+    embeddings = ()
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
+        return QueryPosition({}, {"entering": queries.content})
 
 
 @register("query_position", "point")
@@ -61,19 +75,29 @@ class PointPosition(QueryPositionPart):
         width: D, half for each coordinate.
         temperature: base of the code's frequencies.
         order: which coordinate comes first; SAP-DETR codes x first, the DAB family y first.
+        embedding: "mlp"; "code", the code itself, which then sends no gradient to the point (SAM-DETR); or "none", for
+            the code only (Conditional DETR, whose embeddings are learned).
     """
 
-    embeddings = ("point",)
-
-    def __init__(self, *, width: int, temperature: Temperature = 20.0, order: Order = "xy"):
+    def __init__(
+        self,
+        *,
+        width: int,
+        temperature: Temperature = 20.0,
+        order: Order = "xy",
+        embedding: Literal["mlp", "code", "none"] = "mlp",
+    ):
         super().__init__()
-        self.half, self.temperature, self.order = width // 2, temperature, order
-        self.embed = MLP(width, width, width, 2)
+        self.half, self.temperature, self.order, self.embedding = width // 2, temperature, order, embedding
+        self.embed = MLP(width, width, width, 2) if embedding == "mlp" else nn.Identity()
+        self.embeddings = () if embedding == "none" else ("point",)
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         code = sine_code(ordered(queries.reference.point, self.order), self.half, self.temperature)
-        embedding = self.embed(code)
-        return QueryPosition({"point": embedding}, {"point": code if scale is None else code * scale})
+        if self.embedding == "code":
+            code = code.detach()
+        embeddings = {name: self.embed(code) for name in self.embeddings}
+        return QueryPosition(embeddings, {"point": code if scale is None else code * scale})
 
 
 @register("query_position", "box")

@@ -20,7 +20,7 @@ from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
 define_slot("cross_attention", offers=("width", "heads", "levels", "positions", "dropout", "first"))
-define_slot("term", offers=("width", "heads"))
+define_slot("term", offers=("width", "heads", "first"))
 
 Terms = Annotated[list[Factory], Slot("term")]
 
@@ -129,8 +129,54 @@ class Summand(NamedTuple):
     """[B, H, N, F], scaled"""
 
 
+class TermSum(nn.Module):
+    """Terms, and the key features that they meet.
+
+    Args:
+        terms: the summands.
+        width: D.
+        heads: H.
+        first: whether this is the decoder's first layer.
+        head_widths: what an owner's own logits count for in the scale.
+    """
+
+    def __init__(self, terms: list[Factory], *, width: int, heads: int, first: bool, head_widths: int = 0):
+        super().__init__()
+        self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
+        for factory in terms:
+            term = factory(width=width, heads=heads, first=first)
+            self.terms[factory.name] = term
+            if term.key not in self.keys:
+                self.keys[term.key] = term.make_key(width=width, heads=heads)
+        self.scale = ((head_widths + sum(t.head_widths for t in self.terms.values())) * width // heads) ** -0.5
+
+    def summands(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> Iterator[Summand]:
+        """What the logits are the sum of, term by term."""
+        for name, term in self.terms.items():
+            features = term(content, position, reference, memory)
+            if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
+                features = features * self.scale
+            yield Summand(name, term.key, features)
+
+    def key_features(self, memory: Memory) -> dict[str, Tensor]:
+        """The key features [B or 1, H or 1, L, F] by their name."""
+        return {name: key(memory) for name, key in self.keys.items()}
+
+    def query_features(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> dict[str, Tensor]:
+        """The query features [B, H, N, F] by the name of the key that they meet, summed over its terms."""
+        queries: dict[str, Tensor] = {}
+        for summand in self.summands(content, position, reference, memory):
+            key, features = summand.key, summand.query
+            queries[key] = queries[key] + features if key in queries else features
+        return queries
+
+
 @register("cross_attention", "terms")
-class TermAttention(nn.Module):
+class TermAttention(TermSum):
     """Queries to memory, with logits that are a sum of terms.
 
     In the first layer the content logits also see the places: each position embedding is projected and added to the
@@ -155,15 +201,8 @@ class TermAttention(nn.Module):
         first: bool,
         terms: Terms,
     ):
-        super().__init__()
+        super().__init__(terms, width=width, heads=heads, first=first)
         self.heads, self.dropout = heads, dropout
-        self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
-        for factory in terms:
-            term = factory(width=width, heads=heads)
-            self.terms[factory.name] = term
-            if term.key not in self.keys:
-                self.keys[term.key] = term.make_key(width=width, heads=heads)
-        self.scale = (sum(t.head_widths for t in self.terms.values()) * width // heads) ** -0.5
         blends = first and {"content", "position"} <= set(self.keys)
         self.first = nn.ModuleDict({name: nn.Linear(width, width) for name in positions} if blends else {})
         self.value = nn.Linear(width, width)
@@ -174,28 +213,21 @@ class TermAttention(nn.Module):
         self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
     ) -> Iterator[Summand]:
         """What the logits are the sum of: each term, then in the first layer the places blended into the content."""
-        for name, term in self.terms.items():
-            features = term(content, position, reference, memory)
-            if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
-                features = features * self.scale
-            yield Summand(name, term.key, features)
+        yield from super().summands(content, position, reference, memory)
         if self.first:
             placed = sum(layer(position.embeddings[name]) for name, layer in self.first.items())
             yield Summand("places", "content", split_heads(placed * self.scale, self.heads))
 
     def key_features(self, memory: Memory) -> dict[str, Tensor]:
         """The key features [B or 1, H or 1, L, F] by their name."""
-        keys = {name: key(memory) for name, key in self.keys.items()}
+        keys = super().key_features(memory)
         if self.first:
             keys["content"] = keys["content"] + keys["position"]
         return keys
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""
-        queries: dict[str, Tensor] = {}
-        for summand in self.summands(content, position, reference, memory):
-            key, features = summand.key, summand.query
-            queries[key] = queries[key] + features if key in queries else features
+        queries = self.query_features(content, position, reference, memory)
         keys = self.key_features(memory)
         value = split_heads(self.value(memory.tokens), self.heads)
         mixed = fused_attention(
@@ -216,11 +248,18 @@ class TermAttention(nn.Module):
         pairs = batch * self.heads * content.shape[1] * cells
         copies = sum(widths[term.key] for term in self.terms.values()) - sum(widths.values())
         full = _padded_width(sum(widths.values()))
-        return ProductForms(pairs * copies, pairs * (2 * full - sum(widths.values()) - width // self.heads))
+        own = width // self.heads
+        zeros = full - sum(widths.values()) + _value_width(own, full) - own
+        return ProductForms(pairs * copies, pairs * zeros)
 
 
 def _padded_width(width: int) -> int:
     return -(-width // 8) * 8
+
+
+def _value_width(width: int, full: int) -> int:
+    """Channels of the values in the fused call, where queries and keys have `full`."""
+    return full if full <= 4 * width else width
 
 
 def fused_attention(
@@ -234,7 +273,8 @@ def fused_attention(
         mask: [B, L], True where padded, or None.
 
     Fused kernels want one width for queries, keys and values, a multiple of eight: the missing channels are zeros,
-    which change nothing, and those of the result are dropped.
+    which change nothing, and those of the result are dropped. Values of less than a quarter of the width stay as they
+    are: zeros would cost more than they save.
     """
     width = value.shape[-1]
     full = _padded_width(sum(k.shape[-1] for k in keys))
@@ -245,6 +285,6 @@ def fused_attention(
         torch.cat([k.to(dtype).expand(len(value), value.shape[1], -1, -1) for k in keys], dim=-1),
         (0, missing),
     )
-    value = F.pad(value, (0, full - width))
+    value = F.pad(value, (0, _value_width(width, full) - width))
     mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout, scale=1.0)
     return mixed[..., :width]

@@ -94,11 +94,15 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
+        sizes = image_sizes(images, mask)
         images, mask = pad_to_multiple(images, mask, self.multiple)
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return [FeatureMap(m, shrink_mask(mask, m.shape[-2:]), mask) for m in maps]
+        return [
+            FeatureMap(m, shrink_mask(mask, m.shape[-2:]), mask, sizes / stride)
+            for m, stride in zip(maps, self.strides, strict=True)
+        ]
 
 
 def _any_size(name: str) -> dict[str, bool]:
@@ -118,6 +122,13 @@ def pad_to_multiple(images: Tensor, mask: Tensor | None, multiple: int) -> tuple
     if mask is None:
         mask = torch.zeros(len(images), height, width, dtype=torch.bool, device=images.device)
     return F.pad(images, (0, right, 0, below)), F.pad(mask, (0, right, 0, below), value=True)
+
+
+def image_sizes(images: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, 2] float32 (width, height) in pixels of each image without its padding."""
+    if mask is None:
+        return torch.tensor(images.shape[:1:-1], dtype=torch.float32, device=images.device).expand(len(images), 2)
+    return torch.stack(((~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)), dim=-1).float()
 
 
 def _no_weights(name: str, weights: str | None, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -45,6 +46,7 @@ class TransformerEncoder(nn.Module):
         feedforward: hidden width.
         activation: of the feed-forward network.
         dropout: on attention weights, sub-layer outputs and hidden units.
+        projection_norm: a GroupNorm of 32 groups, or of as many as divide both 32 and D, after the projection.
         position_scale: multiply the cells' codes by an MLP of the content: "shared" by all layers (DAB-DETR),
             one "per_layer" (SAP-DETR), or "none" (DETR).
     """
@@ -62,6 +64,7 @@ class TransformerEncoder(nn.Module):
         feedforward: Count = 2048,
         activation: Activation = "relu",
         dropout: Probability = 0.0,
+        projection_norm: bool = False,
         position_scale: Literal["none", "shared", "per_layer"] = "none",
     ):
         super().__init__()
@@ -74,10 +77,11 @@ class TransformerEncoder(nn.Module):
         self.scales = nn.ModuleList(MLP(width, width, width, 2) for _ in range(scales))
         xavier_matrices(self)
         self.projection = nn.Conv2d(channels[-1], width, kernel_size=1)
+        self.projection_norm = nn.GroupNorm(math.gcd(32, width), width) if projection_norm else nn.Identity()
 
     def forward(self, features: list[FeatureMap]) -> Memory:
         coarsest = features[-1]
-        projected = self.projection(coarsest.values)
+        projected = self.projection_norm(self.projection(coarsest.values))
         position = self.position(projected, coarsest.mask)
         mask = None if coarsest.mask is None else coarsest.mask.flatten(1)
         x = projected.flatten(2).transpose(1, 2)
@@ -86,4 +90,5 @@ class TransformerEncoder(nn.Module):
             if self.scales:
                 scaled = position * self.scales[index % len(self.scales)](x)
             x = layer(x, scaled, mask)
-        return Memory(x, position, mask, (tuple(projected.shape[-2:]),))
+        axes = self.position.axes(projected, coarsest.mask)
+        return Memory(x, position, mask, (tuple(projected.shape[-2:]),), coarsest.extent, axes)

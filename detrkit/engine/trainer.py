@@ -208,7 +208,7 @@ class Trainer:
             moved = piece.to(self.device)
             with autocast(self.device, self.precision):
                 output = self.detector(moved.images, moved.mask, moved.targets)
-            losses = self.criterion(output, moved.targets, objects)
+            losses = self.criterion(output, moved.targets, objects, len(batch.targets))
             losses["total"].backward()
             share = len(piece.targets) / len(batch.targets)
             for name, value in losses.items():

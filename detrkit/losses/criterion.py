@@ -35,13 +35,20 @@ class Criterion(nn.Module):
         count = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
         return mean_over_processes(count).clamp(min=1)
 
-    def forward(self, output: Output, targets: Sequence[Target], objects: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        output: Output,
+        targets: Sequence[Target],
+        objects: Tensor | None = None,
+        images: int | None = None,
+    ) -> dict[str, Tensor]:
         """The losses of a batch.
 
         Args:
             output: the detector's, stacked over Y layers.
             targets: B dicts with `labels` and `boxes`.
             objects: the normaliser, where the caller knows better (a batch in several pieces); None: `normalizer`.
+            images: of the whole batch in this process, where this is a piece of it; None: B.
 
         Returns:
             "total", the weighted sum to backpropagate; and, without graph or weight, each term by its name for the
@@ -50,7 +57,7 @@ class Criterion(nn.Module):
             queries of the last layer whose best class is right.
         """
         output = output.float() if output.logits.dtype != torch.float64 else output
-        padded = Targets.pad(targets, output.boxes.dtype)
+        padded = Targets.pad(targets, output.boxes.dtype, images)
         with torch.autocast(output.logits.device.type, enabled=False):
             truths = {name: extra.truth(padded) for name, extra in output.extras.items()}
             asked = {name: extra for name, extra in output.extras.items() if extra.matches is None}

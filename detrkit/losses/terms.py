@@ -70,6 +70,32 @@ class FocalLoss(Loss):
         return focal_loss(output.logits, target, self.alpha, self.gamma).flatten(1).sum(1) / objects
 
 
+@register("loss", "softmax")
+class SoftmaxLoss(Loss):
+    """Cross entropy over the classes and "no object", the last logit: a weighted mean over queries (DETR, section 3.2).
+
+    Divided by the sum of weights, objects + background * (queries - objects), for the whole batch over all pieces and
+    processes: the official code's number where there is one piece and one process.
+
+    Args:
+        weight: factor of the term.
+        background: weight of a query without an object.
+    """
+
+    def __init__(self, *, weight: Weight = 1.0, background: Annotated[float, Field(gt=0)] = 0.1):
+        self.weight, self.background = weight, background
+
+    def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
+        layers, _, queries, logits = output.logits.shape
+        target = output.logits.new_full(output.logits.shape[:3], logits - 1, dtype=torch.int64)
+        target[matched_places(matches)] = matches.take_targets(targets.labels)
+        weights = output.logits.new_ones(logits)
+        weights[-1] = self.background
+        entropy = F.cross_entropy(output.logits.flatten(0, 2), target.flatten(), weights, reduction="none")
+        total = objects + self.background * (targets.images * queries - objects).clamp(min=0)
+        return entropy.view(layers, -1).sum(1) / total
+
+
 @register("loss", "l1")
 class L1Loss(Loss):
     """L1 distance of matched boxes, summed over pairs and their four numbers.

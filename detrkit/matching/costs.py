@@ -72,6 +72,22 @@ class FocalCost(Cost):
         return positive - negative
 
 
+@register("cost", "softmax")
+class SoftmaxCost(Cost):
+    """Minus the object's class probability, by a softmax over all logits (DETR, section 3.1).
+
+    Args:
+        weight: factor of the term.
+    """
+
+    def __init__(self, *, weight: Weight = 1.0):
+        self.weight = weight
+
+    def __call__(self, output: Output, targets: Targets) -> Tensor:
+        index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
+        return -output.logits.softmax(-1).gather(-1, index)
+
+
 @register("cost", "l1")
 class L1Cost(Cost):
     """The sum of absolute differences of the boxes' four numbers.

@@ -1,7 +1,5 @@
 """Every shipped recipe, made small: builds, predicts, trains a step, and every trained parameter gets a gradient."""
 
-import tomllib
-
 import pytest
 import timm
 import torch
@@ -22,21 +20,19 @@ SMALL = [
     "decoder.layers=3",
     "decoder.feedforward=96",
 ]
+OWN = ("title", "description", "reproduces", "train", "evaluate", "data")
 
 
-def distinct_recipes() -> list[str]:
-    """Of the recipes that differ in backbone and schedule alone, which is nothing once they are small, the first."""
-    kinds = {}
+def distinct() -> list[str]:
+    """The shipped recipes, one for each detector that they describe once they are made small."""
+    found = {}
     for entry in list_recipes():
-        values = tomllib.loads(entry.path.read_text())
-        bases = values.pop("extends", [])
-        bases = [base for base in ([bases] if isinstance(bases, str) else bases) if "epochs" not in base]
-        other = ("title", "description", "reproduces", "backbone", "train")
-        kinds.setdefault(repr((bases, {k: v for k, v in values.items() if k not in other})), entry.name)
-    return list(kinds.values())
+        values = detrkit.load_recipe(entry.name, SMALL).values
+        found.setdefault(repr({key: values[key] for key in sorted(values) if key not in OWN}), entry.name)
+    return list(found.values())
 
 
-RECIPES = distinct_recipes()
+RECIPES = distinct()
 
 
 def small(name: str, *overrides: str):
@@ -121,8 +117,15 @@ def test_objectness_multiplies_scores_where_asked():
     assert torch.isclose(best, (output.logits[-1, 0].sigmoid() * output.objectness[-1, 0].sigmoid()).max())
 
 
+def terms(*names):
+    return f"decoder.cross_attention.terms={list(names)}"
+
+
+GAUSSIAN = 'decoder.positions=["learned", "entering", { type = "point", order = "yx", embedding = "none" }]'
+
+
 def test_pairs_nobody_published():
-    """Anchor boxes with salient geometry, salient queries with DAB's attention, PECA on DAB."""
+    """Anchor boxes with salient geometry, salient queries with DAB's attention, PECA on DAB, SDG on Conditional, ..."""
     images, mask, targets = batch()
     for name, overrides in (
         ("sap_detr_r50_50ep", ["queries.type=anchor_boxes"]),
@@ -132,6 +135,13 @@ def test_pairs_nobody_published():
             ['decoder.positions=["box", "side"]', 'decoder.cross_attention.terms=["content", "point", "side"]'],
         ),
         ("dab_detr_r50_50ep", ["queries.type=salient_grid"]),
+        ("conditional_detr_r50_50ep", ["geometry.type=box", terms("content", "point", "side_directed_gaussian")]),
+        ("conditional_detr_r50_50ep", [GAUSSIAN, terms("content", "point", "head_gaussian")]),
+        ("dab_detr_r50_50ep", ['decoder.positions=["box", "entering"]', terms("content", "point", "head_gaussian")]),
+        ("sam_detr_smca_r50_50ep", ["queries.type=salient_grid", "geometry.type=salient_point"]),
+        ("detr_r50_500ep", ["geometry.type=point", "queries.point_depth=2"]),
+        ("anchor_detr_r50_50ep", ["geometry.type=box", "encoder.type=transformer"]),
+        ("dab_detr_r50_50ep", ["position.type=axes", "decoder.cross_attention.type=row_column"]),
     ):
         detector, criterion = small(name, *overrides)
         losses = criterion(detector.train()(images, mask, targets), targets)

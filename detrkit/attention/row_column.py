@@ -1,0 +1,86 @@
+"""Attention along rows and columns apart (RCDA, Anchor DETR)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.attention.multihead import merge_heads, split_heads
+from detrkit.recipe import register
+from detrkit.structures import AxisCodes, Memory, QueryPosition, Reference
+
+
+class RowColumnAttention(nn.Module):
+    """softmax over columns times softmax over rows, in place of one softmax over all cells (Anchor DETR, section 3.4).
+
+    A column's key is the mean of its cells' keys, a row's likewise, padding included: with padding in a batch, an
+    image's result depends on it (as published, with one image a process). Projections are packed in one matrix
+    [5 D, D]: queries to columns and rows, keys of columns and rows, values.
+    """
+
+    def __init__(self, *, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.in_proj_weight = nn.Parameter(torch.empty(5 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(5 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query_x: Tensor, query_y: Tensor, cells: Tensor, codes: AxisCodes, mask: Tensor | None) -> Tensor:
+        """Queries to columns and to rows [B, N, D], cells [B, L, D], padding mask [B, L] or None, to [B, N, D]."""
+        shape = codes.y.shape[1], codes.x.shape[1]  # (h, w)
+        weights, biases = self.in_proj_weight.chunk(5), self.in_proj_bias.chunk(5)
+        query_x, query_y = F.linear(query_x, weights[0], biases[0]), F.linear(query_y, weights[1], biases[1])
+        mapped = F.linear(cells, torch.cat(weights[2:]), torch.cat(biases[2:])).unflatten(1, shape)  # [B, h, w, 3 D]
+        key_x, key_y, value = mapped.chunk(3, dim=-1)
+        key_x = key_x.mean(1) + F.linear(codes.x, weights[2])  # the mean of keys is the key of means
+        key_y = key_y.mean(2) + F.linear(codes.y, weights[3])
+        padded = None if mask is None else mask.unflatten(1, shape)
+        to_x = self._weights(query_x, key_x, None if padded is None else padded[:, 0])  # [B, H, N, w]
+        to_y = self._weights(query_y, key_y, None if padded is None else padded[:, :, 0])  # [B, H, N, h]
+        value = value.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, H, h, w, F]
+        return self.out_proj(merge_heads(mix(to_x, to_y, value)))
+
+    def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        query, key = split_heads(query, self.heads), split_heads(key, self.heads)
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        if mask is not None:
+            logits = logits.masked_fill(mask[:, None, None], float("-inf"))
+        return self.dropout(logits.softmax(-1))
+
+
+def mix(to_x: Tensor, to_y: Tensor, value: Tensor) -> Tensor:
+    """Weights over columns [B, H, N, w] and rows [B, H, N, h] and values [B, H, h, w, F] to [B, H, N, F].
+
+    The longer axis is summed first, so that what lies between is as small as it can be.
+    """
+    if value.shape[2] > value.shape[3]:
+        to_x, to_y, value = to_y, to_x, value.transpose(2, 3)
+    _, _, rows, _, features = value.shape
+    along = to_x.to(value.dtype) @ value.transpose(2, 3).flatten(3)  # [B, H, N, h * F]
+    return (to_y.to(value.dtype)[..., None, :] @ along.unflatten(-1, (rows, features))).squeeze(-2)
+
+
+@register("cross_attention", "row_column")
+class RowColumnCrossAttention(nn.Module):
+    """RCDA from queries to memory: each query looks along the columns from its x, along the rows from its y.
+
+    Needs codes of rows and columns apart: position.type = "axes".
+
+    Args:
+        width: D.
+        heads: H.
+        dropout: on attention weights.
+    """
+
+    def __init__(self, *, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.attention = RowColumnAttention(width=width, heads=heads, dropout=dropout)
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        """Content [B, N, D] to its update [B, N, D]."""
+        codes = memory.require_axes('decoder.cross_attention "row_column"')
+        x, y = codes.of(reference.point).unbind(-2)
+        return self.attention(content + x, content + y, memory.tokens, codes, memory.mask)

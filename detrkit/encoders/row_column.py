@@ -1,0 +1,94 @@
+"""Anchor DETR's encoder: every cell looks along rows and columns apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from detrkit.attention.row_column import RowColumnAttention
+from detrkit.errors import UserError
+from detrkit.layers import Activation, Count, FeedForward, Probability
+from detrkit.position import CellPosition
+from detrkit.recipe import register
+from detrkit.structures import AxisCodes, FeatureMap, Memory
+
+
+class RowColumnEncoderLayer(nn.Module):
+    """RCDA and feed-forward, each added and normed after (post-norm)."""
+
+    def __init__(self, *, width: int, heads: int, feedforward: int, activation: Activation, dropout: float):
+        super().__init__()
+        self.self_attention = RowColumnAttention(width=width, heads=heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(width)
+        self.feedforward = FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, codes: AxisCodes, mask: Tensor | None) -> Tensor:
+        cells = x.unflatten(1, (codes.y.shape[1], codes.x.shape[1]))
+        along_x = (cells + codes.x[:, None]).flatten(1, 2)
+        along_y = (cells + codes.y[:, :, None]).flatten(1, 2)
+        x = self.norm1(x + self.dropout(self.self_attention(along_x, along_y, x, codes, mask)))
+        return self.norm2(x + self.dropout(self.feedforward(x)))
+
+
+@register("encoder", "row_column")
+class RowColumnEncoder(nn.Module):
+    """Project the coarsest feature map, norm it, and let its cells look along rows and columns (Anchor DETR).
+
+    Needs codes of rows and columns apart: position.type = "axes". All layers start alike, as published.
+
+    Args:
+        channels: of each level of the backbone; the last level is used.
+        width: D.
+        heads: H.
+        position: gives the codes of rows and columns.
+        layers: encoder layers; 0 leaves the projected map as it is.
+        feedforward: hidden width.
+        activation: of the feed-forward network.
+        dropout: on attention weights, sub-layer outputs and hidden units.
+    """
+
+    levels = 1
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        width: int,
+        heads: int,
+        position: CellPosition,
+        layers: Annotated[int, Field(ge=0)] = 6,
+        feedforward: Count = 1024,
+        activation: Activation = "relu",
+        dropout: Probability = 0.0,
+    ):
+        super().__init__()
+        self.position = position
+        self.projection = nn.Conv2d(channels[-1], width, kernel_size=1)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+        self.projection_norm = nn.GroupNorm(math.gcd(32, width), width)
+        self.layers = nn.ModuleList(
+            RowColumnEncoderLayer(
+                width=width, heads=heads, feedforward=feedforward, activation=activation, dropout=dropout
+            )
+            for _ in range(layers)
+        )
+        for layer in self.layers[1:]:
+            layer.load_state_dict(self.layers[0].state_dict())
+
+    def forward(self, features: list[FeatureMap]) -> Memory:
+        coarsest = features[-1]
+        projected = self.projection_norm(self.projection(coarsest.values))
+        codes = self.position.axes(projected, coarsest.mask)
+        if codes is None:
+            raise UserError('encoder "row_column" needs codes of rows and columns apart: set position.type = "axes"')
+        mask = None if coarsest.mask is None else coarsest.mask.flatten(1)
+        x = projected.flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x, codes, mask)
+        return Memory(x, codes.cells(), mask, (tuple(projected.shape[-2:]),), coarsest.extent, codes)

@@ -1,0 +1,61 @@
+"""Learned place embeddings as queries (DETR, Conditional DETR, SMCA)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from detrkit.geometry.base import Geometry
+from detrkit.layers import MLP, Count, xavier_matrices
+from detrkit.recipe import register
+from detrkit.structures import Memory, Queries
+
+
+@register("queries", "learned")
+class LearnedQueries(nn.Module):
+    """Content of zero and a learned embedding, from which an MLP may read the reference point.
+
+    Args:
+        width: D.
+        geometry: turns points into references.
+        count: N.
+        point_depth: linear layers of the MLP from embedding to point (Conditional DETR: 2, SMCA: 3); 0 for queries
+            that all start in the middle of the image (DETR, whose geometry is "none").
+        point_norm: norm the embedding before that MLP, for the first layer's Gaussian too (SMCA; see its term).
+        initial_size: side of the box around each point, as a share of the image, for geometries whose references have
+            sides.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        geometry: Geometry,
+        count: Count = 300,
+        point_depth: Annotated[int, Field(ge=0)] = 0,
+        point_norm: bool = False,
+        initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+    ):
+        super().__init__()
+        self.geometry, self.initial_size = geometry, initial_size
+        self.embedding = nn.Parameter(torch.randn(count, width))
+        self.point_norm = nn.LayerNorm(width) if point_norm else nn.Identity()
+        self.point = MLP(width, width, 2, point_depth) if point_depth else None
+        if self.point is not None:
+            xavier_matrices(self.point)
+
+    def forward(self, memory: Memory) -> Queries:
+        embedding = self.embedding.expand(len(memory.tokens), -1, -1)
+        normed = self.point_norm(embedding)
+        if self.point is None:
+            point = torch.full_like(embedding[..., :2], 0.5)
+        else:
+            point = self.point(normed).sigmoid()
+        boxes = torch.cat((point, torch.full_like(point, self.initial_size)), dim=-1)
+        read_from = None if isinstance(self.point_norm, nn.Identity) else normed
+        return Queries(
+            torch.zeros_like(embedding), self.geometry.encode(boxes), embedding=embedding, read_from=read_from
+        )

@@ -1,0 +1,82 @@
+"""DETR's softmax over classes and "no object": cost, loss, detections."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from detrkit.detector import DetectOptions, Detector
+from detrkit.losses.criterion import Criterion
+from detrkit.losses.terms import SoftmaxLoss
+from detrkit.matching.costs import SoftmaxCost
+from detrkit.structures import Matches, Output, Targets
+
+LAYERS, BATCH, QUERIES, CLASSES = 2, 3, 5, 4
+
+
+class FixedMatcher:
+    """Object t of an image goes to query t."""
+
+    bad_costs = 0
+
+    def __call__(self, output, targets):
+        pairs = [(image, n) for image, count in enumerate(targets.counts) for n in range(count)]
+        image, query = (torch.tensor(column, dtype=torch.int64) for column in zip(*pairs, strict=True))
+        query = query.expand(len(output.logits), -1)
+        return Matches(image, query, query)
+
+
+def predictions(batch=BATCH):
+    torch.manual_seed(0)
+    logits = torch.randn(LAYERS, batch, QUERIES, CLASSES + 1, dtype=torch.float64)
+    return Output(logits, torch.rand(LAYERS, batch, QUERIES, 4).double(), torch.zeros(batch, 1, 1).double())
+
+
+def truth(counts=(2, 1, 3)):
+    return [{"labels": torch.arange(n) % CLASSES, "boxes": torch.rand(n, 4).double()} for n in counts]
+
+
+def test_cost_is_minus_the_probability():
+    output, targets = predictions(), Targets.pad(truth())
+    cost = SoftmaxCost()(output, targets)
+    assert cost[1, 2, 4, 1] == -output.logits[1, 2, 4].softmax(-1)[targets.labels[2, 1]]
+
+
+def test_loss_is_torchs_weighted_mean():
+    output, targets = predictions(), truth()
+    criterion = Criterion(matcher=FixedMatcher(), losses={"class": SoftmaxLoss(background=0.25)})
+    losses = criterion(output, targets)
+    label = torch.full((BATCH, QUERIES), CLASSES)
+    for image, one in enumerate(targets):
+        label[image, : len(one["labels"])] = one["labels"]
+    weight = torch.tensor([1.0] * CLASSES + [0.25], dtype=torch.float64)
+    for name, logits in (("class.0", output.logits[0]), ("class", output.logits[1])):
+        assert losses[name] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), label.flatten(), weight).item())
+
+
+def test_pieces_add_up_to_the_batch():
+    output, targets = predictions(), truth()
+    criterion = Criterion(matcher=FixedMatcher(), losses={"class": SoftmaxLoss()})
+    whole = criterion(output, targets)["total"]
+    objects = torch.tensor(6.0)
+    pieces = [
+        criterion(
+            Output(output.logits[:, part], output.boxes[:, part], output.memory[part]), targets[part], objects, BATCH
+        )["total"]
+        for part in (slice(0, 2), slice(2, 3))
+    ]
+    assert sum(pieces) == pytest.approx(whole.item())
+
+
+@pytest.mark.parametrize("keep", [2, 300])
+def test_a_query_gives_one_detection_of_its_best_class(keep):
+    detector = Detector.__new__(Detector)
+    torch.nn.Module.__init__(detector)
+    detector.detect_options = DetectOptions(keep=keep, scores="softmax")
+    output = predictions()
+    found = detector.select(output, torch.tensor([[10, 20]] * BATCH))
+    for image, one in enumerate(found):
+        scores, labels = output.logits[-1, image].softmax(-1)[:, :CLASSES].max(-1)
+        order = scores.argsort(descending=True)[:keep]
+        assert one["queries"].tolist() == order.tolist()
+        assert torch.equal(one["scores"], scores[order])
+        assert torch.equal(one["labels"], labels[order])
