@@ -56,7 +56,7 @@ class LearnedPosition(QueryPositionPart):
 
 @register("query_position", "entering")
 class EnteringContent(QueryPositionPart):
-    """The code "entering": content [B, N, D] as it enters the layer, before self-attention (SMCA reads places there)."""
+    """The code "entering": content [B, N, D] as it enters the layer, before self-attention (for SMCA)."""
 
     embeddings = ()
 
