@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from detrkit.attention.multihead import self_attend
+from detrkit.attention.multihead import self_attend, split_heads
 from detrkit.recipe import define_slot, register
 from detrkit.structures import QueryLayout, QueryPosition
 
@@ -39,5 +39,6 @@ class ConditionalSelfAttention(nn.Module):
         for name, embedding in position.embeddings.items():
             query = query + self.query_position[name](embedding)
             key = key + self.key_position[name](embedding)
+        query, key, value = (split_heads(x, self.heads) for x in (query, key, self.value(content)))
         dropout = self.dropout if self.training else 0.0
-        return self.out(self_attend(query, key, self.value(content), layout, heads=self.heads, dropout=dropout))
+        return self.out(self_attend(query, key, value, layout, dropout=dropout))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from detrkit.attention.multihead import MultiHeadAttention, self_attend
+from detrkit.attention.multihead import MultiHeadAttention
 from detrkit.recipe import register
 from detrkit.structures import QueryLayout, QueryPosition
 
@@ -26,7 +26,4 @@ class PlainSelfAttention(nn.Module):
     def forward(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None = None) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]; `layout` says who sees whom, None: all do."""
         placed = sum(position.embeddings.values(), content)
-        query, key, value = self.attention.project(placed, placed, content)
-        dropout = self.attention.dropout if self.training else 0.0
-        mixed = self_attend(query, key, value, layout, heads=self.attention.heads, dropout=dropout)
-        return self.attention.out_proj(mixed)
+        return self.attention(placed, placed, content, layout=layout)

@@ -84,7 +84,7 @@ class Extension:
 
     def cut(self, output: Output) -> Output:
         """The answer, of the first group of matching queries, with everything else in its extras."""
-        extras, start = dict(output.extras), 0
+        extras, start = {}, 0
         for name, slots in self.slots.items():
             extras[name] = slots.read(output.rows(slice(start, start + sum(slots.sizes))))
             start += sum(slots.sizes)
@@ -92,7 +92,9 @@ class Extension:
         if self.grouping:
             others = output.rows(slice(answer.stop, None))
             extras[self.grouping] = Extra(others, repeats=groups, groups=groups - 1)
-        return replace(output.rows(answer), extras=extras, repeats=groups)
+        if shared := extras.keys() & output.extras.keys():
+            raise UserError(f"blocks.{min(shared)}: the detector trains something else of that name; take another name")
+        return replace(output.rows(answer), extras={**output.extras, **extras}, repeats=groups)
 
 
 class TrainingBlocks(nn.ModuleDict):
@@ -102,14 +104,17 @@ class TrainingBlocks(nn.ModuleDict):
         blocks: name -> block; at most one of them wants groups.
 
     Raises:
-        UserError: two blocks want groups.
+        UserError: two blocks want groups, or a name is one that modules have for something else.
     """
 
     def __init__(self, blocks: dict[str, Block]):
+        super().__init__()
         grouping = [name for name, block in blocks.items() if block.groups > 1]
         if len(grouping) > 1:
             raise UserError(f"the blocks {' and '.join(grouping)} both make groups of queries; keep one of them")
-        super().__init__(blocks)
+        if taken := [name for name in blocks if "." in name or hasattr(self, name)]:
+            raise UserError(f'a block cannot be named "{taken[0]}"; take another name, such as "denoising"')
+        self.update(blocks)
         self.grouping = "".join(grouping)
 
     @property

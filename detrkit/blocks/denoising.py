@@ -162,7 +162,7 @@ class Denoising(Block):
             image=pairs[0],
             slot=pairs[1],
             target=pairs[2],
-            truth=None if self.background else Targets(labels[None], boxes[None], (len(labels),)),
+            truth=None if self.background else Targets.pad([{"labels": labels, "boxes": boxes}], dtype),
             repeats=groups,
         )
 

@@ -55,15 +55,15 @@ class Criterion(nn.Module):
             truths = {name: extra.truth(padded) for name, extra in output.extras.items()}
             asked = {name: extra for name, extra in output.extras.items() if extra.matches is None}
             matches, *found = self.matcher.match(
-                [(output, 1, padded), *((extra.output, extra.groups, truths[name]) for name, extra in asked.items())]
+                [(output, padded, 1), *((extra.output, truths[name], extra.groups) for name, extra in asked.items())]
             )
+            pairs = dict(zip(asked, found, strict=True))
             if objects is None:
                 objects = self.normalizer(targets, output.logits.device)
             shared = objects * output.repeats
             terms = {name: (loss, loss(output, padded, matches, shared)) for name, loss in self.losses.items()}
             for name, extra in output.extras.items():
-                pairs = found.pop(0) if extra.matches is None else extra.matches
-                terms |= self._extra_terms(name, extra, truths[name], pairs, objects)
+                terms |= self._extra_terms(name, extra, truths[name], extra.matches or pairs[name], objects)
             total = sum(loss.weight * value.sum() for loss, value in terms.values())
         report = {"total": total}
         for name, (_, value) in terms.items():

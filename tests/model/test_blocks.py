@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.attention.multihead import self_attend, visibility
+from detrkit.attention.multihead import MultiHeadAttention, self_attend, split_heads, visibility
 from detrkit.blocks.denoising import ContrastiveDenoising, Denoising, Draws, Noise
 from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
@@ -17,7 +17,7 @@ from detrkit.recipe import RecipeError
 from detrkit.recipe.registry import parts
 from detrkit.sap.geometry import SalientPointGeometry
 from detrkit.sap.inner import inner_distance
-from detrkit.structures import Queries, QueryLayout, Reference
+from detrkit.structures import Extra, Queries, QueryLayout, Reference
 from tests.parity import GOLDEN, golden, stored_draws
 
 GROUPS = "blocks.groups.count=3"
@@ -95,7 +95,7 @@ def test_folded_groups_equal_a_masked_joint_attention(groups, slots):
     layout = QueryLayout(queries=5, groups=groups, slots=slots)
     total = sum(slots) + groups * 5
     torch.manual_seed(0)
-    query, key, value = torch.randn(3, 2, total, 8, dtype=torch.float64)
+    query, key, value = torch.randn(3, 3, total, 8, dtype=torch.float64)
     sets = (
         [[i] * size for i, size in enumerate(slots)] + [["answer"] * 5] + [[f"group {g}"] * 5 for g in range(1, groups)]
     )
@@ -106,7 +106,17 @@ def test_folded_groups_equal_a_masked_joint_attention(groups, slots):
         logits = query[..., head] @ key[..., head].mT / 2
         weights = logits.masked_fill(~torch.tensor(sees), float("-inf")).softmax(-1)
         expected[..., head] = weights @ value[..., head]
-    torch.testing.assert_close(self_attend(query, key, value, layout, heads=2, dropout=0.0), expected)
+    parted = [split_heads(x, 2) for x in (query, key, value)]
+    torch.testing.assert_close(self_attend(*parted, layout, dropout=0.0), expected)
+
+
+def test_packed_projections_see_the_layout():
+    attention = MultiHeadAttention(width=8, heads=2).double()
+    content = torch.randn(2, 10, 8, dtype=torch.float64)
+    mixed = attention(content, content, content, layout=QueryLayout(queries=5, groups=2))
+    for group in (slice(0, 5), slice(5, 10)):
+        alone = content[:, group]
+        torch.testing.assert_close(mixed[:, group], attention(alone, alone, alone))
 
 
 def test_a_mask_is_made_once_for_a_shape():
@@ -467,10 +477,29 @@ def test_refusals_say_why(monkeypatch):
         build("base/dab_detr", "blocks.denoising.labels=queries")
     with pytest.raises(UserError, match="a and b both make groups"):
         build("base/dab_detr", "blocks.a={type='groups'}", "blocks.b={type='groups'}")
+    with pytest.raises(UserError, match='a block cannot be named "keys"'):
+        build("base/dab_detr", "blocks.keys.type=denoising")
     with pytest.raises(RecipeError, match=r"blocks.groups.count.*at least 2"):
         build("base/dab_detr", "blocks.groups.count=1")
     with pytest.raises(RecipeError, match=r"no block .denoise.*denoising"):
         build("base/dab_detr", "blocks.x.type=denoise")
+
+
+def test_a_block_hides_no_other_training():
+    detector, _ = build("base/dab_detr", DN)
+    images, targets = batch(2, 1)
+    predict = detector.decoder.forward
+
+    def with_proposals(queries, memory):
+        output = predict(queries, memory)
+        return replace(output, extras={name: Extra(output)})
+
+    detector.decoder.forward = with_proposals
+    name = "proposals"
+    assert set(detector.train()(images, None, targets).extras) == {"proposals", "denoising"}
+    name = "denoising"
+    with pytest.raises(UserError, match=r"blocks.denoising: the detector trains something else of that name"):
+        detector(images, None, targets)
 
 
 def test_a_block_can_be_switched_off():
