@@ -35,6 +35,13 @@ PAIRS = {
     "DINO without query selection": ("dino_ss_r50_12ep", ["queries.type=anchor_boxes", "queries.content=learned"]),
     "DINO on salient points": ("dino_ss_r50_12ep", ["geometry.type=salient_point"]),
     "Deformable DETR's queries as boxes": ("deformable_detr_r50_50ep", ["geometry.type=box"]),
+    "denoising of refined points": (
+        "deformable_detr_4scale_refined_r50_50ep",
+        ["blocks.denoising.groups=2"],
+    ),
+    "denoising of two stages": ("deformable_detr_4scale_two_stage_r50_50ep", ["blocks.denoising.type=contrastive"]),
+    "groups with deformable attention": ("dab_detr_r50_50ep", [*DEFORMABLE_DECODER, "blocks.groups.count=2"]),
+    "DINO without denoising": ("dino_ss_r50_12ep", ["blocks.denoising=none"]),
 }
 
 
@@ -50,6 +57,7 @@ def test_a_pair_nobody_published_trains_a_step(pair):
     reached = [name for name, p in detector.named_parameters() if p.grad is not None and p.grad.any()]
     assert any(name.startswith("encoder.") for name in reached)
     assert ("encoder/class" in losses) == hasattr(detector.queries, "proposals")
+    assert ("denoising/class" in losses) == ("denoising" in detector.blocks)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +71,12 @@ def test_parts_of_one_map_refuse_several_levels(name, overrides):
     detector, _ = small(name, *DEFORMABLE_ENCODER, *LEVELS, *overrides)
     with pytest.raises(UserError, match="works on one feature map, but the encoder gives 4 levels"):
         detector(*batch()[:2])
+
+
+@pytest.mark.parametrize("name", ["deformable_detr_r50_50ep", "dino_ss_r50_12ep"])
+def test_groups_are_refused_where_queries_cannot_be_made_in_groups(name):
+    with pytest.raises(UserError, match=r"wants 3 groups of queries, and queries .* makes one"):
+        small(name, "blocks.groups.count=3")
 
 
 def test_learned_positions_need_queries_that_bring_them():
@@ -85,7 +99,7 @@ class Answer(torch.nn.Module):
 
 @pytest.mark.slow
 def test_a_deformable_detector_exports():
-    overrides = ["encoder.layers=1", "decoder.layers=2", "queries.count=20"]
+    overrides = ["backbone.name=test_resnet", "encoder.layers=1", "decoder.layers=1", "queries.count=20"]
     detector, _ = small("dino_4scale_r50_12ep", *overrides)
     images, mask, _ = batch()
     program = torch.export.export(Answer(detector.eval()), (images, mask))
