@@ -21,6 +21,7 @@ class LearnedQueries(nn.Module):
     Args:
         width: D.
         geometry: turns points into references.
+        groups: how many groups of embeddings there are, each with its own.
         count: N.
         point_depth: linear layers of the MLP from embedding to point (Conditional DETR: 2, SMCA: 3); 0 for queries
             that all start in the middle of the image (DETR, whose geometry is "none").
@@ -34,21 +35,23 @@ class LearnedQueries(nn.Module):
         *,
         width: int,
         geometry: Geometry,
+        groups: int = 1,
         count: Count = 300,
         point_depth: Annotated[int, Field(ge=0)] = 0,
         point_norm: bool = False,
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ):
         super().__init__()
-        self.geometry, self.initial_size = geometry, initial_size
-        self.embedding = nn.Parameter(torch.randn(count, width))
+        self.geometry, self.count, self.initial_size = geometry, count, initial_size
+        self.embedding = nn.Parameter(torch.randn(groups * count, width))
         self.point_norm = nn.LayerNorm(width) if point_norm else nn.Identity()
         self.point = MLP(width, width, 2, point_depth) if point_depth else None
         if self.point is not None:
             xavier_matrices(self.point)
 
-    def forward(self, memory: Memory) -> Queries:
-        embedding = self.embedding.expand(len(memory.tokens), -1, -1)
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
+        """The queries of the first `groups` groups."""
+        embedding = self.embedding[: groups * self.count].expand(len(memory.tokens), -1, -1)
         normed = self.point_norm(embedding)
         if self.point is None:
             point = torch.full_like(embedding[..., :2], 0.5)
