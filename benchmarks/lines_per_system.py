@@ -38,7 +38,9 @@ def own_lines(build: Callable) -> set[tuple[str, int]]:
     """The lines of a part: its class, and what its module holds beside registered parts."""
     path = inspect.getsourcefile(build)
     source = Path(path).read_text(encoding="utf-8")
-    registered = {part.__name__ for slot in slots() for part in parts(slot).values() if part.__module__ == build.__module__}
+    registered = {
+        part.__name__ for slot in slots() for part in parts(slot).values() if part.__module__ == build.__module__
+    }
     lines = code_lines(source)
     for node in ast.parse(source).body:
         name = getattr(node, "name", None)
