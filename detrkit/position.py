@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -55,20 +55,11 @@ class SinePosition(CellPosition):
         width: D, half for y, half for x (y first).
         temperature: base of the frequencies; 20 in the DAB family, 10000 in DETR.
         offset: cells added to the count.
-        counted: "everywhere", each row and column its own cells, so that those which are all padding count none; or
-            "at_edges", along the map's first row and column for all (SAM-DETR), so that padding repeats the last place.
     """
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        temperature: Temperature = 10000.0,
-        offset: float = 0.0,
-        counted: Literal["everywhere", "at_edges"] = "everywhere",
-    ):
+    def __init__(self, *, width: int, temperature: Temperature = 10000.0, offset: float = 0.0):
         super().__init__()
-        self.width, self.temperature, self.offset, self.counted = width, temperature, offset, counted
+        self.width, self.temperature, self.offset = width, temperature, offset
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """The codes [B, h * w, D] of a map `values` [B, C, h, w] with padding `mask` [B, h, w] or None."""
@@ -77,11 +68,8 @@ class SinePosition(CellPosition):
             valid = torch.ones(1, height, width, dtype=torch.bool, device=values.device)
         else:
             valid = ~mask
-        rows = columns = valid
-        if self.counted == "at_edges":
-            rows, columns = valid[:, :, :1].expand_as(valid), valid[:, :1].expand_as(valid)
         dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-        y, x = rows.cumsum(1, dtype=dtype), columns.cumsum(2, dtype=dtype)
+        y, x = valid.cumsum(1, dtype=dtype), valid.cumsum(2, dtype=dtype)
         y = (y + self.offset) / (y[:, -1:, :] + 1e-6)
         x = (x + self.offset) / (x[:, :, -1:] + 1e-6)
         code = sine_code(torch.stack((y, x), dim=-1), self.width // 2, self.temperature)

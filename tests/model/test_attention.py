@@ -1,5 +1,6 @@
 """Fused sums of terms against plain attention with an explicit [B, H, N, L] tensor of logits."""
 
+import inspect
 from functools import partial
 
 import pytest
@@ -22,7 +23,8 @@ class NamedFactory:
         self.name, self.build = name, partial(build, **options)
 
     def __call__(self, **offered):
-        return self.build(**offered)
+        wanted = inspect.signature(self.build).parameters  # as a recipe's factory: only what the part names
+        return self.build(**{name: value for name, value in offered.items() if name in wanted})
 
 
 TERMS = {
