@@ -18,7 +18,10 @@ class FixedMatcher:
 
     bad_costs = 0
 
-    def __call__(self, output, targets):
+    def match(self, requests):
+        return [self.pairs(output, targets) for output, targets, _ in requests]
+
+    def pairs(self, output, targets):
         pairs = [(image, n) for image, count in enumerate(targets.counts) for n in range(count)]
         image, query = (torch.tensor(column, dtype=torch.int64) for column in zip(*pairs, strict=True))
         query = query.expand(len(output.logits), -1)
