@@ -6,6 +6,14 @@ from detrkit.engine import interrupt
 from detrkit.engine.interrupt import stop_on_signals
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """A shell starts jobs in the background with SIGINT ignored, and the tests with them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_one_request_may_arrive_twice():
     with stop_on_signals() as request:
         assert request.reason is None
