@@ -9,27 +9,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.deformable import DeformableAttention, cells
+from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import FeatureLevels
-from detrkit.layers import Activation, Count, FeedForward, Probability, xavier_matrices
+from detrkit.layers import Activation, Count, Probability, xavier_matrices
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory
 
 
-class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward, each added and normed after (post-norm)."""
-
-    def __init__(self, *, attention: DeformableAttention, feedforward: FeedForward, width: int, dropout: float):
-        super().__init__()
-        self.attention, self.norm1 = attention, nn.LayerNorm(width)
-        self.feedforward, self.norm2 = feedforward, nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+class DeformableEncoderLayer(PostNormLayer):
+    """Every cell reads a few places around itself."""
 
     def forward(self, memory: Memory, places: Tensor) -> Memory:
         """`places` [B, L, 1, levels, 1, 2]: where on each level's padded map every cell lies."""
-        x, query = memory.tokens, memory.tokens + memory.position
-        locations = places + self.attention.offsets(query) * cells(memory)
-        x = self.norm1(x + self.dropout(self.attention(query, locations, memory)))
-        return replace(memory, tokens=self.norm2(x + self.dropout(self.feedforward(x))))
+        query = memory.tokens + memory.position
+        locations = places + self.self_attention.offsets(query) * cells(memory)
+        return replace(memory, tokens=self.add(memory.tokens, self.self_attention(query, locations, memory)))
 
 
 @register("encoder", "deformable")
@@ -74,8 +68,9 @@ class DeformableEncoder(nn.Module):
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
                 attention=DeformableAttention(width=width, heads=heads, levels=self.levels, points=points),
-                feedforward=FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout),
                 width=width,
+                feedforward=feedforward,
+                activation=activation,
                 dropout=dropout,
             )
             for _ in range(layers)

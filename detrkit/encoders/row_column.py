@@ -9,30 +9,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.row_column import RowColumnAttention
+from detrkit.encoders.layer import PostNormLayer
 from detrkit.errors import UserError
-from detrkit.layers import Activation, Count, FeedForward, Probability
+from detrkit.layers import Activation, Count, Probability
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, FeatureMap, Memory
 
 
-class RowColumnEncoderLayer(nn.Module):
-    """RCDA and feed-forward, each added and normed after (post-norm)."""
-
-    def __init__(self, *, width: int, heads: int, feedforward: int, activation: Activation, dropout: float):
-        super().__init__()
-        self.self_attention = RowColumnAttention(width=width, heads=heads, dropout=dropout)
-        self.norm1 = nn.LayerNorm(width)
-        self.feedforward = FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout)
-        self.norm2 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+class RowColumnEncoderLayer(PostNormLayer):
+    """Every cell looks along rows and columns apart (RCDA)."""
 
     def forward(self, x: Tensor, codes: AxisCodes, mask: Tensor | None) -> Tensor:
         cells = x.unflatten(1, (codes.y.shape[1], codes.x.shape[1]))
         along_x = (cells + codes.x[:, None]).flatten(1, 2)
         along_y = (cells + codes.y[:, :, None]).flatten(1, 2)
-        x = self.norm1(x + self.dropout(self.self_attention(along_x, along_y, x, codes, mask)))
-        return self.norm2(x + self.dropout(self.feedforward(x)))
+        return self.add(x, self.self_attention(along_x, along_y, x, codes, mask))
 
 
 @register("encoder", "row_column")
@@ -74,7 +66,11 @@ class RowColumnEncoder(nn.Module):
         self.projection_norm = nn.GroupNorm(math.gcd(32, width), width)
         self.layers = nn.ModuleList(
             RowColumnEncoderLayer(
-                width=width, heads=heads, feedforward=feedforward, activation=activation, dropout=dropout
+                attention=RowColumnAttention(width=width, heads=heads, dropout=dropout),
+                width=width,
+                feedforward=feedforward,
+                activation=activation,
+                dropout=dropout,
             )
             for _ in range(layers)
         )

@@ -9,28 +9,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import MultiHeadAttention
-from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
+from detrkit.encoders.layer import PostNormLayer
+from detrkit.layers import MLP, Activation, Count, Probability, xavier_matrices
 from detrkit.recipe import define_slot, register
 from detrkit.structures import FeatureMap, Memory
 
 define_slot("encoder", offers=("channels", "width", "heads", "position"))
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each added and normed after (post-norm)."""
-
-    def __init__(self, *, width: int, heads: int, feedforward: int, activation: Activation, dropout: float):
-        super().__init__()
-        self.self_attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
-        self.norm1 = nn.LayerNorm(width)
-        self.feedforward = FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout)
-        self.norm2 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+class EncoderLayer(PostNormLayer):
+    """Every cell attends to every other."""
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         placed = x + position
-        x = self.norm1(x + self.dropout(self.self_attention(placed, placed, x, mask)))
-        return self.norm2(x + self.dropout(self.feedforward(x)))
+        return self.add(x, self.self_attention(placed, placed, x, mask))
 
 
 @register("encoder", "transformer")
@@ -70,7 +62,13 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.position = position
         self.layers = nn.ModuleList(
-            EncoderLayer(width=width, heads=heads, feedforward=feedforward, activation=activation, dropout=dropout)
+            EncoderLayer(
+                attention=MultiHeadAttention(width=width, heads=heads, dropout=dropout),
+                width=width,
+                feedforward=feedforward,
+                activation=activation,
+                dropout=dropout,
+            )
             for _ in range(layers)
         )
         scales = {"none": 0, "shared": min(layers, 1), "per_layer": layers}[position_scale]

@@ -12,9 +12,9 @@ _OURS = r"decoder.layers.\1."
 DEFORMABLE_TRANSFORMER = (
     (r"input_proj\.(.+)", r"encoder.inputs.projections.\1"),
     (r"transformer\.level_embed", r"encoder.inputs.vectors"),
-    (_ENCODER + r"self_attn\." + _SAMPLING, r"encoder.layers.\1.attention.\2.\3"),
-    (_ENCODER + r"self_attn\.value_proj\.(.+)", r"encoder.layers.\1.attention.value.\2"),
-    (_ENCODER + r"self_attn\.output_proj\.(.+)", r"encoder.layers.\1.attention.out.\2"),
+    (_ENCODER + r"self_attn\." + _SAMPLING, r"encoder.layers.\1.self_attention.\2.\3"),
+    (_ENCODER + r"self_attn\.value_proj\.(.+)", r"encoder.layers.\1.self_attention.value.\2"),
+    (_ENCODER + r"self_attn\.output_proj\.(.+)", r"encoder.layers.\1.self_attention.out.\2"),
     *BACKBONE_AND_ENCODER,
     (_DECODER + r"self_attn\.(.+)", _OURS + r"self_attention.attention.\2"),
     (_DECODER + r"cross_attn\." + _SAMPLING, _OURS + r"cross_attention.attention.\2.\3"),

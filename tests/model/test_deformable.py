@@ -160,7 +160,7 @@ def test_an_encoder_layer_is_what_the_loops_give(padded):
         return center * ratio(start, b, level) + offset / torch.tensor([w, h])
 
     layer = encoder.layers[0]
-    x = start.tokens + by_loops(layer.attention, start.tokens + start.position, place, start)
+    x = start.tokens + by_loops(layer.self_attention, start.tokens + start.position, place, start)
     x = layer.norm1(x)
     x = layer.norm2(x + layer.feedforward(x))
     assert torch.allclose(found.tokens, x, atol=1e-9)
@@ -192,8 +192,8 @@ def test_heads_start_looking_their_own_way():
 def test_a_whole_transformer_keeps_that_start():
     encoder = DeformableEncoder(channels=(16,), width=16, heads=8, position=SinePosition(width=16), layers=2)
     for layer in encoder.layers:
-        assert not layer.attention.sampling_offsets.weight.any()
-        assert torch.allclose(layer.attention.sampling_offsets.bias[:2], torch.tensor([1.0, 0.0]))
+        assert not layer.self_attention.sampling_offsets.weight.any()
+        assert torch.allclose(layer.self_attention.sampling_offsets.bias[:2], torch.tensor([1.0, 0.0]))
         assert layer.feedforward.linear1.weight.std() > 0
 
 
