@@ -55,11 +55,20 @@ class SinePosition(CellPosition):
         width: D, half for y, half for x (y first).
         temperature: base of the frequencies; 20 in the DAB family, 10000 in DETR.
         offset: cells added to the count.
+        eps: added to the whole count. It is felt where that is 0, in rows and columns of nothing but padding: with an
+            offset, their places are offset / eps.
     """
 
-    def __init__(self, *, width: int, temperature: Temperature = 10000.0, offset: float = 0.0):
+    def __init__(
+        self,
+        *,
+        width: int,
+        temperature: Temperature = 10000.0,
+        offset: float = 0.0,
+        eps: Annotated[float, Field(gt=0)] = 1e-6,
+    ):
         super().__init__()
-        self.width, self.temperature, self.offset = width, temperature, offset
+        self.width, self.temperature, self.offset, self.eps = width, temperature, offset, eps
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """The codes [B, h * w, D] of a map `values` [B, C, h, w] with padding `mask` [B, h, w] or None."""
@@ -70,8 +79,8 @@ class SinePosition(CellPosition):
             valid = ~mask
         dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
         y, x = valid.cumsum(1, dtype=dtype), valid.cumsum(2, dtype=dtype)
-        y = (y + self.offset) / (y[:, -1:, :] + 1e-6)
-        x = (x + self.offset) / (x[:, :, -1:] + 1e-6)
+        y = (y + self.offset) / (y[:, -1:, :] + self.eps)
+        x = (x + self.offset) / (x[:, :, -1:] + self.eps)
         code = sine_code(torch.stack((y, x), dim=-1), self.width // 2, self.temperature)
         return code.flatten(1, 2).expand(batch, -1, -1)
 

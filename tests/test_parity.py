@@ -15,28 +15,11 @@ from detrkit.zoo.classes import count_classes
 from tests.parity import GOLDEN, Run, cases, our_loss
 
 CASES = cases()
-PADDED_CELLS = (
-    "test_outputs_of_every_layer",
-    "test_memory",
-    "test_losses_and_gradient_norms",
-    "test_detections",
-)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[path.name for path in CASES])
 def run(request) -> Run:
     return Run(request.param)
-
-
-@pytest.fixture(autouse=True)
-def known_gap(request):
-    """What does not agree yet: SAM-DETR's memory in padded cells, which its RoIAlign reads. Inside the images it does.
-
-    Some twenty readings of the codes of all-padding rows and columns were tried; the case's numbers bear out none.
-    """
-    asked = request.node.callspec.params.get("run") if hasattr(request.node, "callspec") else None
-    if asked is not None and asked.name == "sam_detr_smca_r50" and request.node.originalname in PADDED_CELLS:
-        request.applymarker(pytest.mark.xfail(reason="SAM-DETR's memory in padded cells differs", strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +145,3 @@ def test_detections(run, output):
         assert found["labels"][:count].tolist() == expected["labels"]
         close(found["scores"][:count], torch.tensor(expected["scores"]), 1e-4, "scores")
         close(found["boxes"][:count], torch.tensor(expected["boxes"]), 2e-2, "boxes in pixels")
-
-
-def test_memory_inside_the_images(run, output):
-    inside = ~run.detector.backbone(run.images, run.mask)[-1].mask.flatten(1)
-    if output.memory.shape[1] != inside.shape[1]:
-        pytest.skip("a memory of several levels")
-    ours = run.case.cut("memory", output.memory * inside[..., None])
-    expected = run.case.expected["memory"] * run.case.cut("memory", inside[..., None].expand_as(output.memory))
-    close(ours, expected, 1e-4, "memory")
