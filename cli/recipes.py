@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from itertools import groupby
+from typing import Annotated
+
+import typer
+
+from detrkit.errors import UserError
 
 
-def recipes() -> None:
-    """List the shipped recipes and the published row (table, method, epochs, AP) that each reproduces."""
+def recipes(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Show only recipes that have all these words in name or title.")
+    ] = None,
+) -> None:
+    """List the shipped recipes, folder by folder, with the table and AP of the published row that each reproduces."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from detrkit.recipe import list_recipes
     from detrkit.zoo.published import find_published
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("recipe", no_wrap=True, style="cyan")
-    table.add_column("title")
-    table.add_column("reproduces")
-    table.add_column("AP", justify="right")
-    for entry in list_recipes():
-        row = find_published(entry.reproduces)
-        ap = "" if row is None else f"{row['AP']:.1f}"
-        table.add_row(entry.name, entry.title, _published_row(entry.reproduces), ap)
-    Console().print(table)
-
-
-def _published_row(reproduces: Mapping[str, Any]) -> str:
-    """`{ table = "3", method = "SAP-DETR-R50", epochs = 50 }` as "table 3, SAP-DETR-R50, epochs 50"."""
-    shown = {key: value for key, value in reproduces.items() if key != "group"}
-    return ", ".join(str(v) if key == "method" else f"{key} {v}" for key, v in shown.items())
+    wanted = [word.lower() for word in words or []]
+    entries = [e for e in list_recipes() if all(word in f"{e.name} {e.title}".lower() for word in wanted)]
+    if not entries:
+        raise UserError(f"no shipped recipe has {' and '.join(map(repr, wanted))} in its name or title")
+    console = Console()
+    entries.sort(key=lambda entry: (entry.name.rpartition("/")[0], entry.name))
+    for folder, group in groupby(entries, key=lambda entry: entry.name.rpartition("/")[0]):
+        group = list(group)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        names = max(len(entry.name) for entry in group)
+        # A name has to be typed, so titles alone give way in a narrow terminal.
+        room = max(8, console.width - names - len("  table  43.1  ")) if console.is_terminal else None
+        table.add_column(folder or "recipe", no_wrap=True, style="cyan")
+        table.add_column("table", justify="right")
+        table.add_column("AP", justify="right")
+        table.add_column("title", no_wrap=True)
+        for entry in group:
+            row = find_published(entry.reproduces)
+            published = ("", "") if row is None else (row["table"], f"{row['AP']:.1f}")
+            title = Text(entry.title)
+            if room is not None:
+                title.truncate(room, overflow="ellipsis")
+            table.add_row(entry.name, *published, title)
+        console.print(table, width=None if console.is_terminal else 160)
+        console.print()
