@@ -74,6 +74,8 @@ def compare(
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     failed = False
     if run:
+        if any(override.partition("=")[0].strip() == "train.seed" for override in overrides):
+            raise UserError("the seeds of --run are --seeds (7, for the seed 7 alone), not train.seed")
         jobs = make_jobs(rows, _seeds(seeds), overrides, runs=runs)
         if not jobs:
             raise UserError("--run trains recipes, and only folders of runs were named")

@@ -149,7 +149,7 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
                 return
             if job.state == "done":
                 return
-            arguments = ["--resume", str(job.folder)]
+            arguments = ["--resume", str(job.folder), *job.overrides]  # those that a run may change on its way
         else:
             seed = f"train.seed={job.seed}"
             arguments = [job.target, *job.overrides, seed, "--run-dir", str(job.folder)]

@@ -166,8 +166,8 @@ def _cost_notes(counted: Sequence[Costs]) -> list[str]:
         )
     if any(c.coco_mean is not None for c in counted):
         notes.append("COCO mean: over the first 100 images of val2017 at 800 (at most 1333), as the published GFLOPs.")
-    if any(c.assumed_classes for c in counted):
-        notes.append(f"Counted with {counted[0].assumed_classes} classes where a recipe leaves them to its data set.")
+    if assumed := [c.assumed_classes for c in counted if c.assumed_classes]:
+        notes.append(f"Counted with {assumed[0]} classes where a recipe leaves them to its data set.")
     shares = [sum(c.work.uncounted.values()) / max(1, c.work.total.multiply_adds) for c in counted]
     if max(shares) > 0:
         most = ", ".join(list(counted[0].work.uncounted)[:4])
