@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.attention.query_position import QueryPositionPart
+from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import HeadOutput, PredictionHead
 from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
@@ -106,6 +107,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.look_forward_twice, self.moved_by = look_forward_twice, moved_by
+        if repeated := [f.name for f in positions if [g.name for g in positions].count(f.name) > 1]:
+            raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
         sources: list[QueryPositionPart] = [factory(width=width) for factory in positions]
         names = tuple(name for source in sources for name in source.embeddings)
         offered = {"width": width, "heads": heads, "positions": names, "dropout": dropout}

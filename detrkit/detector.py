@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -148,6 +149,9 @@ def build_detector(recipe: Recipe) -> Detector:
     """
     options: DetectorOptions = recipe.section("detector")
     classes = options.classes or _classes_of_data(recipe)
+    detect: DetectOptions = recipe.section("detect")
+    _require_of_head(recipe, "detect.objectness = true", ["objectness"] if detect.objectness else [])
+    _require_of_head(recipe, 'detect.scores = "softmax"', ["background"] if detect.scores == "softmax" else [])
     if options.width % options.heads:
         raise UserError(f"detector.width = {options.width} is not a multiple of detector.heads = {options.heads}")
     shared = {"width": options.width, "heads": options.heads}
@@ -177,7 +181,7 @@ def build_detector(recipe: Recipe) -> Detector:
         queries=generator,
         decoder=recipe.section("decoder")(**shared, levels=encoder.levels, **answer),
         blocks=blocks,
-        detect=recipe.section("detect"),
+        detect=detect,
     )
 
 
@@ -192,6 +196,22 @@ def _classes_of_data(recipe: Recipe) -> int:
 
 
 def build_criterion(recipe: Recipe) -> Criterion:
-    """The criterion that a recipe describes."""
+    """The criterion that a recipe describes.
+
+    Raises:
+        UserError: a loss or cost needs what the recipe's head does not predict.
+    """
     losses = {name: factory() for name, factory in recipe.section("losses").items()}
-    return Criterion(matcher=recipe.section("matcher")(), losses=losses)
+    matcher = recipe.section("matcher")()
+    asking = {f"losses.{name}": loss for name, loss in losses.items()}
+    asking |= {f"matcher.costs.{name}": cost for name, cost in getattr(matcher, "costs", {}).items()}
+    for name, part in asking.items():
+        _require_of_head(recipe, name, part.needs)
+    return Criterion(matcher=matcher, losses=losses)
+
+
+def _require_of_head(recipe: Recipe, asker: str, needs: Iterable[str]) -> None:
+    head: Factory = recipe.section("head")
+    for option in needs:
+        if head.options.get(option) is False:  # a head of one's own may have it without an option
+            raise UserError(f"{asker} needs head.{option} = true")

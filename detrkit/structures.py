@@ -161,7 +161,7 @@ class Reference:
     def require_sides(self, asker: str) -> Tensor:
         """The sides, or an error that names who needs them."""
         if self.sides is None:
-            raise ValueError(f"{asker} needs a reference with sides, but this geometry has points only")
+            raise UserError(f"{asker} needs a reference with sides, but this geometry has points only")
         return self.sides
 
     def corners(self, asker: str) -> Tensor:
@@ -241,15 +241,16 @@ class Output:
     """[Y, B, N, 1] logits, for heads that have it"""
     extras: Mapping[str, Extra] = field(default_factory=dict)
     """by name, what is trained beside the answer: an encoder's proposals, denoising queries"""
+    groups: int = 1
+    """groups of N / groups queries, each of which answers for every object on its own"""
     repeats: int = 1
-    """how many groups of queries answer for each object in training: the answer's losses are divided by so many times
-    the number of objects"""
+    """groups that share the weight of a loss, those of other outputs counted too: losses are divided by it"""
 
     def rows(self, places: slice) -> Output:
-        """The same for some of the queries, without extras."""
+        """The same for some of the queries, as one group and without extras."""
         cut = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
         cut = {name: None if value is None else value[:, :, places] for name, value in cut.items()}
-        return replace(self, **cut, extras={})
+        return replace(self, **cut, extras={}, groups=1)
 
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
@@ -266,12 +267,8 @@ class Extra:
     """their own stack of Y layers (one, for an encoder's proposals) and N queries"""
     matches: Matches | None = None
     """which of them stand for which object, where that is known; None: they are matched as the answer is"""
-    repeats: int = 1
-    """how many of them stand for each object: their losses are divided by so many times the number of objects"""
     classless: bool = False
     """they only tell objects from background: every object counts as class 0"""
-    groups: int = 1
-    """groups of N / groups queries that are matched each on its own"""
     targets: Targets | None = None
     """the truth that `matches` speaks of, where that is not the batch's"""
 

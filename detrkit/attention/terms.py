@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import key_mask, merge_heads, split_heads
+from detrkit.errors import UserError
 from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -90,7 +91,7 @@ class CodeTerm(Term):
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         if self.code not in position.codes:
-            raise ValueError(
+            raise UserError(
                 f"the term '{self.code}' needs a query position that gives the code {self.code!r}; "
                 f"decoder.positions gives {sorted(position.codes)}"
             )
@@ -144,6 +145,8 @@ class TermSum(nn.Module):
         super().__init__()
         self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
         for factory in terms:
+            if factory.name in self.terms:
+                raise UserError(f'the term "{factory.name}" stands twice in decoder.cross_attention.terms')
             term = factory(width=width, heads=heads, first=first)
             self.terms[factory.name] = term
             if term.key not in self.keys:

@@ -51,7 +51,7 @@ class Slots:
             query = target = torch.arange(len(self.slot), device=self.slot.device)
             image = torch.zeros_like(query)
         matches = Matches(image, query.expand(layers, -1), target.expand(layers, -1))
-        return Extra(output, matches, repeats=self.repeats, targets=self.truth)
+        return Extra(replace(output, groups=self.repeats, repeats=self.repeats), matches, targets=self.truth)
 
     def _paired(self, predictions: Tensor) -> Tensor:
         """The rows [Y, 1, M, ...] that have an object."""
@@ -90,8 +90,8 @@ class Extension:
             start += sum(slots.sizes)
         groups, answer = self.layout.groups, self.layout.answer
         if self.grouping:
-            others = output.rows(slice(answer.stop, None))
-            extras[self.grouping] = Extra(others, repeats=groups, groups=groups - 1)
+            others = replace(output.rows(slice(answer.stop, None)), groups=groups - 1, repeats=groups)
+            extras[self.grouping] = Extra(others)
         if shared := extras.keys() & output.extras.keys():
             raise UserError(f"blocks.{min(shared)}: the detector trains something else of that name; take another name")
         return replace(output.rows(answer), extras={**output.extras, **extras}, repeats=groups)
@@ -131,6 +131,11 @@ class TrainingBlocks(nn.ModuleDict):
             groups=self.groups,
             slots=tuple(size for one in slots.values() for size in one.sizes),
         )
+        if slots and queries.read_from is not None:
+            raise UserError(
+                f"blocks.{next(iter(slots))} gives queries known boxes, and this recipe's attention reads places off "
+                "learned embeddings instead (queries.point_norm)"
+            )
         content, reference, embedding = queries.content, queries.reference, queries.embedding
         for one in reversed(slots.values()):
             content, reference = torch.cat((one.content, content), dim=1), one.reference.join(reference)

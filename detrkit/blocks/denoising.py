@@ -98,8 +98,8 @@ class Denoising(Block):
         labels: Literal["own", "queries"] = "own",
     ):
         super().__init__()
-        if type(geometry).encode is Geometry.encode:
-            raise UserError("denoising noises boxes, and this recipe's geometry cannot make references of boxes")
+        if not geometry.holds_boxes:
+            raise UserError("denoising noises boxes, and references of this recipe's geometry keep nothing of a box")
         self.geometry, self.classes = geometry, classes
         self.repeats, self.noise = groups, noise
         self.labels = nn.Parameter(torch.randn(classes + 1, width)) if labels == "own" else None

@@ -51,6 +51,8 @@ class FeatureLevels(nn.Module):
             position=torch.cat(codes, dim=1),
             mask=_row(masks),
             shapes=tuple(tuple(m.shape[-2:]) for m in maps),
+            extent=last.extent if len(maps) == 1 else None,
+            axes=self.position.axes(maps[0], masks[0]) if len(maps) == 1 else None,
         )
 
 

@@ -27,6 +27,8 @@ class Geometry(nn.Module):
     A geometry owns no parameters. Heads read `offset_widths` to know what to predict.
     """
 
+    holds_boxes = True
+    """whether a reference keeps anything of the box that it was made of"""
     offset_widths: dict[str, int]
     """name of an offset -> its numbers; a head makes one MLP for each"""
     moves = True

@@ -14,6 +14,7 @@ from detrkit.structures import Reference
 class NoGeometry(Geometry):
     """A box is the sigmoid of the offset; whatever asks for a query's point gets the middle of the image (DETR)."""
 
+    holds_boxes = False
     moves = False
 
     def __init__(self):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.losses.terms import Loss
 from detrkit.matching.hungarian import HungarianMatcher
-from detrkit.structures import Extra, Matches, Output, Target, Targets
+from detrkit.structures import Matches, Output, Target, Targets
 
 
 class Criterion(nn.Module):
@@ -62,15 +62,14 @@ class Criterion(nn.Module):
             truths = {name: extra.truth(padded) for name, extra in output.extras.items()}
             asked = {name: extra for name, extra in output.extras.items() if extra.matches is None}
             matches, *found = self.matcher.match(
-                [(output, padded, 1), *((extra.output, truths[name], extra.groups) for name, extra in asked.items())]
+                [(output, padded), *((extra.output, truths[name]) for name, extra in asked.items())]
             )
             pairs = dict(zip(asked, found, strict=True))
             if objects is None:
                 objects = self.normalizer(targets, output.logits.device)
-            shared = objects * output.repeats
-            terms = {name: (loss, loss(output, padded, matches, shared)) for name, loss in self.losses.items()}
+            terms = self._terms("", output, padded, matches, objects)
             for name, extra in output.extras.items():
-                terms |= self._extra_terms(name, extra, truths[name], extra.matches or pairs[name], objects)
+                terms |= self._terms(f"{name}/", extra.output, truths[name], extra.matches or pairs[name], objects)
             total = sum(loss.weight * value.sum() for loss, value in terms.values())
         report = {"total": total}
         for name, (_, value) in terms.items():
@@ -80,14 +79,14 @@ class Criterion(nn.Module):
         report["class_error"] = class_error(output, padded, matches)
         return report
 
-    def _extra_terms(
-        self, name: str, extra: Extra, targets: Targets, matches: Matches, objects: Tensor
+    def _terms(
+        self, prefix: str, output: Output, targets: Targets, matches: Matches, objects: Tensor
     ) -> dict[str, tuple[Loss, Tensor]]:
-        """The terms of an extra's predictions; those that ask for what it does not predict are left out."""
+        """The terms of an output; of an extra's (with a prefix) without those that ask for what it does not predict."""
         return {
-            f"{name}/{term}": (loss, loss(extra.output, targets, matches, objects * extra.repeats))
-            for term, loss in self.losses.items()
-            if loss.applies_to(extra.output)
+            prefix + name: (loss, loss(output, targets, matches, objects) / output.repeats)
+            for name, loss in self.losses.items()
+            if not prefix or loss.applies_to(output)
         }
 
 

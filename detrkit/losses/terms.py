@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detrkit.boxes import center_to_corners, overlaps
+from detrkit.errors import UserError
 from detrkit.matching.costs import BoxForm, Weight, in_form
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Matches, Output, Targets
@@ -24,6 +25,8 @@ class Loss:
     """One term; the criterion multiplies it by `weight`."""
 
     weight: float
+    needs: tuple[str, ...] = ()
+    """options of the head that it cannot do without"""
 
     def applies_to(self, output: Output) -> bool:
         """Whether the predictions have what the term asks for; decides for extras, the answer has to have it."""
@@ -75,12 +78,15 @@ class SoftmaxLoss(Loss):
     """Cross entropy over the classes and "no object", the last logit: a weighted mean over queries (DETR, section 3.2).
 
     Divided by the sum of weights, objects + background * (queries - objects), for the whole batch over all pieces and
-    processes: the official code's number where there is one piece and one process.
+    processes: the official code's number where there is one piece and one process. Of several groups of queries the
+    means are added up (and their sum is then shared out, as for every term).
 
     Args:
         weight: factor of the term.
         background: weight of a query without an object.
     """
+
+    needs = ("background",)
 
     def __init__(self, *, weight: Weight = 1.0, background: Annotated[float, Field(gt=0)] = 0.1):
         self.weight, self.background = weight, background
@@ -92,7 +98,8 @@ class SoftmaxLoss(Loss):
         weights = output.logits.new_ones(logits)
         weights[-1] = self.background
         entropy = F.cross_entropy(output.logits.flatten(0, 2), target.flatten(), weights, reduction="none")
-        total = objects + self.background * (targets.images * queries - objects).clamp(min=0)
+        without = (targets.images * (queries // output.groups) - objects).clamp(min=0)
+        total = objects + self.background * without  # of one group, as every group's mean is
         return entropy.view(layers, -1).sum(1) / total
 
 
@@ -148,6 +155,8 @@ class ObjectnessLoss(Loss):
             False: the IoU target sends gradients into the boxes too.
     """
 
+    needs = ("objectness",)
+
     def __init__(
         self,
         *,
@@ -165,7 +174,7 @@ class ObjectnessLoss(Loss):
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         if output.objectness is None:
-            raise ValueError("losses: the objectness loss needs head.objectness = true")
+            raise UserError("losses: the objectness loss needs head.objectness = true")
         iou = matched_overlaps(output, targets, matches, self.eps)[0]
         logits = output.objectness.squeeze(-1)
         target = torch.zeros_like(logits).index_put(

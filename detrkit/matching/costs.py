@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detrkit.boxes import center_to_corners, overlaps
+from detrkit.errors import UserError
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Output, Targets
 
@@ -22,6 +23,8 @@ class Cost:
     """One term; the matcher multiplies it by `weight`."""
 
     weight: float
+    needs: tuple[str, ...] = ()
+    """options of the head that it cannot do without"""
 
     def __call__(self, output: Output, targets: Targets) -> Tensor:
         """The cost [Y, B, N, T] of giving object t of its image to query n."""
@@ -59,13 +62,14 @@ class FocalCost(Cost):
         objectness: bool = False,
     ):
         self.weight, self.alpha, self.gamma, self.objectness = weight, alpha, gamma, objectness
+        self.needs = ("objectness",) if objectness else ()
 
     def __call__(self, output: Output, targets: Targets) -> Tensor:
         index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
         p = output.logits.gather(-1, index).sigmoid()
         if self.objectness:
             if output.objectness is None:
-                raise ValueError("matcher.costs: objectness = true needs head.objectness = true")
+                raise UserError("matcher.costs: objectness = true needs head.objectness = true")
             p = p * output.objectness.sigmoid()
         positive = self.alpha * (1 - p) ** self.gamma * -torch.log(p + 1e-8)
         negative = (1 - self.alpha) * p**self.gamma * -torch.log(1 - p + 1e-8)
@@ -79,6 +83,8 @@ class SoftmaxCost(Cost):
     Args:
         weight: factor of the term.
     """
+
+    needs = ("background",)
 
     def __init__(self, *, weight: Weight = 1.0):
         self.weight = weight

@@ -41,23 +41,23 @@ class HungarianMatcher(nn.Module):
         return sum(cost.weight * cost(output, targets) for cost in self.costs.values())
 
     def forward(self, output: Output, targets: Targets) -> Matches:
-        return self.match([(output, targets, 1)])[0]
+        return self.match([(output, targets)])[0]
 
     @torch.no_grad()
-    def match(self, requests: Sequence[tuple[Output, Targets, int]]) -> list[Matches]:
+    def match(self, requests: Sequence[tuple[Output, Targets]]) -> list[Matches]:
         """The matches of several outputs of a batch, with one wait for the device for all of them.
 
         Args:
-            requests: outputs, each with its truth and its number of groups G of N / G queries that are matched each on
-                its own. Pairs of an image then stand group by group.
+            requests: outputs, each with its truth. Groups of queries are matched each on its own; pairs of an image
+                then stand group by group.
         """
-        costs = [self.cost(output, targets) for output, targets, _ in requests]
+        costs = [self.cost(output, targets) for output, targets in requests]
         device = costs[0].device
         host = torch.cat([cost.flatten() for cost in costs]).cpu()  # the step's one wait for the device
         parts = host.split([cost.numel() for cost in costs])
         return [
-            self._matches(part.view(cost.shape).numpy(), targets.counts, groups).to(device)
-            for part, cost, (_, targets, groups) in zip(parts, costs, requests, strict=True)
+            self._matches(part.view(cost.shape).numpy(), targets.counts, output.groups).to(device)
+            for part, cost, (output, targets) in zip(parts, costs, requests, strict=True)
         ]
 
     def _matches(self, costs: np.ndarray, counts: tuple[int, ...], groups: int) -> Matches:

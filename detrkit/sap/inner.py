@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from detrkit.boxes import center_to_corners
+from detrkit.errors import UserError
 from detrkit.losses.terms import Loss
 from detrkit.matching.costs import Cost, Weight, pairs
 from detrkit.recipe import register
@@ -25,7 +26,7 @@ def inner_distance(points: Tensor, corners: Tensor) -> Tensor:
 def require_points(output: Output, asker: str) -> Tensor:
     """The predicted points [Y, B, N, 2]."""
     if output.points is None:
-        raise ValueError(f"{asker} needs a geometry that predicts points, such as 'salient_point'")
+        raise UserError(f"{asker} needs a geometry that predicts points, such as 'salient_point'")
     return output.points
 
 

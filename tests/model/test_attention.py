@@ -10,6 +10,7 @@ from detrkit.attention.conditional import ConditionalSelfAttention
 from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_bfloat16
 from detrkit.attention.multihead import MultiHeadAttention, split_heads
 from detrkit.attention.terms import ContentTerm, PointTerm, TermAttention
+from detrkit.errors import UserError
 from detrkit.sap.terms import SideDirectedGaussianTerm, SideTerm
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -164,7 +165,7 @@ def test_gaussian_survives_bfloat16():
 def test_a_missing_code_is_named():
     content, position, reference, memory = scene()
     position = QueryPosition(position.embeddings, {})
-    with pytest.raises(ValueError, match="needs a query position that gives the code 'point'"):
+    with pytest.raises(UserError, match="needs a query position that gives the code 'point'"):
         attention(["content", "point"], False)(content, position, reference, memory)
 
 

@@ -302,7 +302,9 @@ class OneGroup(torch.nn.Module):
 
 
 class NoBoxes(Geometry):
-    """A geometry that boxes cannot be encoded in."""
+    """A geometry that keeps nothing of a box."""
+
+    holds_boxes = False
 
     def __init__(self):
         super().__init__()
@@ -313,7 +315,7 @@ def test_refusals_say_why(monkeypatch):
     monkeypatch.setitem(parts("geometry"), "no_boxes", NoBoxes)
     with pytest.raises(UserError, match=r'blocks.groups wants 3 groups of queries, and queries "one_group" makes one'):
         detrkit.build_detector(detrkit.load_recipe("base/dab_detr", [*SMALL, "queries={type='one_group'}", GROUPS]))
-    with pytest.raises(UserError, match="geometry cannot make references of boxes"):
+    with pytest.raises(UserError, match="geometry keep nothing of a box"):
         build("base/dab_detr", "geometry={type='no_boxes'}", DN)
     with pytest.raises(UserError, match=r'labels = "queries" needs queries.content = "label"'):
         build("base/dab_detr", "blocks.denoising.labels=queries")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detrkit.boxes import center_to_corners
+from detrkit.errors import UserError
 from detrkit.geometry.box import BoxGeometry
 from detrkit.sap.geometry import SalientPointGeometry
 from detrkit.structures import Reference
@@ -98,7 +99,7 @@ def test_published_cell_of_the_heads(grid, cell):
 
 
 def test_a_point_without_sides_says_who_needs_them():
-    with pytest.raises(ValueError, match="the side term needs a reference with sides"):
+    with pytest.raises(UserError, match="the side term needs a reference with sides"):
         Reference(torch.zeros(1, 1, 2)).corners("the side term")
 
 

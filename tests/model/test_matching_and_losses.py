@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 import detrkit
+from detrkit.errors import UserError
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import FocalLoss, GIoULoss, L1Loss, ObjectnessLoss, focal_loss
 from detrkit.matching.costs import FocalCost, GIoUCost, L1Cost
@@ -195,9 +196,9 @@ def test_inner_distance_is_negative_only_outside(numbers):
 def test_parts_that_do_not_go_together_say_so():
     output, targets = scene()
     bare = Output(logits=output.logits, boxes=output.boxes, memory=output.memory)
-    with pytest.raises(ValueError, match=r"needs head.objectness = true"):
+    with pytest.raises(UserError, match=r"needs head.objectness = true"):
         matcher(FocalCost(objectness=True))(bare, Targets.pad(targets, torch.float64))
-    with pytest.raises(ValueError, match="geometry that predicts points"):
+    with pytest.raises(UserError, match="geometry that predicts points"):
         matcher(InnerCost())(bare, Targets.pad(targets, torch.float64))
 
 

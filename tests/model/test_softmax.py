@@ -1,5 +1,7 @@
 """DETR's softmax over classes and "no object": cost, loss, detections."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ class FixedMatcher:
     bad_costs = 0
 
     def match(self, requests):
-        return [self.pairs(output, targets) for output, targets, _ in requests]
+        return [self.pairs(output, targets) for output, targets in requests]
 
     def pairs(self, output, targets):
         pairs = [(image, n) for image, count in enumerate(targets.counts) for n in range(count)]
@@ -83,3 +85,18 @@ def test_a_query_gives_one_detection_of_its_best_class(keep):
         assert one["queries"].tolist() == order.tolist()
         assert torch.equal(one["scores"], scores[order])
         assert torch.equal(one["labels"], labels[order])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_groups_share_the_weight_of_one(groups):
+    """A group's loss is the same mean however many others there are, and each weighs 1 / K."""
+    output = predictions()
+    targets = Targets.pad(truth(), torch.float64)
+    loss = SoftmaxLoss()
+    pairs = FixedMatcher().pairs(output, targets)
+    objects = torch.tensor(float(sum(targets.counts)))
+    alone = loss(output, targets, pairs, objects)
+    many = replace(output, logits=output.logits.repeat(1, 1, groups, 1), groups=groups)
+    lifted = [pairs.query + group * QUERIES for group in range(groups)]
+    repeated = Matches(pairs.image.repeat(groups), torch.cat(lifted, 1), pairs.target.repeat(1, groups))
+    torch.testing.assert_close(loss(many, targets, repeated, objects), groups * alone)
