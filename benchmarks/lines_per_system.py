@@ -19,7 +19,22 @@ import detrkit
 from detrkit.recipe import Factory, shipped
 from detrkit.recipe.registry import parts, slots
 
-SYSTEMS = ["detr", "conditional_detr", "smca_detr", "anchor_detr", "dab_detr", "sam_detr", "sap_detr"]
+SYSTEMS = [
+    "detr",
+    "deformable_detr",
+    "conditional_detr",
+    "smca_detr",
+    "anchor_detr",
+    "dab_detr",
+    "dn_detr",
+    "sam_detr",
+    "dino",
+    "group_conditional_detr",
+    "sap_detr",
+    "sap_dn",
+    "sap_dino",
+    "sap_group",
+]
 """Base recipes, in order of publication."""
 
 
