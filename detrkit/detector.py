@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -16,22 +16,28 @@ from detrkit.decoder import Decoder
 from detrkit.errors import UserError
 from detrkit.layers import Count
 from detrkit.losses.criterion import Criterion
-from detrkit.recipe import Factory, Recipe
+from detrkit.recipe import Factory, Recipe, define_slot, register
 from detrkit.structures import Output, Target
 
+define_slot("detector", offers=())
 
-@dataclass(frozen=True, kw_only=True)
-class DetectorOptions:
-    """What all parts of a detector share."""
 
-    classes: Count | None = None
-    """K; taken from the data set when it is not given"""
-    width: Annotated[int, Field(ge=8, multiple_of=4)] = 256
-    """D"""
-    heads: Count = 8
-    """H"""
-    checkpoint_names: str | None = None
-    """whose official parameter names `detrkit convert` reads: "sap_detr", "dab_detr", ..."""
+class System(Protocol):
+    """A part of the slot "detector": what kind of detector a recipe describes, and how it is built.
+
+    Besides the options `classes` (K; None: the data set's) and `checkpoint_names` (whose official parameter names
+    `detrkit convert` reads) it names in `sections` those tables of a recipe that only some detectors have.
+    """
+
+    sections: ClassVar[tuple[str, ...]]
+    classes: int | None
+    checkpoint_names: str | None
+
+    def build_detector(self, recipe: Recipe, classes: int) -> nn.Module:
+        """A module with `forward(images, mask, targets)` and `detect(images, mask, sizes)` as `Detector` has them."""
+
+    def build_criterion(self, recipe: Recipe) -> nn.Module:
+        """A module with `forward(output, targets, objects, images)` as `Criterion` has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,48 +147,116 @@ def _take(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def build_detector(recipe: Recipe) -> Detector:
+@register("detector", "detr")
+@dataclass(frozen=True, kw_only=True)
+class Detr:
+    """A detector of the one loop; its options are what all its parts share."""
+
+    sections: ClassVar[tuple[str, ...]] = (
+        "backbone",
+        "position",
+        "encoder",
+        "queries",
+        "geometry",
+        "blocks",
+        "decoder",
+        "head",
+        "matcher",
+        "losses",
+        "detect",
+    )
+
+    classes: Count | None = None
+    """K; taken from the data set when it is not given"""
+    width: Annotated[int, Field(ge=8, multiple_of=4)] = 256
+    """D"""
+    heads: Count = 8
+    """H"""
+    checkpoint_names: str | None = None
+    """whose official parameter names `detrkit convert` reads: "sap_detr", "dab_detr", ..."""
+
+    def build_detector(self, recipe: Recipe, classes: int) -> Detector:
+        """The parts that a recipe names, put together.
+
+        Raises:
+            UserError: parts do not go together.
+        """
+        detect: DetectOptions = recipe.section("detect")
+        _require_of_head(recipe, "detect.objectness = true", ["objectness"] if detect.objectness else [])
+        _require_of_head(recipe, 'detect.scores = "softmax"', ["background"] if detect.scores == "softmax" else [])
+        if self.width % self.heads:
+            raise UserError(f"detector.width = {self.width} is not a multiple of detector.heads = {self.heads}")
+        shared = {"width": self.width, "heads": self.heads}
+        queries: Factory = recipe.section("queries")
+        geometry = recipe.section("geometry")(grid=queries.options.get("grid"))
+        blocks = TrainingBlocks(
+            {
+                name: factory(width=self.width, classes=classes, geometry=geometry)
+                for name, factory in recipe.section("blocks").items()
+            }
+        )
+        if blocks.groups > 1 and not queries.takes("groups"):
+            raise UserError(
+                f"blocks.{blocks.grouping} wants {blocks.groups} groups of queries, "
+                f'and queries "{queries.name}" makes one'
+            )
+        answer = {"classes": classes, "geometry": geometry, "head": recipe.section("head")}
+        generator = queries(width=self.width, groups=blocks.groups, **answer)
+        for block in blocks.values():
+            block.check(generator)
+        backbone = recipe.section("backbone")()
+        encoder = recipe.section("encoder")(
+            **shared, channels=backbone.channels, position=recipe.section("position")(width=self.width)
+        )
+        return Detector(
+            backbone=backbone,
+            encoder=encoder,
+            queries=generator,
+            decoder=recipe.section("decoder")(**shared, levels=encoder.levels, **answer),
+            blocks=blocks,
+            detect=detect,
+        )
+
+    def build_criterion(self, recipe: Recipe) -> Criterion:
+        """The matcher and losses that a recipe names.
+
+        Raises:
+            UserError: a loss or cost needs what the recipe's head does not predict.
+        """
+        losses = {name: factory() for name, factory in recipe.section("losses").items()}
+        matcher = recipe.section("matcher")()
+        asking = {f"losses.{name}": loss for name, loss in losses.items()}
+        asking |= {f"matcher.costs.{name}": cost for name, cost in getattr(matcher, "costs", {}).items()}
+        for name, part in asking.items():
+            _require_of_head(recipe, name, part.needs)
+        return Criterion(matcher=matcher, losses=losses)
+
+
+def _require_of_head(recipe: Recipe, asker: str, needs: Iterable[str]) -> None:
+    head: Factory = recipe.section("head")
+    for option in needs:
+        if head.options.get(option) is False:  # a head of one's own may have it without an option
+            raise UserError(f"{asker} needs head.{option} = true")
+
+
+def build_detector(recipe: Recipe) -> nn.Module:
     """The detector that a recipe describes, with fresh weights (the backbone's as the recipe says).
 
     Raises:
         UserError: `detector.classes` is not set and the data set cannot tell, or parts do not go together.
     """
-    options: DetectorOptions = recipe.section("detector")
-    classes = options.classes or _classes_of_data(recipe)
-    detect: DetectOptions = recipe.section("detect")
-    _require_of_head(recipe, "detect.objectness = true", ["objectness"] if detect.objectness else [])
-    _require_of_head(recipe, 'detect.scores = "softmax"', ["background"] if detect.scores == "softmax" else [])
-    if options.width % options.heads:
-        raise UserError(f"detector.width = {options.width} is not a multiple of detector.heads = {options.heads}")
-    shared = {"width": options.width, "heads": options.heads}
-    queries: Factory = recipe.section("queries")
-    geometry = recipe.section("geometry")(grid=queries.options.get("grid"))
-    blocks = TrainingBlocks(
-        {
-            name: factory(width=options.width, classes=classes, geometry=geometry)
-            for name, factory in recipe.section("blocks").items()
-        }
-    )
-    if blocks.groups > 1 and not queries.takes("groups"):
-        raise UserError(
-            f'blocks.{blocks.grouping} wants {blocks.groups} groups of queries, and queries "{queries.name}" makes one'
-        )
-    answer = {"classes": classes, "geometry": geometry, "head": recipe.section("head")}
-    generator = queries(width=options.width, groups=blocks.groups, **answer)
-    for block in blocks.values():
-        block.check(generator)
-    backbone = recipe.section("backbone")()
-    encoder = recipe.section("encoder")(
-        **shared, channels=backbone.channels, position=recipe.section("position")(width=options.width)
-    )
-    return Detector(
-        backbone=backbone,
-        encoder=encoder,
-        queries=generator,
-        decoder=recipe.section("decoder")(**shared, levels=encoder.levels, **answer),
-        blocks=blocks,
-        detect=detect,
-    )
+    system: System = recipe.section("detector")()
+    return system.build_detector(recipe, system.classes or _classes_of_data(recipe))
+
+
+def build_criterion(recipe: Recipe) -> nn.Module:
+    """The criterion that a recipe describes.
+
+    Raises:
+        UserError: a loss or cost needs what the recipe's detector does not predict.
+    """
+    system: System = recipe.section("detector")()
+    return system.build_criterion(recipe)
 
 
 def _classes_of_data(recipe: Recipe) -> int:
@@ -193,25 +267,3 @@ def _classes_of_data(recipe: Recipe) -> int:
             f"detector.classes is not set, and the data set cannot tell: {error}\n"
             "To build a detector without data, give the number: detector.classes=80"
         ) from error
-
-
-def build_criterion(recipe: Recipe) -> Criterion:
-    """The criterion that a recipe describes.
-
-    Raises:
-        UserError: a loss or cost needs what the recipe's head does not predict.
-    """
-    losses = {name: factory() for name, factory in recipe.section("losses").items()}
-    matcher = recipe.section("matcher")()
-    asking = {f"losses.{name}": loss for name, loss in losses.items()}
-    asking |= {f"matcher.costs.{name}": cost for name, cost in getattr(matcher, "costs", {}).items()}
-    for name, part in asking.items():
-        _require_of_head(recipe, name, part.needs)
-    return Criterion(matcher=matcher, losses=losses)
-
-
-def _require_of_head(recipe: Recipe, asker: str, needs: Iterable[str]) -> None:
-    head: Factory = recipe.section("head")
-    for option in needs:
-        if head.options.get(option) is False:  # a head of one's own may have it without an option
-            raise UserError(f"{asker} needs head.{option} = true")

@@ -35,11 +35,11 @@ import detrkit.queries.learned
 import detrkit.queries.points
 import detrkit.queries.selection
 import detrkit.sap  # noqa: F401
-from detrkit.detector import DetectOptions, DetectorOptions
+from detrkit.detector import DetectOptions
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.recipe import Factory, Slot, define_section
 
-define_section("detector", DetectorOptions)
+define_section("detector", Slot("detector"), default="detr")
 define_section("backbone", Slot("backbone"), default="timm")
 define_section("position", Slot("position"), default="sine")
 define_section("encoder", Slot("encoder"), default="transformer")

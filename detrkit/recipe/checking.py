@@ -12,7 +12,7 @@ from detrkit.recipe.layers import Layer, merge
 from detrkit.recipe.lines import KeyPath
 from detrkit.recipe.options import check_option, describe
 from detrkit.recipe.overrides import plain
-from detrkit.recipe.parameters import Parameter, classify, parameters_of
+from detrkit.recipe.parameters import Parameter, classify, foreign_sections, parameters_of
 from detrkit.recipe.problems import Problem, dotted, format_value, nearest, one_of
 from detrkit.recipe.registry import REQUIRED, Factory, parts, sections, slots
 
@@ -41,9 +41,13 @@ class Checker:
             elif key not in known:
                 hint = nearest(key, (*known, *ROOT_KEYS)) or f"; accepted: {one_of(known)}"
                 self.report((key,), f"there is no such section{hint}")
+        foreign = foreign_sections(values)
+        for key in [key for key in values if key in foreign]:
+            self.report((key,), f"is no section of {foreign[key]}")
         return {
             name: self.value(classify(name, section.annotation, section.default), values, (), section=True)
             for name, section in known.items()
+            if name not in foreign
         }
 
     def report(self, path: KeyPath, message: str) -> None:

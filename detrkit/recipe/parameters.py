@@ -104,6 +104,24 @@ def implied_type(values: Mapping[str, Any], path: KeyPath) -> str | None:
     return _type_of({}, parameter) if parameter.kind == "part" else None
 
 
+def foreign_sections(values: Mapping[str, Any]) -> dict[str, str]:
+    """The sections that a recipe does not have, each with the part that would have to be another one.
+
+    A part may list in `sections` those that belong to it; they are then no sections of its slot's other parts.
+    """
+    foreign = {}
+    for section in sections().values():
+        parameter = classify(section.name, section.annotation, section.default)
+        if parameter.kind != "part":
+            continue
+        owned = {name: set(getattr(build, "sections", ())) for name, build in parts(parameter.slot).items()}
+        chosen = _type_of(values.get(section.name), parameter)
+        if chosen in owned:
+            others = set().union(*owned.values()) - owned[chosen]
+            foreign |= {name: f'{section.name} "{chosen}"' for name in others}
+    return foreign
+
+
 def _type_of(table: Any, parameter: Parameter) -> str | None:
     for one in (table, parameter.default):
         name = one.get("type") if isinstance(one, Mapping) else one
