@@ -21,6 +21,7 @@ import detrkit.decoder
 import detrkit.encoders.deformable
 import detrkit.encoders.row_column
 import detrkit.encoders.transformer
+import detrkit.faster_rcnn
 import detrkit.geometry.box
 import detrkit.geometry.none
 import detrkit.geometry.point

@@ -1,4 +1,4 @@
-"""AdamW over a handful of parameter groups."""
+"""The optimiser over a handful of parameter groups."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from detrkit.errors import CheckpointError, UserError
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, one group for each pair of rate and decay.
+def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum, over the trainable parameters, one group for each pair of rate and decay.
 
     A parameter is the backbone's if its name begins with `backbone.`; the rest has the learning rate, times
     `place_rate_factor` in layers that a part lists as its `place_layers`. Norms and biases may go without decay. A
@@ -55,7 +55,9 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.A
         )
         group["params"].append(parameter)
         group["names"].append(name)
-    # The fused kernel is the one that can leave a step out on the device (`found_inf`).
+    # The fused kernels are those that can leave a step out on the device (`found_inf`).
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(list(groups.values()), momentum=options.momentum, fused=True)
     return torch.optim.AdamW(list(groups.values()), betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
@@ -65,7 +67,7 @@ def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["full_rate"] * factor
 
 
-def clip_and_step(optimiser: torch.optim.AdamW, clip_norm: float) -> Tensor:
+def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float) -> Tensor:
     """Clip the gradients, update the weights and clear the gradients, without waiting for the device.
 
     If the gradient is not finite, the weights and the optimiser's state stay as they were: what follows can
@@ -78,7 +80,7 @@ def clip_and_step(optimiser: torch.optim.AdamW, clip_norm: float) -> Tensor:
     norm = get_total_norm([p.grad for p in parameters])
     if clip_norm > 0:
         clip_grads_with_norm_(parameters, clip_norm, norm)
-    # AdamW's fused kernel leaves out the update where `found_inf` is 1 (the gradient scaler's own route).
+    # The fused kernels leave out the update where `found_inf` is 1 (the gradient scaler's own route).
     optimiser.found_inf = (~norm.isfinite()).float()
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)

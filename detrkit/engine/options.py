@@ -29,6 +29,9 @@ class TrainOptions:
     """the rate of the parameters called `backbone.*`; 0 freezes them"""
     place_rate_factor: Annotated[float, Field(gt=0)] = 1.0
     """what `learning_rate` is multiplied by for the layers that say where to look: sampling offsets, learned points"""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """of `sgd`; adamw has its usual two, 0.9 and 0.999"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     decay_norms: bool = True
     """also decay normalisation layers and biases, as the published recipes do"""

@@ -86,10 +86,15 @@ def weights_path(path: Path) -> Path:
 
 
 def _differs_in_classes(theirs: Tensor, own: Tensor, old_classes: int | None, classes: int) -> bool:
-    """Whether only the rows differ, by as much as the class counts do. Some tables have rows beyond K."""
+    """Whether only the rows differ, by as much as the class counts do.
+
+    A class may have several rows (the sides of its own box), and some tables have rows beyond K (the background's).
+    """
     if own.dim() == 0 or theirs.shape[1:] != own.shape[1:]:
         return False
-    extra = len(own) - classes
     if old_classes is None:
-        return extra in (0, 1)
-    return extra >= 0 and len(theirs) - old_classes == extra
+        return len(own) - classes in (0, 1)
+    if old_classes == classes:
+        return False
+    rows, rest = divmod(len(theirs) - len(own), old_classes - classes)
+    return rest == 0 and rows >= 1 and len(own) >= rows * classes

@@ -118,7 +118,7 @@ def foreign_sections(values: Mapping[str, Any]) -> dict[str, str]:
         chosen = _type_of(values.get(section.name), parameter)
         if chosen in owned:
             others = set().union(*owned.values()) - owned[chosen]
-            foreign |= {name: f'{section.name} "{chosen}"' for name in others}
+            foreign |= dict.fromkeys(others, f'{section.name} "{chosen}"')
     return foreign
 
 

@@ -81,9 +81,10 @@ def measure_costs(
     try:
         with torch.device("meta"):
             detector = build_detector(counted)
-    except (RuntimeError, NotImplementedError):  # a part that needs real numbers to be built
+        work = measure_workload(detector, height=height, width=width)
+    except (RuntimeError, NotImplementedError):  # a part that needs real numbers, to be built or to run
         detector = build_detector(counted)
-    work = measure_workload(detector, height=height, width=width)
+        work = measure_workload(detector, height=height, width=width)
     told = progress or (lambda: None)
     told()
     mean = None

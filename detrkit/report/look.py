@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.boxes import center_to_corners
 from detrkit.data.batch import Example, collate, to_pixels
@@ -76,8 +76,14 @@ class Look:
 
 
 @torch.no_grad()
-def look_at(detector: Detector, image: Image.Image, names: Sequence[str]) -> Look:
-    """Run a detector in evaluation mode, on the CPU, over an image at its input size."""
+def look_at(detector: nn.Module, image: Image.Image, names: Sequence[str]) -> Look:
+    """Run a detector in evaluation mode, on the CPU, over an image at its input size.
+
+    Raises:
+        UserError: it is no DETR.
+    """
+    if not isinstance(detector, Detector):
+        raise UserError(f"this shows what a DETR's decoder does, and {type(detector).__name__} has none")
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     batch = collate([Example(to_pixels(image), image_id=0, size=(image.height, image.width), **nothing)])
     with record_layers(detector.decoder) as layers:

@@ -73,6 +73,7 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
     with torch.device("meta"):
         expected = build_detector(recipe.with_values({"backbone.pretrained": False})).state_dict()
     result = Conversion()
+    official = family.prepare(official)
     for name, tensor in official.items():
         ours = family.ours(name, expected)
         if ours in expected:
