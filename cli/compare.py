@@ -38,8 +38,12 @@ def compare(
         float | None, typer.Option(metavar="AP", help="Epochs that each needed to reach this AP (percent).")
     ] = None,
     run: Annotated[bool, typer.Option("--run", help="Train what has no result yet.")] = False,
-    seeds: Annotated[str, typer.Option(help="With --run: how many seeds (3 is 0,1,2), or which (4,5).")] = "1",
-    parallel: Annotated[int, typer.Option(min=1, help="With --run: trainings at a time.")] = 1,
+    seeds: Annotated[
+        str | None, typer.Option(help="With --run: how many seeds (3 is 0,1,2), or which (4,5).", show_default="1")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="With --run: trainings at a time.", show_default="1")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where --run trains, and where runs of the recipes are found.")] = Path(
         "runs/compare"
     ),
@@ -63,6 +67,9 @@ def compare(
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_FILES)
     height, width = _size(size)
+    for option, said in {"--seeds": seeds, "--parallel": parallel}.items():
+        if said is not None and not run:
+            raise UserError(f"{option} goes with --run; without it nothing is trained, and all seeds found are shown")
     wanted, overrides = split_arguments(targets)
     warnings: list[str] = []
     rows = gather_rows(wanted, overrides, runs=runs, warn=None if run else warnings)
@@ -76,10 +83,10 @@ def compare(
     if run:
         if any(override.partition("=")[0].strip() == "train.seed" for override in overrides):
             raise UserError("the seeds of --run are --seeds (7, for the seed 7 alone), not train.seed")
-        jobs = make_jobs(rows, _seeds(seeds), overrides, runs=runs)
+        jobs = make_jobs(rows, _seeds("1" if seeds is None else seeds), overrides, runs=runs)
         if not jobs:
             raise UserError("--run trains recipes, and only folders of runs were named")
-        failed = not _train(console, jobs, parallel)
+        failed = not _train(console, jobs, parallel or 1)
         rows = gather_rows(wanted, overrides, runs=runs)
     costs = _count(console, rows, height=height, width=width, coco_mean=coco_mean)
     timings = _time(console, rows, height=height, width=width) if time else {}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from detrkit.predict import Prediction
 
 
@@ -50,6 +53,7 @@ def predict(
         raise UserError(f"{clash} would be replaced by its own drawing; choose another folder with --out")
     trained = open_trained(run, (), which=which, weights=weights)
     names = [category.name for category in trained.categories]
+    ids = [None if category.name == f"unused {category.id}" else category.id for category in trained.categories]
     chosen = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -71,8 +75,9 @@ def predict(
             broken += 1
             console.print(f"{entry.path}: {entry.reason}", style="red", markup=False, highlight=False, soft_wrap=True)
             continue
+        entry = replace(entry, result=_of_categories(entry.result, ids))
         _draw(entry, names, pictures[entry.index], threshold=threshold, points=points)
-        rows += _coco_rows(entry, trained.categories)
+        rows += _coco_rows(entry, ids)
         table.append(_image_row(entry))
     write_text(out / "predictions.json", json.dumps(rows, ensure_ascii=False))
     used = [{"id": category.id, "name": category.name} for category in trained.categories]
@@ -109,15 +114,19 @@ def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, 
     temporary.replace(path)
 
 
-def _coco_rows(entry: Prediction, categories) -> list[dict]:
+def _of_categories(result: dict[str, Tensor], ids: list[int | None]) -> dict[str, Tensor]:
+    """The detections whose label has a category id: not of unused ids, and not of a "no object" that is scored."""
+    known = [0 <= label < len(ids) and ids[label] is not None for label in result["labels"].tolist()]
+    return {name: values[known] for name, values in result.items()}
+
+
+def _coco_rows(entry: Prediction, ids: list[int | None]) -> list[dict]:
     from detrkit.engine.evaluate import coco_detections
 
-    ids = [None if category.name == f"unused {category.id}" else category.id for category in categories]
-    known = [0 <= label < len(ids) and ids[label] is not None for label in entry.result["labels"].tolist()]
     rows = coco_detections(entry.index + 1, entry.result, ids)
     salient = entry.result.get("points")
     if salient is not None:
-        for row, point in zip(rows, salient[known].tolist(), strict=True):
+        for row, point in zip(rows, salient.tolist(), strict=True):
             row["point"] = [round(value, 3) for value in point]
     return [row | {"file_name": str(entry.path)} for row in rows]
 

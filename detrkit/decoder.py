@@ -127,7 +127,11 @@ class Decoder(nn.Module):
         self.positions = nn.ModuleDict({f.name: s for f, s in zip(positions, sources, strict=True)})
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
         self.head: PredictionHead = head(
-            width=width, classes=classes, layers=layers, offset_widths=geometry.offset_widths
+            width=width,
+            classes=classes,
+            layers=layers,
+            offset_widths=geometry.offset_widths,
+            size_offsets=geometry.size_offsets,
         )
 
     def forward(self, queries: Queries, memory: Memory) -> Output:

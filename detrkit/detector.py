@@ -48,7 +48,8 @@ class DetectOptions:
     """detections an image, the best of all N * K (query, class) pairs"""
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
     """how logits become scores. softmax: the last logit is "no object", and each query gives one detection, of its best
-    class (DETR)"""
+    class (DETR). sigmoid with head.background = true (SMCA): "no object" is scored as the other classes are, and its
+    label K can come out, as published; evaluation and predictions leave it out"""
     objectness: bool = False
     """multiply class scores by the objectness; no published SAP-DETR result does"""
 
@@ -107,14 +108,14 @@ class Detector(nn.Module):
             sizes: [B, 2] (height, width) of the original images, in pixels.
 
         Returns:
-            for each image `scores` [k], `labels` [k], `boxes` [k, 4] as (x0, y0, x1, y1) in pixels of the original
-            image, not clipped, `queries` [k] (which query each came from), and `points` [k, 2] in pixels where the
-            geometry has them.
+            for each image `scores` [k], `labels` [k] in 0 .. K - 1 (or K, see `DetectOptions.scores`), `boxes` [k, 4]
+            as (x0, y0, x1, y1) in pixels of the original image, not clipped, `queries` [k] (which query each came
+            from), and `points` [k, 2] in pixels where the geometry has them.
         """
         return self.select(self(images, mask).float(), sizes)
 
     def scores(self, output: Output, layer: int) -> Tensor:
-        """[B, N, K] in [0, 1]: how sure a decoder layer is of each class."""
+        """[B, N, K] in [0, 1]: how sure a decoder layer is of each class (K + 1, see `DetectOptions.scores`)."""
         logits = output.logits[layer]
         scores = logits.softmax(-1)[..., :-1] if self.detect_options.scores == "softmax" else logits.sigmoid()
         if self.detect_options.objectness:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.layers import MLP, Count
 from detrkit.recipe import define_slot, register
 
-define_slot("head", offers=("width", "classes", "layers", "offset_widths"))
+define_slot("head", offers=("width", "classes", "layers", "offset_widths", "size_offsets"))
 
 Sharing = Literal["all", "first_own", "none"]
 
@@ -41,6 +42,7 @@ class PredictionHead(nn.Module):
         classes: K.
         layers: decoder layers.
         offset_widths: the geometry's offsets, name -> numbers.
+        size_offsets: which numbers of the offset "box" are sizes.
         class_depth: linear layers of the class head: 1 in DETR and its descendants, 3 in SAP-DETR.
         class_sharing: which layers share a class head: "all", "first_own" (the first has its own, as SAP-DETR's
             released weights), or "none".
@@ -50,8 +52,8 @@ class PredictionHead(nn.Module):
             any other (DETR).
         background: one more class logit, the last, for "no object" (DETR; SMCA has it, and never trains it upwards).
         zero_offsets: start with offsets of zero; without it the offset heads start as any other MLP (DETR, SMCA).
-        size_start: where the raw width and height start in the first layer's box head: 0, or -2 where references are
-            points (Anchor and Deformable DETR: a box of 0.12 of the image).
+        size_start: where raw sizes, width and height or the four sides of a salient point, start in the first layer's
+            box head: 0, or -2 where references are points (Anchor and Deformable DETR: a box of 0.12 of the image).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class PredictionHead(nn.Module):
         classes: int,
         layers: int,
         offset_widths: dict[str, int],
+        size_offsets: tuple[int, ...] = (2, 3),
         class_depth: Count = 1,
         class_sharing: Sharing = "all",
         offset_sharing: Sharing = "all",
@@ -96,7 +99,8 @@ class PredictionHead(nn.Module):
             {name: copies(lambda n=numbers: offset_head(n), offset_sharing) for name, numbers in offset_widths.items()}
         )
         if size_start and "box" in offset_widths:
-            nn.init.constant_(self.offset_heads["box"][0].layers[-1].bias[2:], size_start)
+            with torch.no_grad():
+                self.offset_heads["box"][0].layers[-1].bias[list(size_offsets)] = size_start
         self.objectness = nn.Linear(width, 1) if objectness else None
         if self.objectness is not None and bias is not None:
             nn.init.constant_(self.objectness.bias, bias)

@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 
 from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import merge_heads, split_heads
-from detrkit.attention.terms import fused_attention
+from detrkit.attention.terms import ProductForms, fused_attention, zero_channels
 from detrkit.layers import MLP
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
@@ -92,6 +92,15 @@ class SemanticsAlignedAttention(nn.Module):
         value = split_heads(self.value(memory.tokens), self.heads)
         dropout = self.dropout if self.training else 0.0
         return self.out(merge_heads(fused_attention(queries, keys, value, memory.mask, dropout=dropout)))
+
+    def product_forms(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> ProductForms:
+        """How the work of `forward` on the same arguments differs from the plain form's."""
+        batch, cells, width = memory.tokens.shape
+        keys = width + (0 if self.gaussian_key is None else self.gaussian_key(memory).shape[-1])
+        pairs = batch * self.heads * content.shape[1] * cells
+        return ProductForms(saved=0, zeros=pairs * zero_channels(keys, width // self.heads))
 
     def resample(self, reference: Reference, memory: Memory) -> Tensor:
         """The memory inside each query's box as 7 x 7 cells [B * N, D, 7, 7]; zeros beyond the padded map."""

@@ -138,11 +138,12 @@ class TermSum(nn.Module):
         width: D.
         heads: H.
         first: whether this is the decoder's first layer.
-        head_widths: what an owner's own logits count for in the scale.
+        head_widths: how wide an owner's own queries and keys are, which count for as much in the scale.
     """
 
     def __init__(self, terms: list[Factory], *, width: int, heads: int, first: bool, head_widths: int = 0):
         super().__init__()
+        self.heads, self.own_width = heads, head_widths * width // heads
         self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
         for factory in terms:
             if factory.name in self.terms:
@@ -177,6 +178,17 @@ class TermSum(nn.Module):
             queries[key] = queries[key] + features if key in queries else features
         return queries
 
+    def product_forms(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> ProductForms:
+        """How the work of `forward` on the same arguments differs from the plain form's."""
+        widths = {name: key(memory).shape[-1] for name, key in self.keys.items()}
+        batch, cells, width = memory.tokens.shape
+        pairs = batch * self.heads * content.shape[1] * cells
+        copies = sum(widths[term.key] for term in self.terms.values()) - sum(widths.values())
+        zeros = zero_channels(self.own_width + sum(widths.values()), width // self.heads)
+        return ProductForms(pairs * copies, pairs * zeros)
+
 
 @register("cross_attention", "terms")
 class TermAttention(TermSum):
@@ -205,7 +217,7 @@ class TermAttention(TermSum):
         terms: Terms,
     ):
         super().__init__(terms, width=width, heads=heads, first=first)
-        self.heads, self.dropout = heads, dropout
+        self.dropout = dropout
         blends = first and {"content", "position"} <= set(self.keys)
         self.first = nn.ModuleDict({name: nn.Linear(width, width) for name in positions} if blends else {})
         self.value = nn.Linear(width, width)
@@ -242,18 +254,11 @@ class TermAttention(TermSum):
         )
         return self.out(merge_heads(mixed))
 
-    def product_forms(
-        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
-    ) -> ProductForms:
-        """How the work of `forward` on the same arguments differs from the plain form's."""
-        widths = {name: key(memory).shape[-1] for name, key in self.keys.items()}
-        batch, cells, width = memory.tokens.shape
-        pairs = batch * self.heads * content.shape[1] * cells
-        copies = sum(widths[term.key] for term in self.terms.values()) - sum(widths.values())
-        full = _padded_width(sum(widths.values()))
-        own = width // self.heads
-        zeros = full - sum(widths.values()) + _value_width(own, full) - own
-        return ProductForms(pairs * copies, pairs * zeros)
+
+def zero_channels(keys: int, values: int) -> int:
+    """Channels of zeros that `fused_attention` adds to keys and to values of so many channels."""
+    full = _padded_width(keys)
+    return full - keys + _value_width(values, full) - values
 
 
 def _padded_width(width: int) -> int:

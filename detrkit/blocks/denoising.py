@@ -63,8 +63,9 @@ class Denoising(Block):
 
     Each copy is to give its object back, by the recipe's losses and weights, divided by groups times the number of
     objects. (The number is the whole step's, over all processes and pieces; the official code counts each process's
-    objects alone. W, and with it the empty slots that a group sees, is still each piece's own.) Random numbers are
-    drawn on the CPU in the official order, so a step waits for no device and is the same on every one.
+    objects alone. W, and with it the empty slots that a group sees, is still each piece's own; a piece without objects
+    has no slots.) Random numbers are drawn on the CPU in the official order, so a step waits for no device and is the
+    same on every one.
 
     A slot's content is its label's vector. "own" is a table without an indicator, as in DINO: that content comes from
     a label and not from where matching queries have theirs is told by its values, for salient queries too, whose

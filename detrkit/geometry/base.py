@@ -31,6 +31,8 @@ class Geometry(nn.Module):
     """whether a reference keeps anything of the box that it was made of"""
     offset_widths: dict[str, int]
     """name of an offset -> its numbers; a head makes one MLP for each"""
+    size_offsets: tuple[int, ...] = (2, 3)
+    """which numbers of the offset "box" are sizes, in logit space"""
     moves = True
     """whether references move from layer to layer; those that stay keep their graph in every layer"""
 

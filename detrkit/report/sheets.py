@@ -91,7 +91,23 @@ def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:
             f"Spearman's rank correlation of measured AP ({where}) and published AP, {comparison.rank_rows} rows: "
             f"{comparison.rank:+.2f}"
         )
+    notes += _other_budgets(comparison, names)
     return Sheet("Average precision", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _other_budgets(comparison: Comparison, names: Sequence[str]) -> list[str]:
+    """Which trained rows stand beside a figure that was published for other epochs than theirs."""
+    beside = [(name, m) for name, m in zip(names, comparison.rows, strict=True) if m.row.trained and m.published_ap]
+    budgets: dict[tuple[int, int], list[str]] = {}
+    for name, m in beside:
+        published, own = m.row.published.get("epochs"), m.row.recipe.section("train").epochs
+        if published is not None and published != own:
+            budgets.setdefault((published, own), []).append(name)
+    return [
+        f"published: for {published} epochs, against {own} here"
+        + ("." if len(found) == len(beside) else f", in {', '.join(found)}.")
+        for (published, own), found in budgets.items()
+    ]
 
 
 def _parts(comparison: Comparison, names: Sequence[str]) -> Sheet:

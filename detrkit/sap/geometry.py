@@ -50,6 +50,8 @@ class SalientPointGeometry(Geometry):
         eps: clipping of the logit, see `inverse_sigmoid`.
     """
 
+    size_offsets = (0, 1, 2, 3)
+
     def __init__(
         self,
         *,

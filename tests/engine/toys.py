@@ -98,8 +98,8 @@ class ToySource:
         return Batch(images, mask if mask.any() else None, targets, list(indices), torch.tensor(sizes))
 
 
-def toy_trainer(folder, *, hook=None, source=None, detector=None, here=None, aps=None, **options):
-    """A trainer of toys in `folder`; `aps` are what its evaluations find, in turn."""
+def toy_trainer(folder, *, hook=None, source=None, detector=None, criterion=None, here=None, aps=None, **options):
+    """A trainer of toys, or of what is given, in `folder`; `aps` are what its evaluations find, in turn."""
     settings = {"epochs": 3, "batch_size": 4, "warmup_steps": 3, "drop_epochs": (2,), "log_every": 2, "clip_norm": 1.0}
     options = TrainOptions(**{**settings, "learning_rate": 0.01, "backbone_learning_rate": 0.001, **options})
     source, here = source or ToySource(), here or Processes()
@@ -115,7 +115,7 @@ def toy_trainer(folder, *, hook=None, source=None, detector=None, here=None, aps
 
     return Trainer(
         detector=detector or ToyDetector(dropout=0.3),
-        criterion=ToyCriterion(hook),
+        criterion=criterion or ToyCriterion(hook),
         source=source,
         options=options,
         workload=plan(options, images=source.images, steps_per_epoch=len(loader), world=here.world),

@@ -10,6 +10,7 @@ from detrkit.errors import UserError
 from detrkit.geometry.box import BoxGeometry
 from detrkit.sap.geometry import SalientPointGeometry
 from detrkit.structures import Reference
+from tests.model.test_detector import small
 
 unit = st.floats(0.02, 0.98)
 raw = st.floats(-8, 8)
@@ -96,6 +97,17 @@ def test_published_cell_of_the_heads(grid, cell):
     far = {"box": torch.zeros(1, 1, 4).double(), "point": torch.full((1, 1, 2), 50.0).double()}
     travelled = geometry.decode(far, reference).points - reference.origin
     assert travelled[0, 0, 0].item() == pytest.approx(cell)
+
+
+@pytest.mark.parametrize("name", ["sap_detr_r50_50ep", "dab_detr_r50_50ep"])
+def test_boxes_start_small_around_where_they_were(name):
+    detector, _ = small(name, "head.size_start=-2")
+    geometry, head = detector.decoder.geometry, detector.decoder.head
+    reference = geometry.encode(torch.tensor([[[0.4, 0.6, 0.5, 0.5]]]))
+    before = geometry.decode({key: torch.zeros(1, 1, n) for key, n in geometry.offset_widths.items()}, reference)
+    boxes = geometry.decode(head.offsets(0, torch.randn(1, 1, 64)), reference).boxes
+    assert torch.allclose(boxes[..., :2], before.boxes[..., :2], atol=1e-6)
+    assert (boxes[..., 2:] < 0.3 * before.boxes[..., 2:]).all()
 
 
 def test_a_point_without_sides_says_who_needs_them():

@@ -140,6 +140,29 @@ def test_predict(run, tmp_path):
     )
 
 
+def test_an_object_of_no_class_is_neither_measured_nor_drawn(tmp_path):
+    """With sigmoid scores "no object" is a class like the others (SMCA), of a label that no category has."""
+    recipe = small_recipe(8).with_values({"head.background": True})
+    detector = detrkit.build_detector(recipe).eval()
+    with torch.no_grad():
+        for head in detector.decoder.head.classes:
+            head.layers[-1].weight.zero_()
+            head.layers[-1].bias.copy_(torch.tensor([-9.0] * 8 + [3.0]))
+    [found] = detector.detect(torch.zeros(1, 3, 64, 64), None, torch.tensor([[64, 64]]))
+    assert found["labels"][:9].tolist() == [8] * 9
+    run = tmp_path / "run"
+    write_checkpoint(run / "last", weights=detector.state_dict(), average=None, state={}, metadata={})
+    (run / "recipe.toml").write_text(recipe.to_toml())
+    (run / "categories.json").write_text(format_categories(recipe.section("data")().categories))
+    assert call("evaluate", run).exit_code == 0
+    assert {row["category_id"] for row in json.loads((run / "detections.json").read_text())} == set(range(1, 9))
+    Image.new("RGB", (64, 64), "orange").save(tmp_path / "a.png")
+    result = call("predict", run, tmp_path / "a.png", "--out", tmp_path / "drawn", "--points")
+    assert "0 detections" in result.output
+    assert json.loads((tmp_path / "drawn" / "predictions.json").read_text()) == []
+    assert len(Image.open(tmp_path / "drawn" / "a.png").getcolors()) == 1
+
+
 def test_predict_never_draws_over_its_input(run, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()

@@ -8,6 +8,7 @@ from detrkit.engine.history import differences, read_run
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
 from detrkit.report.comparison import compare, epochs_needed
+from detrkit.report.sheets import make_sheets
 from detrkit.report.targets import gather_rows, split_arguments
 
 TABLE4 = [f"proxy/cpu/table4/{name}" for name in ("1_full", "4_no_peca_no_sdg", "7_dab_baseline")]
@@ -73,6 +74,24 @@ def test_rank_correlation_with_the_published_order(tmp_path, make_run):
         make_run(tmp_path / "more" / f"{name.replace('/', '-')}-seed0", name, {1: ap})
     assert compare(rows_of(tmp_path, *TABLE4, runs=tmp_path / "more")).rank == pytest.approx(-0.5)
     assert compare(rows_of(tmp_path, *TABLE4[:2], runs=tmp_path)).rank is None
+
+
+def test_a_figure_that_was_published_for_other_epochs_is_told(tmp_path, make_run):
+    def notes(*targets):
+        accuracy = make_sheets(compare(rows_of(tmp_path, *targets, runs=tmp_path)), {}, {})[0]
+        return [note for note in accuracy.notes if note.startswith("published:")]
+
+    for name in TABLE4[:2]:  # published for 12 epochs, as a proxy trained for 4
+        make_run(tmp_path / f"{name.replace('/', '-')}-seed0", name, {4: 20})
+    assert notes(*TABLE4[:2]) == ["published: for 12 epochs, against 4 here."]
+    begun = make_run(tmp_path / "begun", "ablations/table4/1_full", {3: 20})  # on its way to 12 epochs
+    assert notes(begun) == []
+    assert notes(begun, TABLE4[1]) == [
+        "published: for 12 epochs, against 4 here, in proxy/cpu/table4/4_no_peca_no_sdg."
+    ]
+    changed = make_run(tmp_path / "changed", "sap_detr_r50_50ep", {10: 30}, overrides=["train.epochs=10"])
+    assert notes(begun, changed) == ["published: for 50 epochs, against 10 here, in changed."]
+    assert notes(begun, TABLE4[2]) == []  # that one was not run
 
 
 def test_epochs_to_an_ap_lie_on_lines_between_evaluations(tmp_path, make_run):

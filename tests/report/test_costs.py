@@ -14,6 +14,7 @@ OFFICIAL = {  # million parameters, all and trained; GFLOPs at 800 x 1066 with a
     "sap_detr_r50_50ep": (50.39, 50.17, 90.2),
     "sap_detr_r50_3layer_400q_12ep": (38.52, 38.30, 82.2),
     "dab_detr_r50_50ep": (43.67, 43.45, 86.6),
+    "smca_detr_r50_50ep": (41.76, 41.54, 84.0),
 }
 
 
@@ -38,6 +39,12 @@ def test_the_saving_of_shared_keys_and_the_cost_of_zeros_are_told():
     assert sap.saved == pairs * 32  # the side term needs no copy of the position keys
     assert sap.zeros == pairs * (4 + 40)  # 68 channels are filled to 72, and so are the 32 of the values
     assert full_size("dab_detr_r50_50ep").saved == 0
+    pairs = 6 * 300 * (25 * 34) * 8
+    smca = full_size("smca_detr_r50_50ep")
+    assert (smca.saved, smca.zeros) == (0, pairs * (4 + 8))  # 36 channels are filled to 40, and so are the values
+    sam = full_size("sam_detr_smca_r50_50ep")
+    assert (sam.saved, sam.zeros) == (0, pairs * 4)  # 260 channels are filled to 264, too wide for the values
+    assert full_size("detr_r50_500ep").zeros == 0
 
 
 def test_the_sizes_are_those_of_cocos_first_hundred_images():
