@@ -203,17 +203,18 @@ class Detr:
             )
         answer = {"classes": classes, "geometry": geometry, "head": recipe.section("head")}
         generator = queries(width=self.width, groups=blocks.groups, **answer)
-        for block in blocks.values():
-            block.check(generator)
         backbone = recipe.section("backbone")()
         encoder = recipe.section("encoder")(
             **shared, channels=backbone.channels, position=recipe.section("position")(width=self.width)
         )
+        decoder = recipe.section("decoder")(**shared, levels=encoder.levels, **answer)
+        for block in blocks.values():
+            block.check(generator, decoder)
         return Detector(
             backbone=backbone,
             encoder=encoder,
             queries=generator,
-            decoder=recipe.section("decoder")(**shared, levels=encoder.levels, **answer),
+            decoder=decoder,
             blocks=blocks,
             detect=detect,
         )

@@ -27,6 +27,8 @@ class QueryPositionPart(nn.Module):
 
     embeddings: tuple[str, ...]
     """names of the embeddings [B, N, D] that it gives"""
+    reads_embeddings = False
+    """whether it takes a query's place from the embedding that the query brings along"""
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         """`queries` enter the layer; codes are multiplied by `scale` [B, N, D] where it is given."""
@@ -43,6 +45,7 @@ class LearnedPosition(QueryPositionPart):
     """The embedding that each query brings along, the same in every layer (DETR, section 3.2)."""
 
     embeddings = ("learned",)
+    reads_embeddings = True
 
     def __init__(self):
         super().__init__()  # named here, because a recipe's options are a constructor's parameters

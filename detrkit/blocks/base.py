@@ -23,6 +23,8 @@ class Slots:
     """[B, S, D], 0 in empty slots"""
     reference: Reference
     """of S slots"""
+    boxes: Tensor
+    """[B, S, 4] what the references were made of, (0.5, 0.5, 0.5, 0.5) in empty slots"""
     sizes: tuple[int, ...]
     """slots of each denoising group; they sum to S"""
     image: Tensor
@@ -64,8 +66,8 @@ class Block(nn.Module):
     groups = 1
     """how many groups of matching queries it wants of the query generator"""
 
-    def check(self, queries: nn.Module) -> None:
-        """Raise UserError if the block does not go with the query generator."""
+    def check(self, queries: nn.Module, decoder: nn.Module) -> None:
+        """Raise UserError if the block does not go with the query generator or the decoder."""
 
     def slots(self, queries: Queries, targets: Sequence[Target]) -> Slots | None:
         """The denoising queries of a batch; None for a block that has none."""
@@ -131,15 +133,11 @@ class TrainingBlocks(nn.ModuleDict):
             groups=self.groups,
             slots=tuple(size for one in slots.values() for size in one.sizes),
         )
-        if slots and queries.read_from is not None:
-            raise UserError(
-                f"blocks.{next(iter(slots))} gives queries known boxes, and this recipe's attention reads places off "
-                "learned embeddings instead (queries.point_norm)"
-            )
         content, reference, embedding = queries.content, queries.reference, queries.embedding
         for one in reversed(slots.values()):
             content, reference = torch.cat((one.content, content), dim=1), one.reference.join(reference)
-            if embedding is not None:  # learned for matching queries alone
-                embedding = torch.cat((torch.zeros_like(one.content), embedding), dim=1)
+            if embedding is not None:  # without `embed` it is not looked at (see `Denoising.check`)
+                own = torch.zeros_like(one.content) if queries.embed is None else queries.embed(one.boxes)
+                embedding = torch.cat((own, embedding), dim=1)
         extended = replace(queries, content=content, reference=reference, embedding=embedding, layout=layout)
         return extended, Extension(layout, slots, self.grouping)

@@ -105,9 +105,18 @@ class Denoising(Block):
         self.repeats, self.noise = groups, noise
         self.labels = nn.Parameter(torch.randn(classes + 1, width)) if labels == "own" else None
 
-    def check(self, queries: nn.Module) -> None:
+    def check(self, queries: nn.Module, decoder: nn.Module) -> None:
         if self.labels is None and getattr(queries, "labels", None) is None:
             raise UserError('a denoising block with labels = "queries" needs queries.content = "label"')
+        if getattr(queries, "embeds_boxes", False):
+            return
+        for name, part in getattr(decoder, "positions", {}).items():
+            if getattr(part, "reads_embeddings", False):
+                raise UserError(
+                    f'denoising gives queries known boxes, and decoder.positions has "{name}": places that each query '
+                    'learned and a known box has none of. Take places that are read off references, such as ["point"], '
+                    'or ["box"] where references have sides'
+                )
 
     def count(self, most: int) -> int:
         """How many groups of `most` objects an image."""
@@ -153,12 +162,14 @@ class Denoising(Block):
             slots = values.new_full((len(targets), copies * most, *values.shape[1:]), empty)
             return slots.index_put((image, slot), values)
 
+        queried = scatter(noised, 0.5)
         reference = self.geometry.encode_noised(
-            scatter(noised, 0.5), scatter(boxes, 0.5), scatter(positive, True), scatter(draws.place.to(dtype), 0.5)
+            queried, scatter(boxes, 0.5), scatter(positive, True), scatter(draws.place.to(dtype), 0.5)
         )
         return Slots(
             content=scatter(content.to(queries.content.dtype), 0.0),
             reference=reference,
+            boxes=queried,
             sizes=(self.copies * most,) * groups if most else (),
             image=pairs[0],
             slot=pairs[1],

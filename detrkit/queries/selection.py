@@ -78,6 +78,8 @@ class TwoStageQueries(nn.Module):
         count: N; fewer where the map has fewer tokens.
     """
 
+    embeds_boxes = True
+
     def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Factory, count: Count = 300):
         super().__init__()
         self.geometry, self.count, self.half = geometry, count, width // 2
@@ -90,10 +92,15 @@ class TwoStageQueries(nn.Module):
         raw = self.proposals.head(0, start.tokens)
         boxes = torch.sigmoid(raw.offsets["box"] + start.boxes)
         chosen = take(boxes, best(raw.logits[..., 0], self.count)).detach()
-        code = sine_code(chosen, self.half, temperature=10000.0)
-        embedding, content = self.norm(self.place(code)).chunk(2, dim=-1)
+        embedding, content = self._starts(chosen)
         encoder = Extra(_proposed(raw.logits, boxes, raw.objectness, memory), classless=True)
-        return Queries(content, self.geometry.encode(chosen), embedding, {"encoder": encoder})
+        extras = {"encoder": encoder}
+        return Queries(content, self.geometry.encode(chosen), embedding, extras, embed=lambda box: self._starts(box)[0])
+
+    def _starts(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding and content [..., D] of boxes [..., 4]."""
+        code = sine_code(boxes, self.half, temperature=10000.0)
+        return self.norm(self.place(code)).chunk(2, dim=-1)
 
 
 def _proposed(logits: Tensor, boxes: Tensor, objectness: Tensor | None, memory: Memory) -> Output:

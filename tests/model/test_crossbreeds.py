@@ -37,7 +37,7 @@ PAIRS = {
     "Deformable DETR's queries as boxes": ("deformable_detr_r50_50ep", ["geometry.type=box"]),
     "denoising of refined points": (
         "deformable_detr_4scale_refined_r50_50ep",
-        ["blocks.denoising.groups=2"],
+        ["blocks.denoising.groups=2", "decoder.positions=['point']"],
     ),
     "denoising of two stages": ("deformable_detr_4scale_two_stage_r50_50ep", ["blocks.denoising.type=contrastive"]),
     "groups with deformable attention": ("dab_detr_r50_50ep", [*DEFORMABLE_DECODER, "blocks.groups.count=2"]),
@@ -58,6 +58,27 @@ def test_a_pair_nobody_published_trains_a_step(pair):
     assert any(name.startswith("encoder.") for name in reached)
     assert ("encoder/class" in losses) == hasattr(detector.queries, "proposals")
     assert ("denoising/class" in losses) == ("denoising" in detector.blocks)
+
+
+def test_a_known_box_is_embedded_as_a_chosen_one_is():
+    """Two stages make a query's embedding of its box, so a true box without noise gets what that query got."""
+    detector, _ = small(
+        "deformable_detr_4scale_two_stage_r50_50ep",
+        "blocks.denoising={type='denoising', groups=1, noise={label=0, box=0}}",
+    )
+    images, mask, targets = batch()
+    memory = detector.encoder(detector.backbone(images, mask))
+    chosen = detector.queries(memory)
+    boxes = torch.cat((chosen.reference.point, chosen.reference.size("test")), dim=-1)
+    truths = [{**target, "boxes": boxes[i, : len(target["labels"])]} for i, target in enumerate(targets)]
+    extended, _ = detector.blocks.extend(chosen, truths)
+    slots = extended.embedding.shape[1] - chosen.embedding.shape[1]
+    assert slots == 3
+    for i, target in enumerate(targets):
+        objects = len(target["labels"])
+        assert torch.allclose(extended.embedding[i, :objects], chosen.embedding[i, :objects], atol=0.05)
+        assert torch.equal(extended.embedding[i, slots:], chosen.embedding[i])
+    assert (chosen.embedding[0, 0] - chosen.embedding[0, 2]).abs().max() > 0.5  # another box, another embedding
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ SMALL = ["backbone.name=resnet18", "backbone.pretrained=false", "detector.classe
     [
         ("detr_r50_500ep", ["head.background=false"], r"needs head\.background = true"),
         ("detr_r50_500ep", ["blocks.denoising.type=denoising"], "keep nothing of a box"),
+        ("conditional_detr_r50_50ep", ["blocks.denoising.type=denoising"], 'decoder.positions has "learned"'),
+        ("smca_detr_r50_50ep", ["blocks.denoising.type=contrastive"], 'decoder.positions has "learned"'),
         ("dab_detr_r50_50ep", ["detect.objectness=true"], r"detect\.objectness = true needs head\.objectness = true"),
         ("dab_detr_r50_50ep", ["losses.there.type=objectness"], r"losses\.there needs head\.objectness = true"),
         (
