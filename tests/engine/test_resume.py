@@ -85,6 +85,19 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, uninterrupted, options
         assert same(first, second)
 
 
+def test_a_resumed_run_keeps_its_momentum(tmp_path):
+    options = {"optimizer": "sgd", "learning_rate": 1e-2, "clip_norm": 0.0, "checkpoint_steps": 1}
+    whole = toy_trainer(tmp_path / "whole", **options)
+    assert whole.fit().finished
+    with pytest.raises(Killed):
+        toy_trainer(tmp_path / "cut", hook=kill_at(8), **options).fit()
+    resumed = toy_trainer(tmp_path / "cut", **options)
+    resumed.resume()
+    assert resumed.at.step == 7
+    assert resumed.fit().finished
+    assert same(resumed.detector.state_dict(), whole.detector.state_dict())
+
+
 def test_killed_in_evaluation(tmp_path):
     trainer = toy_trainer(tmp_path)
     trainer._evaluate = lambda *_, **__: (_ for _ in ()).throw(Killed())
@@ -169,8 +182,10 @@ def test_a_loss_that_is_not_finite_stops_with_a_sound_state(tmp_path):
     assert resumed.fit().finished
 
 
-def test_a_bad_step_changes_neither_weights_nor_moments(tmp_path):
-    trainer = toy_trainer(tmp_path, hook=lambda calls, criterion: setattr(criterion, "factor", 1.0))
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_bad_step_changes_neither_weights_nor_moments(tmp_path, optimizer):
+    hook = lambda calls, criterion: setattr(criterion, "factor", 1.0)  # noqa: E731
+    trainer = toy_trainer(tmp_path, hook=hook, optimizer=optimizer)
     (batch, *_) = trainer.source.loader(split="train", batch_size=4, epoch=0, seed=0, workers=0)
     trainer._step(batch, StopRequest())
     weights = {name: tensor.clone() for name, tensor in trainer.detector.state_dict().items()}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from detrkit.engine.ema import MovingAverage
-from detrkit.engine.optimiser import build_optimiser, set_rate
+from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.schedule import rate_factor
 
@@ -94,6 +94,21 @@ def test_groups_without_decay_of_norms():
     assert {group["lr"] for group in optimiser.param_groups} == {5e-5, 5e-6}
     set_rate(optimiser, 1.0)
     assert {group["lr"] for group in optimiser.param_groups} == {1e-4, 1e-5}
+
+
+def test_sgd_by_hand():
+    weight = nn.Parameter(torch.tensor([2.0]))
+    module = nn.Module()
+    module.weight = weight
+    options = {"learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.25}
+    optimiser = build_optimiser(module, TrainOptions(optimizer="sgd", **options))
+    expected, velocity = 2.0, 0.0
+    for gradient in (1.0, -2.0, 0.5):
+        weight.grad = torch.tensor([gradient])
+        clip_and_step(optimiser, 0.0)
+        velocity = 0.5 * velocity + gradient + 0.25 * expected
+        expected -= 0.1 * velocity
+        assert weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_equal_rates_share_a_group():
