@@ -76,9 +76,9 @@ def test_a_known_box_is_embedded_as_a_chosen_one_is():
     assert slots == 3
     for i, target in enumerate(targets):
         objects = len(target["labels"])
-        assert torch.allclose(extended.embedding[i, :objects], chosen.embedding[i, :objects], atol=0.05)
+        assert torch.allclose(extended.embedding[i, :objects], chosen.embedding[i, :objects], atol=1e-3)
         assert torch.equal(extended.embedding[i, slots:], chosen.embedding[i])
-    assert (chosen.embedding[0, 0] - chosen.embedding[0, 2]).abs().max() > 0.5  # another box, another embedding
+    assert (chosen.embedding[0, 0] - chosen.embedding[0, 2]).abs().max() > 0.1  # another box, another embedding
 
 
 @pytest.mark.parametrize(
