@@ -42,7 +42,7 @@ def convert(
     state = run_conversion(official, loaded)
 
     metadata = {"source": checkpoint.name, "recipe": loaded.name, "classes": str(classes)}
-    categories = coco_categories(classes)
+    categories = coco_categories(loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,9 @@ def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
     return None
 
 
-def coco_categories(classes: int) -> tuple[Category, ...]:
-    """COCO's categories where ``classes`` is a count that official COCO checkpoints have, else none."""
-    if classes not in (COCO_SLOTS, len(COCO_NAMES)):
+def coco_categories(recipe: Recipe, classes: int) -> tuple[Category, ...]:
+    """COCO's categories where ``classes`` is the count that the recipe's official COCO checkpoints have, else none."""
+    if classes != family_of(recipe).coco_classes:
         return ()
     named = [Category(number, name) for number, name in COCO_NAMES.items()]
     return Labels(named, keep_ids=classes == COCO_SLOTS).categories

@@ -38,6 +38,8 @@ class Family:
     repeats: tuple[tuple[str, str], ...] = ()
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
     """what is done to a checkpoint's tensors, under their official names, before they are renamed"""
+    coco_classes: int = COCO_SLOTS
+    """K of its COCO checkpoints, once they are prepared: a class for every id, or for every category"""
 
     def ours(self, official: str, known: Collection[str] = ()) -> str | None:
         """Our name for an official one; None if no rule knows it.

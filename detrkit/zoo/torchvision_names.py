@@ -43,4 +43,5 @@ TORCHVISION = Family(
         (r"roi_heads\.(.+)", r"regions.\1"),
     ),
     prepare=_prepare,
+    coco_classes=len(COCO_NAMES),
 )
