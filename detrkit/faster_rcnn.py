@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -127,8 +127,8 @@ class FasterRcnn(nn.Module):
             score_thresh=o.min_score,
             nms_thresh=o.max_overlap,
             detections_per_img=o.keep,
+            giou_weight=o.giou_weight,
         )
-        self.regions.giou_weight = o.giou_weight
 
     def forward(
         self, images: Tensor, mask: Tensor | None = None, targets: list[Target] | None = None
@@ -150,9 +150,9 @@ class FasterRcnn(nn.Module):
         images, mask = pad_to_multiple(images, mask, STRIDE)
         levels = self.pyramid(OrderedDict((str(i), f.values) for i, f in enumerate(self.backbone(images, mask))))
         shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
-        truths = [_absolute(target, size) for target, size in zip(targets, sizes, strict=True)] if targets else None
-        if not self.training:
-            truths = None
+        truths = None
+        if self.training:
+            truths = [_absolute(target, size) for target, size in zip(targets, sizes, strict=True)]
         proposals, first = self.proposals(ImageList(images, shapes), levels, truths)
         found, second = self.regions(levels, proposals, shapes, truths)
         if self.training:
@@ -184,7 +184,9 @@ class RegionHeads(RoIHeads):
     The loss has the same normaliser as smooth L1: the number of sampled regions.
     """
 
-    giou_weight = 0.0
+    def __init__(self, *args: Any, giou_weight: float, **options: Any):
+        super().__init__(*args, **options)
+        self.giou_weight = giou_weight
 
     def forward(
         self,

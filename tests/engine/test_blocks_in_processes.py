@@ -14,18 +14,9 @@ from detrkit.data import Batch
 from detrkit.engine.distributed import Processes
 from detrkit.structures import Extra, Targets
 from tests.engine.toys import ToySource, toy_trainer
+from tests.small import SMALL as ANY
 
-SMALL = [
-    "backbone.name=test_resnet",
-    "backbone.pretrained=false",
-    "detector.classes=5",
-    "detector.width=32",
-    "detector.heads=2",
-    "encoder.layers=1",
-    "encoder.feedforward=32",
-    "decoder.layers=2",
-    "decoder.feedforward=32",
-]
+SMALL = [*ANY, "detector.classes=5"]
 CONTRASTIVE = "blocks.denoising={type='contrastive', count=8, noise={label=0.5}}"
 NO_DROPOUT = ["encoder.dropout=0", "decoder.dropout=0"]
 SYSTEMS = {

@@ -14,6 +14,7 @@ from detrkit.geometry.base import Geometry
 from detrkit.recipe import RecipeError
 from detrkit.recipe.registry import parts
 from detrkit.structures import Extra, QueryLayout
+from tests.small import SMALL as ANY
 
 GROUPS = "blocks.groups.count=3"
 DN = "blocks.denoising.groups=2"
@@ -26,17 +27,7 @@ BLOCKS = {
     "groups and denoising": [GROUPS, DN],
     "groups and contrastive": [GROUPS, CDN],
 }
-SMALL = [
-    "backbone.name=test_resnet",
-    "backbone.pretrained=false",
-    "detector.classes=5",
-    "detector.width=32",
-    "detector.heads=2",
-    "encoder.layers=1",
-    "encoder.feedforward=32",
-    "decoder.layers=2",
-    "decoder.feedforward=32",
-]
+SMALL = [*ANY, "detector.classes=5"]
 SIZES = {
     "base/dab_detr": ["queries.count=6"],
     "base/dn_detr": ["queries.count=6"],

@@ -225,8 +225,8 @@ def test_the_giou_loss_by_hand():
         score_thresh=0,
         nms_thresh=0.5,
         detections_per_img=5,
+        giou_weight=2.0,
     )
-    heads.giou_weight = 2.0
     _, losses = heads({}, [regions], [(50, 50)], [{"boxes": truth, "labels": torch.tensor([1, 2])}])
     first = 1 - (80 / 120 - 0)  # the hull is 12 x 10, which the two boxes fill
     second = 1 - 0.5

@@ -7,18 +7,9 @@ import detrkit
 from detrkit.attention.gaussian import gaussian_center, gaussian_query
 from detrkit.attention.multihead import merge_heads, split_heads
 from detrkit.report.recording import record_layers
+from tests.small import SMALL as ANY
 
-SMALL = [
-    "backbone.name=test_resnet",
-    "backbone.pretrained=false",
-    "detector.classes=3",
-    "detector.width=32",
-    "detector.heads=2",
-    "encoder.layers=1",
-    "encoder.feedforward=32",
-    "decoder.layers=2",
-    "decoder.feedforward=32",
-]
+SMALL = [*ANY, "detector.classes=3"]
 RECIPES = {"sap_detr_r50_50ep": "queries.grid=[3, 4]", "dab_detr_r50_50ep": "queries.count=7"}
 
 
