@@ -53,7 +53,7 @@ def predict(
         raise UserError(f"{clash} would be replaced by its own drawing; choose another folder with --out")
     trained = open_trained(run, (), which=which, weights=weights)
     names = [category.name for category in trained.categories]
-    ids = [None if category.name == f"unused {category.id}" else category.id for category in trained.categories]
+    ids = [None if category.is_placeholder else category.id for category in trained.categories]
     chosen = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
 

@@ -96,7 +96,8 @@ class Detector(nn.Module):
             return self.decoder(self.queries(memory), memory)
         groups = self.blocks.groups
         queries = self.queries(memory) if groups == 1 else self.queries(memory, groups)
-        queries, extension = self.blocks.extend(queries, targets)
+        embed_boxes = getattr(self.queries, "embed_boxes", None)
+        queries, extension = self.blocks.extend(queries, targets, embed_boxes)
         return extension.cut(self.decoder(queries, memory))
 
     @torch.no_grad()

@@ -213,8 +213,6 @@ class Queries:
     """[K + 1, D - 1] the label table that content was made of, where it was"""
     read_from: Tensor | None = None
     """[B, N, D] what the reference points were read off, where it was normed for that"""
-    embed: Callable[[Tensor], Tensor] | None = None
-    """the embedding [..., D] of any box [..., 4], where embeddings are made of boxes, by the module that made them"""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,8 +124,13 @@ class TrainingBlocks(nn.ModuleDict):
         """Groups of matching queries that the query generator is to make in training."""
         return self[self.grouping].groups if self.grouping else 1
 
-    def extend(self, queries: Queries, targets: Sequence[Target]) -> tuple[Queries, Extension]:
-        """The generator's queries [B, groups * N, D] with the blocks' own in front, and how to part them again."""
+    def extend(
+        self, queries: Queries, targets: Sequence[Target], embed_boxes: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Queries, Extension]:
+        """The generator's queries [B, groups * N, D] with the blocks' own in front, and how to part them again.
+
+        `embed_boxes` is the generator's, where it makes embeddings [..., D] of boxes [..., 4].
+        """
         added = {name: block.slots(queries, targets) for name, block in self.items()}
         slots = {name: one for name, one in added.items() if one is not None}
         layout = QueryLayout(
@@ -136,8 +141,8 @@ class TrainingBlocks(nn.ModuleDict):
         content, reference, embedding = queries.content, queries.reference, queries.embedding
         for one in reversed(slots.values()):
             content, reference = torch.cat((one.content, content), dim=1), one.reference.join(reference)
-            if embedding is not None:  # without `embed` it is not looked at (see `Denoising.check`)
-                own = torch.zeros_like(one.content) if queries.embed is None else queries.embed(one.boxes)
+            if embedding is not None:  # without `embed_boxes` it is not looked at (see `Denoising.check`)
+                own = torch.zeros_like(one.content) if embed_boxes is None else embed_boxes(one.boxes)
                 embedding = torch.cat((own, embedding), dim=1)
         extended = replace(queries, content=content, reference=reference, embedding=embedding, layout=layout)
         return extended, Extension(layout, slots, self.grouping)

@@ -108,7 +108,7 @@ class Denoising(Block):
     def check(self, queries: nn.Module, decoder: nn.Module) -> None:
         if self.labels is None and getattr(queries, "labels", None) is None:
             raise UserError('a denoising block with labels = "queries" needs queries.content = "label"')
-        if getattr(queries, "embeds_boxes", False):
+        if hasattr(queries, "embed_boxes"):
             return
         for name, part in getattr(decoder, "positions", {}).items():
             if getattr(part, "reads_embeddings", False):

@@ -23,6 +23,15 @@ class Category:
     id: int
     name: str
 
+    @classmethod
+    def placeholder(cls, id: int) -> Category:
+        """The category of an id that the data set does not use; files know it by its name."""
+        return cls(id, f"unused {id}")
+
+    @property
+    def is_placeholder(self) -> bool:
+        return self == Category.placeholder(self.id)
+
 
 class Labels:
     """The one place where category ids become labels and labels become category ids.
@@ -38,8 +47,8 @@ class Labels:
         if keep_ids:
             if min(category.id for category in categories) < 0:
                 raise DataError("labels = 'category_id' needs category ids of at least 0")
-            names = {category.id: category.name for category in categories}
-            categories = [Category(i, names.get(i, f"unused {i}")) for i in range(max(names) + 1)]
+            used = {category.id: category for category in categories}
+            categories = [used.get(i, Category.placeholder(i)) for i in range(max(used) + 1)]
         self.categories = tuple(categories)
         ids = np.array([category.id for category in self.categories], dtype=np.int64)
         self._order = np.argsort(ids, kind="stable")

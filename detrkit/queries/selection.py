@@ -78,8 +78,6 @@ class TwoStageQueries(nn.Module):
         count: N; fewer where the map has fewer tokens.
     """
 
-    embeds_boxes = True
-
     def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Factory, count: Count = 300):
         super().__init__()
         self.geometry, self.count, self.half = geometry, count, width // 2
@@ -95,7 +93,11 @@ class TwoStageQueries(nn.Module):
         embedding, content = self._starts(chosen)
         encoder = Extra(_proposed(raw.logits, boxes, raw.objectness, memory), classless=True)
         extras = {"encoder": encoder}
-        return Queries(content, self.geometry.encode(chosen), embedding, extras, embed=lambda box: self._starts(box)[0])
+        return Queries(content, self.geometry.encode(chosen), embedding, extras)
+
+    def embed_boxes(self, boxes: Tensor) -> Tensor:
+        """The embedding [..., D] of any boxes [..., 4], as the chosen ones have it; denoising asks for it."""
+        return self._starts(boxes)[0]
 
     def _starts(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding and content [..., D] of boxes [..., 4]."""
