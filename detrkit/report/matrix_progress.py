@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from detrkit.engine.history import read_metrics
 from detrkit.engine.matrix import Job
 from detrkit.engine.progress import duration
 from detrkit.engine.run_folder import RunFolder
@@ -22,35 +22,33 @@ SECONDS_BETWEEN_LINES = 60.0
 
 @dataclass
 class _Standing:
-    """Where one training stands, by the lines of its metrics read so far."""
+    """Where one training stands, by its metrics."""
 
     job: Job
-    offset: int = 0
+    seen: tuple[int, int] | None = None
+    """the metrics' time and size when they were last read"""
     train: dict[str, Any] | None = None
     evaluate: dict[str, Any] | None = None
     start: tuple[float, float] | None = None
     """when the first line was read of this start, and the share done then"""
 
     def update(self) -> bool:
-        """Read what is new; whether that is an evaluation."""
+        """Read the metrics again if they changed; whether there is another evaluation now.
+
+        Always from their beginning: a training that goes on takes them back to its checkpoint and writes on from there.
+        """
         path = self.job.folder / RunFolder.METRICS
         if not path.is_file():
             return False
-        if path.stat().st_size < self.offset:  # it was taken back to a checkpoint
-            self.offset, self.train, self.evaluate = 0, None, None
-        with path.open("rb") as file:
-            file.seek(self.offset)
-            new = file.read()
-        whole = new.rpartition(b"\n")[0]
-        self.offset += len(whole) + bool(whole)
-        before = self.evaluate
-        for text in whole.split(b"\n") if whole else ():
-            line = json.loads(text)
-            if line["kind"] in ("train", "evaluate"):
-                setattr(self, line["kind"], line)
+        stat = path.stat()
+        if (now := (stat.st_mtime_ns, stat.st_size)) == self.seen:
+            return False
+        self.seen, before = now, self.evaluate
+        last = {line["kind"]: line for line in read_metrics(self.job.folder)}
+        self.train, self.evaluate = last.get("train"), last.get("evaluate")
         if self.start is None and self.job.state == "running" and (self.train or self.evaluate):
             self.start = time.monotonic(), self.share
-        return self.evaluate is not before
+        return self.evaluate is not None and self.evaluate != before
 
     @property
     def share(self) -> float:
@@ -103,7 +101,7 @@ class MatrixProgress:
     def __call__(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             standing = self._standings.setdefault(id(job), _Standing(job))
-            evaluated = job.state in ("running", "elsewhere") and standing.update()
+            evaluated = job.state != "waiting" and standing.update()
             self._say_changes(jobs, standing, evaluated)
         if self._live:
             self._live.update(self._table(jobs), refresh=True)
