@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from detrkit.attention.gaussian import GaussianTerm
-from detrkit.attention.multihead import merge_heads, split_heads
-from detrkit.attention.terms import ProductForms, fused_attention, zero_channels
+from detrkit.attention.multihead import split_heads
+from detrkit.attention.summed import Summand, SummedAttention
 from detrkit.layers import MLP
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
@@ -19,7 +21,7 @@ CELLS = 7
 
 
 @register("cross_attention", "semantics_aligned")
-class SemanticsAlignedAttention(nn.Module):
+class SemanticsAlignedAttention(SummedAttention):
     """Each head searches with what it finds at one salient place of the query's box (SAM-DETR, sections 3.2 to 3.4).
 
     The memory inside the box is resampled to 7 x 7 cells; a network names one place in it for each head. The content
@@ -43,8 +45,8 @@ class SemanticsAlignedAttention(nn.Module):
         temperature: Temperature = 10000.0,
         gaussian: bool = False,
     ):
-        super().__init__()
-        self.width, self.heads, self.dropout, self.temperature = width, heads, dropout, temperature
+        super().__init__(heads=heads, dropout=dropout)
+        self.width, self.temperature = width, temperature
         squeezed = width // 4
         self.places = nn.Sequential(
             nn.Conv2d(width, squeezed, kernel_size=1),
@@ -68,8 +70,10 @@ class SemanticsAlignedAttention(nn.Module):
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
-        """Content [B, N, D] to its update [B, N, D]."""
+    def summands(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> Iterator[Summand]:
+        """What each head found, then its Gaussian where there is one."""
         regions = self.resample(reference, memory)  # [B * N, D, 7, 7]
         named = self.places(regions).unflatten(0, content.shape[:2])
         named = named if named.element_size() >= 4 else named.float()  # places do not survive bfloat16
@@ -83,24 +87,20 @@ class SemanticsAlignedAttention(nn.Module):
         code = sine_code(image_place.detach().flip(-1), self.width // 2, self.temperature)  # y first, as the map's
         query = self.query(found * split_heads(self.content_gate(content).sigmoid(), self.heads))
         query = query + self.query_position(code * split_heads(self.position_gate(content).sigmoid(), self.heads))
-        queries = [query * self.width**-0.5]
-        keys = [(self.key(memory.tokens) + self.key_position(memory.position))[:, None]]
+        yield Summand("aligned", "aligned", query * self.width**-0.5)
         if self.gaussian is not None:
             cells = self.valid_cells(memory)[:, None, None]
-            queries.append(self.gaussian.features(image_place * cells, spread[0].square() / 8, memory))
-            keys.append(self.gaussian_key(memory))
-        value = split_heads(self.value(memory.tokens), self.heads)
-        dropout = self.dropout if self.training else 0.0
-        return self.out(merge_heads(fused_attention(queries, keys, value, memory.mask, dropout=dropout)))
+            features = self.gaussian.features(image_place * cells, spread[0].square() / 8, memory)
+            yield Summand("gaussian", self.gaussian.key, features)
 
-    def product_forms(
-        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
-    ) -> ProductForms:
-        """How the work of `forward` on the same arguments differs from the plain form's."""
-        batch, cells, width = memory.tokens.shape
-        keys = width + (0 if self.gaussian_key is None else self.gaussian_key(memory).shape[-1])
-        pairs = batch * self.heads * content.shape[1] * cells
-        return ProductForms(saved=0, zeros=pairs * zero_channels(keys, width // self.heads))
+    def key_features(self, memory: Memory) -> dict[str, Tensor]:
+        keys = {"aligned": (self.key(memory.tokens) + self.key_position(memory.position))[:, None]}
+        return keys if self.gaussian is None else keys | {self.gaussian.key: self.gaussian_key(memory)}
+
+    def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
+        """Content [B, N, D] to its update [B, N, D]."""
+        value = split_heads(self.value(memory.tokens), self.heads)
+        return self.out(self.attend(value, content, position, reference, memory))
 
     def resample(self, reference: Reference, memory: Memory) -> Tensor:
         """The memory inside each query's box as 7 x 7 cells [B * N, D, 7, 7]; zeros beyond the padded map."""

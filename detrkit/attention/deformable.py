@@ -77,14 +77,17 @@ class DeformableAttention(nn.Module):
         raw = raw if raw.element_size() >= 4 else raw.float()
         return raw.unflatten(-1, (self.heads, self.levels, self.points, 2))
 
+    def weights(self, query: Tensor) -> Tensor:
+        """How much queries [B, N, D] take of each place, [B, N, H, levels, K]; 1 in sum for a head."""
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
+        return weights.unflatten(-1, (self.levels, self.points))
+
     def forward(self, query: Tensor, locations: Tensor, memory: Memory) -> Tensor:
         """Queries [B, N, D] and the places that they read (see `sample_levels`) to their update [B, N, D]."""
-        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
         value = self.value(memory.tokens)
         if memory.mask is not None:
             value = value.masked_fill(memory.mask[..., None], 0.0)
-        weights = weights.unflatten(-1, (self.levels, self.points))
-        return self.out(sample_levels(value, memory, locations, weights))
+        return self.out(sample_levels(value, memory, locations, self.weights(query)))
 
 
 def star(heads: int, points: int) -> Tensor:
@@ -122,6 +125,16 @@ class DeformableCrossAttention(nn.Module):
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""
         query = sum(position.embeddings.values(), content)
+        return self.attention(query, self._locations(query, reference, memory), memory)
+
+    def samples(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> tuple[Tensor, Tensor]:
+        """The places that `forward` reads on the same arguments (see `sample_levels`), and the weights of each."""
+        query = sum(position.embeddings.values(), content)
+        return self._locations(query, reference, memory), self.attention.weights(query)
+
+    def _locations(self, query: Tensor, reference: Reference, memory: Memory) -> Tensor:
         offsets = self.attention.offsets(query)
         ratios = memory.valid_ratios[:, None, None, :, None]  # [B, 1, 1, levels, 1, 2]
         if reference.sides is None:
@@ -129,5 +142,4 @@ class DeformableCrossAttention(nn.Module):
         else:
             low, high = reference.sides[:, :, None, None, None].chunk(2, dim=-1)
             step = torch.where(offsets > 0, high, low) * ratios / self.attention.points
-        locations = reference.point[:, :, None, None, None] * ratios + offsets * step
-        return self.attention(query, locations, memory)
+        return reference.point[:, :, None, None, None] * ratios + offsets * step

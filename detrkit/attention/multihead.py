@@ -79,16 +79,25 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Query [B, N, D], key and value [B, L, D] projected and split: [B, H, N, F], twice [B, H, L, F]."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        if query is key:  # one product instead of two
-            both = F.linear(query, torch.cat(weights[:2]), torch.cat(biases[:2]))
-            query, key = both.chunk(2, dim=-1)
-        else:
-            query, key = F.linear(query, weights[0], biases[0]), F.linear(key, weights[1], biases[1])
-        value = F.linear(value, weights[2], biases[2])
-        return [split_heads(x, self.heads) for x in (query, key, value)]
+    def queries(self, x: Tensor) -> Tensor:
+        """[B, N, D] projected to queries [B, H, N, F]; `keys` and `values` likewise."""
+        return self._projected(x, 0)
+
+    def keys(self, x: Tensor) -> Tensor:
+        return self._projected(x, 1)
+
+    def values(self, x: Tensor) -> Tensor:
+        return self._projected(x, 2)
+
+    def _projected(self, x: Tensor, part: int) -> Tensor:
+        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
+        return split_heads(F.linear(x, weight, bias), self.heads)
+
+    def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of the same [B, N, D], in one product instead of two."""
+        rows = 2 * self.in_proj_weight.shape[1]
+        both = F.linear(x, self.in_proj_weight[:rows], self.in_proj_bias[:rows]).chunk(2, dim=-1)
+        return split_heads(both[0], self.heads), split_heads(both[1], self.heads)
 
     def forward(
         self,
@@ -102,7 +111,8 @@ class MultiHeadAttention(nn.Module):
 
         `layout` is for attention among the decoder's queries, which have no padding.
         """
-        query, key, value = self.project(query, key, value)
+        value = self.values(value)
+        query, key = self._queries_and_keys(query) if query is key else (self.queries(query), self.keys(key))
         dropout = self.dropout if self.training else 0.0
         if layout is not None:
             return self.out_proj(self_attend(query, key, value, layout, dropout=dropout))

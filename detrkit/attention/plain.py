@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
-from detrkit.attention.multihead import MultiHeadAttention, merge_heads
-from detrkit.attention.terms import Terms, TermSum, fused_attention
+from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.attention.summed import Summand
+from detrkit.attention.term_sum import TermSum
+from detrkit.attention.terms import Terms
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryLayout, QueryPosition, Reference
 
@@ -51,19 +55,21 @@ class PlainCrossAttention(TermSum):
         first: bool,
         terms: Terms = [],  # noqa: B006 (never changed)
     ):
-        super().__init__(terms, width=width, heads=heads, first=first, head_widths=1)
-        self.attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
+        super().__init__(terms, width=width, heads=heads, first=first, dropout=dropout, head_widths=1)
+        self.attention = MultiHeadAttention(width=width, heads=heads)
+
+    def summands(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> Iterator[Summand]:
+        """ "plain", the packed projections' own logits, then the terms."""
+        placed = sum(position.embeddings.values(), content)
+        yield Summand("plain", "plain", self.attention.queries(placed) * self.scale)
+        yield from super().summands(content, position, reference, memory)
+
+    def key_features(self, memory: Memory) -> dict[str, Tensor]:
+        return {"plain": self.attention.keys(memory.tokens + memory.position), **super().key_features(memory)}
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""
-        placed = sum(position.embeddings.values(), content)
-        own, key, value = self.attention.project(placed, memory.tokens + memory.position, memory.tokens)
-        queries, keys = self.query_features(content, position, reference, memory), self.key_features(memory)
-        mixed = fused_attention(
-            [own * self.scale, *(queries[name] for name in keys)],
-            [key, *keys.values()],
-            value,
-            memory.mask,
-            dropout=self.attention.dropout if self.training else 0.0,
-        )
-        return self.attention.out_proj(merge_heads(mixed))
+        value = self.attention.values(memory.tokens)
+        return self.attention.out_proj(self.attend(value, content, position, reference, memory))

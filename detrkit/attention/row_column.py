@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import merge_heads, split_heads
+from detrkit.attention.summed import Summand, SummedLogits
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, Memory, QueryPosition, Reference
 
@@ -30,22 +33,33 @@ class RowColumnAttention(nn.Module):
 
     def forward(self, query_x: Tensor, query_y: Tensor, cells: Tensor, codes: AxisCodes, mask: Tensor | None) -> Tensor:
         """Queries to columns and to rows [B, N, D], cells [B, L, D], padding mask [B, L] or None, to [B, N, D]."""
+        query_x, query_y = self.queries(query_x, query_y)
+        key_x, key_y, value = self.keys_and_values(cells, codes)
+        padded = None if mask is None else mask.unflatten(1, value.shape[2:4])
+        to_x = self._weights(query_x, key_x, None if padded is None else padded[:, 0])  # [B, H, N, w]
+        to_y = self._weights(query_y, key_y, None if padded is None else padded[:, :, 0])  # [B, H, N, h]
+        return self.out_proj(merge_heads(mix(to_x, to_y, value)))
+
+    def queries(self, query_x: Tensor, query_y: Tensor) -> list[Tensor]:
+        """Queries to columns and to rows [B, N, D], projected, scaled and split: [B, H, N, F] each."""
+        weights, biases = self.in_proj_weight.chunk(5), self.in_proj_bias.chunk(5)
+        projected = F.linear(query_x, weights[0], biases[0]), F.linear(query_y, weights[1], biases[1])
+        split = (split_heads(query, self.heads) for query in projected)
+        return [query * query.shape[-1] ** -0.5 for query in split]
+
+    def keys_and_values(self, cells: Tensor, codes: AxisCodes) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys of columns [B, H, w, F] and rows [B, H, h, F], and values [B, H, h, w, F], of cells [B, L, D]."""
         shape = codes.y.shape[1], codes.x.shape[1]  # (h, w)
         weights, biases = self.in_proj_weight.chunk(5), self.in_proj_bias.chunk(5)
-        query_x, query_y = F.linear(query_x, weights[0], biases[0]), F.linear(query_y, weights[1], biases[1])
         mapped = F.linear(cells, torch.cat(weights[2:]), torch.cat(biases[2:])).unflatten(1, shape)  # [B, h, w, 3 D]
         key_x, key_y, value = mapped.chunk(3, dim=-1)
         key_x = key_x.mean(1) + F.linear(codes.x, weights[2])  # the mean of keys is the key of means
         key_y = key_y.mean(2) + F.linear(codes.y, weights[3])
-        padded = None if mask is None else mask.unflatten(1, shape)
-        to_x = self._weights(query_x, key_x, None if padded is None else padded[:, 0])  # [B, H, N, w]
-        to_y = self._weights(query_y, key_y, None if padded is None else padded[:, :, 0])  # [B, H, N, h]
-        value = value.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, H, h, w, F]
-        return self.out_proj(merge_heads(mix(to_x, to_y, value)))
+        value = value.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)
+        return split_heads(key_x, self.heads), split_heads(key_y, self.heads), value
 
     def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-        query, key = split_heads(query, self.heads), split_heads(key, self.heads)
-        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        logits = query @ key.transpose(-1, -2)
         if mask is not None:
             logits = logits.masked_fill(mask[:, None, None], float("-inf"))
         return self.dropout(logits.softmax(-1))
@@ -64,7 +78,7 @@ def mix(to_x: Tensor, to_y: Tensor, value: Tensor) -> Tensor:
 
 
 @register("cross_attention", "row_column")
-class RowColumnCrossAttention(nn.Module):
+class RowColumnCrossAttention(SummedLogits):
     """RCDA from queries to memory: each query looks along the columns from its x, along the rows from its y.
 
     Needs codes of rows and columns apart: position.type = "axes".
@@ -81,6 +95,29 @@ class RowColumnCrossAttention(nn.Module):
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""
-        codes = memory.require_axes('decoder.cross_attention "row_column"')
-        x, y = codes.of(reference.point).unbind(-2)
-        return self.attention(content + x, content + y, memory.tokens, codes, memory.mask)
+        query_x, query_y = self._placed(content, reference, memory)
+        return self.attention(query_x, query_y, memory.tokens, self._codes(memory), memory.mask)
+
+    def summands(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> Iterator[Summand]:
+        """Columns and rows: the product of their two softmaxes is the softmax of their sum."""
+        query_x, query_y = self.attention.queries(*self._placed(content, reference, memory))
+        yield Summand("columns", "columns", query_x)
+        yield Summand("rows", "rows", query_y)
+
+    def key_features(self, memory: Memory) -> dict[str, Tensor]:
+        key_x, key_y, value = self.attention.keys_and_values(memory.tokens, self._codes(memory))
+        shape = value.shape[2:4]
+        columns = key_x[:, :, None].expand(-1, -1, shape[0], -1, -1)
+        rows = key_y[:, :, :, None].expand(-1, -1, -1, shape[1], -1)
+        return {"columns": columns.flatten(2, 3), "rows": rows.flatten(2, 3)}
+
+    def _placed(self, content: Tensor, reference: Reference, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Content [B, N, D] with the code of its reference's x, and with that of its y."""
+        x, y = self._codes(memory).of(reference.point).unbind(-2)
+        return content + x, content + y
+
+    @staticmethod
+    def _codes(memory: Memory) -> AxisCodes:
+        return memory.require_axes('decoder.cross_attention "row_column"')

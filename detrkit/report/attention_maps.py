@@ -20,11 +20,13 @@ SUM = "sum of all terms"
 def attention_maps(record: LayerRecord, query: int) -> dict[str, Tensor]:
     """Attention [H, h, w] of one query: softmax of each term's logits alone, and of their sum, which is the last.
 
-    For each head, the sum's attention is the product of the terms' attentions, made to add up to 1.
+    For each head, the sum's attention is the product of the terms' attentions, made to add up to 1. One term by itself
+    is the whole.
     """
     logits = record.term_logits([query])
     maps = {name: record.weights(values) for name, values in logits.items()}
-    maps[SUM] = record.weights(sum(logits.values()))
+    if len(maps) > 1:
+        maps[SUM] = record.weights(sum(logits.values()))
     return {readable(name): m[0, :, 0].unflatten(-1, record.memory.shape).float() for name, m in maps.items()}
 
 
@@ -49,12 +51,12 @@ def draw_attention(look: Look, query: int, layer: int) -> Figure:
     if len(panels) > len(maps):  # the image itself fills the place that is over
         plain = panels.pop(0)
         show_image(plain, look.image)
-        _mark_reference(plain, record, query)
+        mark_reference(plain, record, query)
         plain.set_title("image", fontsize=11)
     for axes, (name, values) in zip(panels, maps.items(), strict=True):
         percent = 100 * values.mean(0).numpy()
         drawn = draw_heat(axes, look.image, percent)
-        _mark_reference(axes, record, query)
+        mark_reference(axes, record, query)
         axes.set_title(name, fontsize=11)
         bar = figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.02)
         bar.ax.tick_params(labelsize=8)
@@ -74,7 +76,7 @@ def draw_heads(look: Look, query: int, layer: int) -> Figure:
             axes: Axes = grid[head, column]
             percent = 100 * values[head].numpy()
             draw_heat(axes, look.image, percent)
-            _mark_reference(axes, record, query)
+            mark_reference(axes, record, query)
             title = f"at most {percent.max():.{0 if percent.max() >= 9.95 else 1}f} %"
             axes.set_title(f"{name}\n{title}" if head == 0 else title, fontsize=9)
             if column == 0:
@@ -94,7 +96,7 @@ def draw_gaussians(look: Look, query: int, layer: int, name: str) -> Figure:
     point = record.reference.point[0, query].tolist()
     for head, axes in enumerate(grid.flat[:heads]):
         drawn = draw_heat(axes, look.image, maps[head].numpy(), top=1.0)
-        _mark_reference(axes, record, query)
+        mark_reference(axes, record, query)
         center = centers[head].tolist()
         seen = all(math.isfinite(value) and -0.5 < value < 1.5 for value in center)
         if seen:
@@ -111,7 +113,7 @@ def draw_gaussians(look: Look, query: int, layer: int, name: str) -> Figure:
     return figure
 
 
-def _mark_reference(axes: Axes, record: LayerRecord, query: int) -> None:
+def mark_reference(axes: Axes, record: LayerRecord, query: int) -> None:
     """The reference that the layer looked around: its point, and its box where it has sides."""
     reference = record.reference
     if reference.sides is not None:

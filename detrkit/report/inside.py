@@ -11,6 +11,7 @@ from detrkit.report.look import Detection, Look
 from detrkit.report.panels import headline, png_of
 from detrkit.report.picture_page import Picture
 from detrkit.report.query_paths import BEST, FARTHEST, draw_cells, draw_paths, moves
+from detrkit.report.sample_maps import draw_samples
 from detrkit.report.score_maps import draw_scores
 
 REFERENCE = "White dot: the point that the layer looks around; dashed: its box, where it has one."
@@ -24,11 +25,11 @@ def missing(look: Look) -> list[str]:
     if not moves(look):
         gaps.append("No movement: its reference points stay where they start.")
     record = look.layers[-1]
+    if record.has_samples:
+        return gaps
     if not record.has_terms:
         kind = type(record.attention).__name__
-        return [*gaps, f"No attention maps: its cross-attention ({kind}) is not a sum of terms."]
-    if "side" not in record.attention.terms:
-        gaps.append("No side term in its attention.")
+        return [*gaps, f"No attention maps: its cross-attention ({kind}) does not say what its logits are made of."]
     if not record.gaussian_centers([0]):
         gaps.append("No Gaussian term in its attention, so there are no pictures of Gaussians.")
     return gaps
@@ -51,6 +52,8 @@ def draw_inside(
         for layer in layers:
             if look.layers[layer - 1].has_terms:
                 yield from _attention(look, query, layer)
+            if look.layers[layer - 1].has_samples:
+                yield _samples(look, query, layer)
 
 
 def _paths(look: Look, kept: Sequence[Detection]) -> Iterator[Picture]:
@@ -99,6 +102,16 @@ def _attention(look: Look, query: int, layer: int) -> Iterator[Picture]:
         "The same for each head (rows). In a row the last panel is the product of the others, scaled to add up to 1. "
         "Every panel has its own scale; above it stands the share of its strongest cell.",
         draw_heads(look, query, layer),
+    )
+
+
+def _samples(look: Look, query: int, layer: int) -> Picture:
+    return _picture(
+        f"query_{query}_layer_{layer}_samples.png",
+        f"Places that are read: query {query}, layer {layer}",
+        "A dot for each place that deformable attention reads, in its head's colour; its area is its weight. What "
+        f"falls outside the image reads nothing. {REFERENCE}",
+        draw_samples(look, query, layer),
     )
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from detrkit.attention.deformable import DeformableCrossAttention
 from detrkit.attention.gaussian import GaussianTerm, gaussian_center
 from detrkit.attention.multihead import key_mask
-from detrkit.attention.terms import TermAttention
+from detrkit.attention.summed import SummedLogits
 from detrkit.structures import Memory, QueryPosition, Reference
 
 
@@ -31,7 +32,7 @@ class LayerRecord:
     @property
     def has_terms(self) -> bool:
         """Whether the logits are a sum of terms, which can be shown one by one."""
-        return isinstance(self.attention, TermAttention)
+        return isinstance(self.attention, SummedLogits)
 
     @torch.no_grad()
     def term_logits(self, queries: list[int]) -> dict[str, Tensor]:
@@ -45,6 +46,17 @@ class LayerRecord:
         mask = key_mask(self.memory.mask)
         return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(-1)
 
+    @property
+    def has_samples(self) -> bool:
+        """Whether queries read single places, which can be shown."""
+        return isinstance(self.attention, DeformableCrossAttention)
+
+    @torch.no_grad()
+    def samples(self, query: int) -> tuple[Tensor, Tensor]:
+        """The places [H, levels, K, 2] that a query reads, in shares of the image, and their weights [H, levels, K]."""
+        locations, weights = self.attention.samples(self.content, self.position, self.reference, self.memory)
+        return locations[0, query], weights[0, query]
+
     @torch.no_grad()
     def gaussian_centers(self, queries: list[int]) -> dict[str, Tensor]:
         """For each Gaussian term its centres [B, H, n, 2] as (x, y) in shares of the map.
@@ -52,12 +64,11 @@ class LayerRecord:
         Not finite where a Gaussian is flat. Of a detector that ran in float32 or float64.
         """
         height, width = self.memory.shape
-        gaussian = {name for name, term in self.attention.terms.items() if isinstance(term, GaussianTerm)}
         summands = self.attention.summands(self.content, self.position, self.reference, self.memory)
         return {
             s.name: gaussian_center(s.query[:, :, queries], self.memory.shape) / s.query.new_tensor([width, height])
             for s in summands
-            if s.name in gaussian
+            if s.key == GaussianTerm.key
         }
 
 

@@ -9,7 +9,8 @@ import torch
 from detrkit.attention.conditional import ConditionalSelfAttention
 from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_bfloat16
 from detrkit.attention.multihead import MultiHeadAttention, split_heads
-from detrkit.attention.terms import ContentTerm, PointTerm, TermAttention
+from detrkit.attention.term_sum import TermAttention
+from detrkit.attention.terms import ContentTerm, PointTerm
 from detrkit.errors import UserError
 from detrkit.sap.terms import SideDirectedGaussianTerm, SideTerm
 from detrkit.structures import Memory, QueryPosition, Reference

@@ -9,7 +9,7 @@ from detrkit.attention.aligned import SemanticsAlignedAttention
 from detrkit.attention.head_gaussian import HeadGaussianTerm
 from detrkit.attention.plain import PlainCrossAttention
 from detrkit.attention.row_column import RowColumnAttention, RowColumnCrossAttention
-from detrkit.attention.terms import fused_attention
+from detrkit.attention.summed import fused_attention
 from detrkit.errors import UserError
 from detrkit.position import AxisPosition, SinePosition, sine_code
 from detrkit.structures import Memory, QueryPosition, Reference

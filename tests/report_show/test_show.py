@@ -54,16 +54,25 @@ def test_salient_run(sap):
     assert not list(folder.glob(".*"))
 
 
-def test_run_without_grid_sides_and_gaussians(tmp_path):
+def test_run_without_grid_and_gaussians(tmp_path):
     run = untrained(tmp_path / "dab", "dab_detr_r50_50ep", "queries.count=7")
     Image.new("RGB", (90, 70), "orange").save(tmp_path / "a photo.png")
     told = call("show", run, tmp_path / "a photo.png", "--out", tmp_path / "out", "--threshold", 0)
     page = (tmp_path / "out" / "index.html").read_text()
-    for gap in ("No grid", "No side term", "No Gaussian term"):
+    for gap in ("No grid", "No Gaussian term"):
         assert gap in told
         assert gap in page
     assert not list((tmp_path / "out").glob("*gaussian*"))
     assert list((tmp_path / "out").glob("query_*_layer_2_attention.png"))
+
+
+@pytest.mark.parametrize("levels", ["", "4scale_"])
+def test_places_of_deformable_attention(tmp_path, levels):
+    run = untrained(tmp_path / "run", f"deformable_detr_{levels}r50_50ep", "queries.count=5")
+    told = call("show", run, "val:1", "--query", 2, "--layer", 1)
+    assert "No attention" not in told
+    names = {path.stem for path in (run / "shown" / "val_1").glob("*.png")}
+    assert names == {"cells", "paths", "scores", "query_2_layer_1_samples"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""Attention whose logits are a sum of dot products.
+
+Each summand gives query features and names the key features that they meet. Summands that meet the same keys add their
+query features, since q1.k + q2.k = (q1 + q2).k, and the rest is concatenated, so one call of fused attention serves any
+sum and no [B, H, N, L] tensor is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.attention.multihead import key_mask, merge_heads
+from detrkit.recipe import define_slot
+from detrkit.structures import Memory, QueryPosition, Reference
+
+define_slot("cross_attention", offers=("width", "heads", "levels", "positions", "dropout", "first"))
+
+
+@dataclass(frozen=True)
+class ProductForms:
+    """Multiply-adds by which a sum of terms differs from the plain form, a key of its own for each term.
+
+    saved: what adding the queries of terms that share a key saves; zeros: spent on channels that are zero, which
+    fused kernels want.
+    """
+
+    saved: int
+    zeros: int
+
+
+class Summand(NamedTuple):
+    """One summand of the logits: the dot product of its query features with the key features it names."""
+
+    name: str
+    key: str
+    query: Tensor
+    """[B, H, N, F], scaled"""
+
+
+class SummedLogits(nn.Module):
+    """Cross-attention that can say what its logits are the sum of."""
+
+    def summands(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> Iterator[Summand]:
+        """What the logits are the sum of; the arguments are those of `forward`."""
+        raise NotImplementedError
+
+    def key_features(self, memory: Memory) -> dict[str, Tensor]:
+        """The key features [B or 1, H or 1, L, F] by the name that summands call them by."""
+        raise NotImplementedError
+
+
+class SummedAttention(SummedLogits):
+    """Such attention in one fused call.
+
+    Args:
+        heads: H.
+        dropout: on attention weights.
+    """
+
+    def __init__(self, *, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+
+    def attend(
+        self, value: Tensor, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> Tensor:
+        """softmax(sum of the summands) value, [B, N, D], for values [B, H, L, F] and what `forward` is given."""
+        queries: dict[str, Tensor] = {}
+        for _, key, features in self.summands(content, position, reference, memory):
+            queries[key] = queries[key] + features if key in queries else features
+        keys = self.key_features(memory)
+        dropout = self.dropout if self.training else 0.0
+        mixed = fused_attention([queries[name] for name in keys], list(keys.values()), value, memory.mask, dropout)
+        return merge_heads(mixed)
+
+    def product_forms(
+        self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
+    ) -> ProductForms:
+        """How the work of `forward` on the same arguments differs from the plain form's."""
+        batch, cells, width = memory.tokens.shape
+        pairs = batch * self.heads * content.shape[1] * cells
+        widths = {name: key.shape[-1] for name, key in self.key_features(memory).items()}
+        zeros = zero_channels(sum(widths.values()), width // self.heads)
+        return ProductForms(saved=pairs * self.shared_channels(widths), zeros=pairs * zeros)
+
+    def shared_channels(self, widths: dict[str, int]) -> int:
+        """How many channels `attend` saves of the plain form's, where key features have `widths`."""
+        return 0
+
+
+def zero_channels(keys: int, values: int) -> int:
+    """Channels of zeros that `fused_attention` adds to keys and to values of so many channels."""
+    full = _padded_width(keys)
+    return full - keys + _value_width(values, full) - values
+
+
+def _padded_width(width: int) -> int:
+    return -(-width // 8) * 8
+
+
+def _value_width(width: int, full: int) -> int:
+    """Channels of the values in the fused call, where queries and keys have `full`."""
+    return full if full <= 4 * width else width
+
+
+def fused_attention(
+    queries: list[Tensor], keys: list[Tensor], value: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """softmax(sum of q_i k_i) v in one fused call.
+
+    Args:
+        queries, keys: one [B, H, N, F_i] and [B, H, L, F_i] for each sum of terms.
+        value: [B, H, L, F].
+        mask: [B, L], True where padded, or None.
+
+    Fused kernels want one width for queries, keys and values, a multiple of eight: the missing channels are zeros,
+    which change nothing, and those of the result are dropped. Values of less than a quarter of the width stay as they
+    are: zeros would cost more than they save.
+    """
+    width = value.shape[-1]
+    full = _padded_width(sum(k.shape[-1] for k in keys))
+    missing = full - sum(k.shape[-1] for k in keys)
+    dtype = value.dtype
+    query = F.pad(torch.cat([q.to(dtype) for q in queries], dim=-1), (0, missing))
+    key = F.pad(
+        torch.cat([k.to(dtype).expand(len(value), value.shape[1], -1, -1) for k in keys], dim=-1),
+        (0, missing),
+    )
+    value = F.pad(value, (0, _value_width(width, full) - width))
+    mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout, scale=1.0)
+    return mixed[..., :width]
