@@ -125,11 +125,11 @@ class TrainingBlocks(nn.ModuleDict):
         return self[self.grouping].groups if self.grouping else 1
 
     def extend(
-        self, queries: Queries, targets: Sequence[Target], embed_boxes: Callable[[Tensor], Tensor] | None = None
+        self, queries: Queries, targets: Sequence[Target], embed_boxes: Callable[[Tensor], Tensor] | None
     ) -> tuple[Queries, Extension]:
         """The generator's queries [B, groups * N, D] with the blocks' own in front, and how to part them again.
 
-        `embed_boxes` is the generator's, where it makes embeddings [..., D] of boxes [..., 4].
+        `embed_boxes` is the generator's, where it makes embeddings [..., D] of boxes [..., 4]; else None.
         """
         added = {name: block.slots(queries, targets) for name, block in self.items()}
         slots = {name: one for name, one in added.items() if one is not None}
