@@ -14,7 +14,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a detector is trained. The defaults are SAP-DETR's and DAB-DETR's for ResNet-50."""
+    """How a detector is trained. The defaults are SAP-DETR's for ResNet-50."""
 
     epochs: Positive = 50
     """passes over the training images"""
