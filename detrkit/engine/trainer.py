@@ -267,8 +267,8 @@ class Trainer:
         return epochs == self.options.epochs or bool(every and epochs % every == 0)
 
     def _run_evaluation(self) -> None:
-        self.here.share(self.detector.buffers())
         subject = self.average.module if self.average is not None else self.detector
+        self.here.share(subject.buffers())
         result = self._evaluate(subject, progress=self.reporter.evaluation())
         self._stats, step = result.stats, self.at.step
         ap = result.stats["AP"]
@@ -339,6 +339,9 @@ class Trainer:
                 f"{folder} stands within an epoch of {before} steps, but an epoch has {now} steps now: the batch size "
                 "or the data have changed"
             )
+        if before != now:  # an epoch has other steps now, and what is done is counted in epochs
+            for name in ("step", "evaluated", "best_step"):
+                setattr(position, name, getattr(position, name) // before * now)
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
         restore_optimiser(self.optimiser, state["optimiser"], folder)
         if self.average is not None:
