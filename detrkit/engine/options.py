@@ -22,7 +22,8 @@ class TrainOptions:
     """images of one optimiser step over all processes: the batch that the learning rate belongs to"""
     micro_batch: Positive | None = None
     """images that one process handles at once; the gradients of several are added up to the batch. Unset:
-    the process's whole share. It changes memory and speed, not the training"""
+    the process's whole share. Less memory for the same gradient, but for what a piece sees by itself: batch norms that
+    learn, dropout's and denoising's draws, and how far images are padded"""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     backbone_learning_rate: Annotated[float, Field(ge=0)] = 1e-5

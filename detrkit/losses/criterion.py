@@ -31,9 +31,16 @@ class Criterion(nn.Module):
         return self.matcher.bad_costs
 
     def normalizer(self, targets: Sequence[Target], device: torch.device) -> Tensor:
-        """The number of objects in the batch, averaged over processes, at least 1: a scalar tensor."""
+        """The number of objects in all processes' batches, at least 1, over the processes: a scalar tensor.
+
+        So gradients that are averaged over the processes are those of one process with the joined batch.
+        """
         count = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
-        return mean_over_processes(count).clamp(min=1)
+        world = 1
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count)
+            world = dist.get_world_size()
+        return count.clamp(min=1) / world
 
     def forward(
         self,
@@ -88,15 +95,6 @@ class Criterion(nn.Module):
             for name, loss in self.losses.items()
             if not prefix or loss.applies_to(output)
         }
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over all training processes; the scalar itself where there is one process."""
-    if dist.is_available() and dist.is_initialized():
-        value = value.clone()
-        dist.all_reduce(value)
-        value = value / dist.get_world_size()
-    return value
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class Loss:
         return True
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
-        """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar of at least 1."""
+        """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar (see `Criterion`)."""
         raise NotImplementedError
 
 
