@@ -108,9 +108,9 @@ def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:
 
 def _build(recipe: Recipe, state: dict, origin: Path) -> nn.Module:
     from detrkit.detector import build_detector
-    from detrkit.engine.checkpoint import load_exactly, without_pretrained
+    from detrkit.engine.checkpoint import load_exactly
 
-    detector = build_detector(without_pretrained(recipe))
+    detector = build_detector(recipe, pretrained=False)
     load_exactly(detector, state, origin)
     return detector.eval()
 

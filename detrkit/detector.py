@@ -242,12 +242,20 @@ def _require_of_head(recipe: Recipe, asker: str, needs: Iterable[str]) -> None:
             raise UserError(f"{asker} needs head.{option} = true")
 
 
-def build_detector(recipe: Recipe) -> nn.Module:
+def build_detector(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
     """The detector that a recipe describes, with fresh weights (the backbone's as the recipe says).
+
+    Args:
+        recipe: what to build.
+        pretrained: False where weights are loaded into it anyway: then the backbone's are neither fetched nor read.
 
     Raises:
         UserError: `detector.classes` is not set and the data set cannot tell, or parts do not go together.
+        CheckpointError: the backbone's weights cannot be had.
     """
+    if not pretrained:
+        nothing = {"backbone.pretrained": False, "backbone.weights": None}
+        recipe = recipe.with_values({key: value for key, value in nothing.items() if recipe.get(key, None)})
     system: System = recipe.section("detector")()
     return system.build_detector(recipe, system.classes or _classes_of_data(recipe))
 

@@ -185,15 +185,10 @@ def load_run(run_dir: Path | str, which: str = "best") -> tuple[Recipe, nn.Modul
 
     run, folder = locate(Path(run_dir), which)
     recipe = load_recipe(run / RunFolder.RECIPE)
-    detector = build_detector(without_pretrained(recipe))
+    detector = build_detector(recipe, pretrained=False)
     path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
     load_exactly(detector, read_weights(path)[0], path)
     return recipe, detector.eval(), read_categories(run / RunFolder.CATEGORIES)
-
-
-def without_pretrained(recipe: Recipe) -> Recipe:
-    """The recipe with a backbone that is not fetched, for a detector whose weights are loaded anyway."""
-    return recipe.with_values({"backbone.pretrained": False}) if recipe.get("backbone.pretrained", None) else recipe
 
 
 def locate(path: Path, which: str = "best") -> tuple[Path, Path]:

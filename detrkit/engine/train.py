@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from detrkit.engine.checkpoint import find_folder, format_categories, read_categories, without_pretrained
+from detrkit.engine.checkpoint import find_folder, format_categories, read_categories
 from detrkit.engine.distributed import Processes, processes
 from detrkit.engine.environment import describe_environment
 from detrkit.engine.evaluate import evaluate
@@ -70,13 +71,15 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         has_checkpoint = resume and find_folder(run.last) is not None
         # Weights that are loaded anyway need not be fetched first.
         is_filled = has_checkpoint or options.init_from is not None
-        detector = build_detector(without_pretrained(recipe) if is_filled else recipe)
+        detector = build_detector(recipe, pretrained=not is_filled)
         report = None
         if options.init_from is not None and not has_checkpoint:
             report = init_from(detector, options.init_from, classes=recipe.get("detector.classes"))
+        toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
         if resume:
             _check_categories(run, source)
-        _write_start(run, recipe, source, here, device, resume=resume)
+        else:
+            _in_first(here, lambda: run.create(recipe=toml, categories=categories))
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if report is not None:
             reporter.say(f"started from {report}")
@@ -99,7 +102,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             reporter=reporter,
             evaluate=partial(_evaluate, source=source, batch_size=settings.batch_size, workers=workers, **common),
             draw=partial(_draw, source=source, settings=settings, **common) if settings.pictures else None,
-            metadata={"recipe": recipe.to_toml(defaults=True), "categories": format_categories(source.categories)},
+            metadata={"recipe": toml, "categories": categories, "classes": str(recipe.get("detector.classes"))},
             **common,
         )
         if has_checkpoint:
@@ -109,6 +112,9 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             reporter.say("there is no checkpoint yet: the run begins again")
             if here.is_first:
                 run.rewind_metrics(0, step=0)
+        if resume:  # not before the checkpoint is known to fit: a refused recipe must not take the run's place
+            _in_first(here, lambda: run.replace_recipe(toml))
+        _in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
         return trainer.fit()
 
 
@@ -172,19 +178,12 @@ def _draw(
     )
 
 
-def _write_start(
-    run: RunFolder, recipe: Recipe, source: Any, here: Processes, device: torch.device, *, resume: bool
-) -> None:
-    """Begin the run's folder, or note that it goes on, in the first process; the others learn of a fault."""
+def _in_first(here: Processes, write: Callable[[], None]) -> None:
+    """Write in the first process; the others learn of a fault."""
     fault: Exception | None = None
     if here.is_first:
         try:
-            toml = recipe.to_toml(defaults=True)
-            if resume:
-                run.replace_recipe(toml)
-            else:
-                run.create(recipe=toml, categories=format_categories(source.categories))
-            run.add_environment(describe_environment(device, here.world))
+            write()
         except Exception as error:
             fault = error
     fault = here.from_first(fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
     """
     path = weights_path(Path(path).expanduser())
     weights, metadata = read_weights(path)
-    old_classes = len(parse_categories(metadata["categories"])) if "categories" in metadata else None
+    old_classes = _classes_of(metadata)
     own = detector.state_dict()
     fitting: dict[str, Tensor] = {}
     fresh, conflicts = [], []
@@ -83,6 +84,15 @@ def weights_path(path: Path) -> Path:
         return path
     folder = path if (path / WEIGHTS).is_file() else locate(path)[1]
     return folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
+
+
+def _classes_of(metadata: Mapping[str, str]) -> int | None:
+    """K of the detector that a file's weights are of, which may be more than its data set has; None: not known."""
+    if "classes" in metadata:
+        return int(metadata["classes"])
+    if "categories" in metadata:
+        return len(parse_categories(metadata["categories"]))
+    return None
 
 
 def _differs_in_classes(theirs: Tensor, own: Tensor, old_classes: int | None, classes: int) -> bool:

@@ -44,6 +44,6 @@ def coco_categories(recipe: Recipe, classes: int) -> tuple[Category, ...]:
 
 
 def _shapes(recipe: Recipe, classes: int) -> dict[str, torch.Size]:
-    sized = recipe.with_values({"detector.classes": classes, "backbone.pretrained": False})
+    sized = recipe.with_values({"detector.classes": classes})
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in build_detector(sized).state_dict().items()}
+        return {name: tensor.shape for name, tensor in build_detector(sized, pretrained=False).state_dict().items()}

@@ -71,12 +71,14 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
     """Give every tensor of an official state dict its place in the recipe's detector, and say what did not fit."""
     family = family_of(recipe)
     with torch.device("meta"):
-        expected = build_detector(recipe.with_values({"backbone.pretrained": False})).state_dict()
+        expected = build_detector(recipe, pretrained=False).state_dict()
     result = Conversion()
+    placed: set[str] = set()
     official = family.prepare(official)
     for name, tensor in official.items():
         ours = family.ours(name, expected)
         if ours in expected:
+            placed.add(ours)
             if tensor.shape != expected[ours].shape:
                 shapes = f"{list(tensor.shape)} in the checkpoint, {list(expected[ours].shape)} in the recipe"
                 result.mismatched.append(f"{name} -> {ours}: {shapes}")
@@ -93,7 +95,6 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
                 result.mismatched.append(f"{name} differs from {first}, which the recipe shares between layers")
         elif not name.endswith("num_batches_tracked"):  # a counter that frozen norms do not have
             result.unexpected.append(name)
-    placed = set(result.state) | {line.split(" -> ")[1].split(":")[0] for line in result.mismatched if " -> " in line}
     result.missing = [name for name in expected if name not in placed]
     return result
 

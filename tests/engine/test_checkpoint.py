@@ -145,6 +145,13 @@ def test_init_from_another_class_count(tmp_path):
     assert "6 of 8 tensors" in str(report)
 
 
+def test_init_from_a_detector_with_more_classes_than_its_data(tmp_path):
+    metadata = {"categories": CATEGORIES, "classes": "5"}
+    save_file(ToyDetector(classes=5, seed=1).state_dict(), tmp_path / "w.safetensors", metadata)
+    report = init_from(ToyDetector(classes=2, seed=2), tmp_path / "w.safetensors", classes=2)
+    assert report.fresh[0] == "label.weight (class count: 5 rows in the file, 2 here)"
+
+
 def test_init_from_says_what_is_missing_and_what_is_not_used(tmp_path):
     weights = ToyDetector(seed=1).state_dict()
     del weights["norm.weight"]

@@ -157,6 +157,16 @@ def test_other_classes_on_resume(whole, recipe):
         train(other, whole[0], resume=True)
 
 
+def test_a_refused_resume_leaves_the_run_as_it_was(whole):
+    folder, _ = whole
+    before = (folder / "recipe.toml").read_text()
+    other = load_recipe(folder / "recipe.toml", ["decoder.layers=3"])
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        train(other, folder, resume=True)
+    assert (folder / "recipe.toml").read_text() == before
+    load_run(folder)
+
+
 def test_too_few_classes(recipe, tmp_path):
     with pytest.raises(DataError, match=r"detector.classes is 1 .*the data set has 2 classes"):
         train(recipe.with_values({"detector.classes": 1}), tmp_path / "x")

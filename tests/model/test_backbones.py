@@ -5,6 +5,7 @@ import torch
 
 import detrkit
 from detrkit.backbones.timm_backbone import pad_to_multiple
+from detrkit.errors import CheckpointError
 
 SMALL = [
     "backbone.pretrained=false",
@@ -42,3 +43,12 @@ def test_padding_to_whole_steps_is_masked():
     assert (images[0, :, 5:] == 0).all()
     images, mask = pad_to_multiple(torch.ones(1, 3, 8, 8), None, 4)
     assert mask is None  # nothing was padded, so attention stays without a mask
+
+
+def test_weights_that_are_loaded_anyway_are_neither_fetched_nor_read(tmp_path):
+    """A run that began from a file of backbone weights is opened where that file is not."""
+    gone = f"backbone.weights={tmp_path / 'gone.safetensors'}"
+    recipe = detrkit.load_recipe("sap_detr_r50_50ep", [*SMALL, gone, "backbone.pretrained=true"])
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors"):
+        detrkit.build_detector(recipe)
+    detrkit.build_detector(recipe, pretrained=False)
