@@ -75,6 +75,7 @@ class PredictionHead(nn.Module):
     ):
         super().__init__()
         self.class_sharing, self.offset_sharing = class_sharing, offset_sharing
+        self.background = background
         bias = None if prior is None else -math.log((1 - prior) / prior)
         logits = classes + background
 
@@ -111,8 +112,17 @@ class PredictionHead(nn.Module):
         raw = {name: heads[index](content) for name, heads in self.offset_heads.items()}
         return {name: x if x.element_size() >= 4 else x.float() for name, x in raw.items()}
 
+    def certainty(self, layer: int, content: Tensor) -> Tensor:
+        """[B, N] how sure the layer is that there is an object: its best class logit, "no object" not counted."""
+        logits = self._logits(layer, content)
+        return (logits[..., :-1] if self.background else logits).amax(-1)
+
     def forward(self, layer: int, content: Tensor) -> HeadOutput:
         """All raw predictions of decoder layer `layer` from content [B, N, D]."""
-        logits = self.classes[shared_index(self.class_sharing, layer)](content)
+        logits = self._logits(layer, content)
         objectness = None if self.objectness is None else self.objectness(content)
         return HeadOutput(logits, objectness, self.offsets(layer, content))
+
+    def _logits(self, layer: int, content: Tensor) -> Tensor:
+        """[B, N, K], or K + 1 with "no object"."""
+        return self.classes[shared_index(self.class_sharing, layer)](content)

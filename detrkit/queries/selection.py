@@ -52,7 +52,7 @@ class MixedSelectionQueries(nn.Module):
 
     def forward(self, memory: Memory) -> Queries:
         start = self.proposals(memory)
-        scores = self.proposals.head.classes[0](start.tokens).amax(-1)
+        scores = self.proposals.head.certainty(0, start.tokens)
         if self.skip_unusable:
             scores = scores.masked_fill(~start.usable, -torch.inf)
         chosen = best(scores, len(self.content))

@@ -1,6 +1,7 @@
 """Queries that the encoder chooses, learned points, and references that stay or move."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ def memory(shapes=((4, 5),), padded=True):
     return Memory(torch.randn(2, cells, WIDTH), torch.randn(2, cells, WIDTH), torch.cat(masks, 1), shapes)
 
 
-def build(part, **options):
+def build(part, head=PredictionHead, **options):
     torch.manual_seed(1)
-    queries = part(width=WIDTH, geometry=BoxGeometry(), classes=CLASSES, head=PredictionHead, **options)
+    queries = part(width=WIDTH, geometry=BoxGeometry(), classes=CLASSES, head=head, **options)
     for parameter in queries.proposals.head.parameters():
         nn.init.normal_(parameter, std=0.3)
     return queries
@@ -50,6 +51,20 @@ def test_the_best_tokens_become_references_and_ranks_keep_their_content():
         assert torch.equal(chosen.reference.point[image], proposed.boxes[0, image, :, :2])
     assert not chosen.reference.point.requires_grad
     assert proposed.boxes.requires_grad
+
+
+def test_tokens_that_are_sure_of_no_object_are_not_chosen():
+    """ "No object", the last logit, says the opposite of what selection looks for, whatever its value."""
+    held = memory()
+    queries = build(MixedSelectionQueries, count=6, head=partial(PredictionHead, background=True))
+    weight = queries.proposals.head.classes[0].layers[-1].weight
+    with torch.no_grad():
+        expected = queries(held).reference.point
+        weight[-1] = -20 * weight[:-1].sum(0)  # a large logit, and largest where the classes' are small
+        assert torch.equal(queries(held).reference.point, expected)
+        logits = queries.proposals.head(0, queries.proposals(held).tokens).logits
+    assert logits.shape[-1] == CLASSES + 1
+    assert (logits.argmax(-1) == CLASSES).any()
 
 
 def test_a_proposal_starts_around_its_cell():
