@@ -42,7 +42,8 @@ class PredictionHead(nn.Module):
         classes: K.
         layers: decoder layers.
         offset_widths: the geometry's offsets, name -> numbers.
-        size_offsets: which numbers of the offset "box" are sizes.
+        size_offsets: which numbers of the offset "box" are sizes that may start elsewhere than at 0; none for a head
+            whose boxes have sizes of their own to start from.
         class_depth: linear layers of the class head: 1 in DETR and its descendants, 3 in SAP-DETR.
         class_sharing: which layers share a class head: "all", "first_own" (the first has its own, as SAP-DETR's
             released weights), or "none".

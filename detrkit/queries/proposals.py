@@ -33,14 +33,20 @@ class Proposals(nn.Module):
     Args:
         width: D.
         classes: K.
-        head: factory of the head, the decoder's kind with weights of its own.
+        head: factory of the head, the decoder's kind with weights of its own; its `size_start` is the decoder's alone.
     """
 
     def __init__(self, *, width: int, classes: int, head: Factory):
         super().__init__()
         self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         nn.init.xavier_uniform_(self.project.weight)
-        self.head: PredictionHead = head(width=width, classes=classes, layers=1, offset_widths={"box": 4})
+        self.head: PredictionHead = head(
+            width=width,
+            classes=classes,
+            layers=1,
+            offset_widths={"box": 4},
+            size_offsets=(),  # sizes start from the cell's
+        )
 
     def forward(self, memory: Memory) -> Start:
         """What every token's proposal starts from; `head` reads its tokens."""

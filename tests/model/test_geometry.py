@@ -110,6 +110,15 @@ def test_boxes_start_small_around_where_they_were(name):
     assert (boxes[..., 2:] < 0.3 * before.boxes[..., 2:]).all()
 
 
+def test_the_encoder_s_boxes_keep_the_sizes_of_their_cells():
+    """`size_start` is for boxes that have no size to start from; a proposal has its cell's."""
+    overrides = ["queries.type=mixed_selection", "decoder.positions=['point']", "geometry.refined=true"]
+    detector, _ = small("deformable_detr_r50_50ep", *overrides, "head.size_start=-2")
+    content = torch.randn(1, 3, 64)
+    assert not detector.queries.proposals.head.offsets(0, content)["box"].any()
+    assert torch.equal(detector.decoder.head.offsets(0, content)["box"][0, 0], torch.tensor([0.0, 0.0, -2.0, -2.0]))
+
+
 def test_a_point_without_sides_says_who_needs_them():
     with pytest.raises(UserError, match="the side term needs a reference with sides"):
         Reference(torch.zeros(1, 1, 2)).corners("the side term")
