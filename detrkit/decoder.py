@@ -109,8 +109,10 @@ class Decoder(nn.Module):
         self.look_forward_twice, self.moved_by = look_forward_twice, moved_by
         if repeated := [f.name for f in positions if [g.name for g in positions].count(f.name) > 1]:
             raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
-        sources: list[QueryPositionPart] = [factory(width=width) for factory in positions]
-        names = tuple(name for source in sources for name in source.embeddings)
+        sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in positions}
+        _require_one_giver("embedding", {name: source.embeddings for name, source in sources.items()})
+        _require_one_giver("code", {name: source.codes for name, source in sources.items()})
+        names = tuple(name for source in sources.values() for name in source.embeddings)
         offered = {"width": width, "heads": heads, "positions": names, "dropout": dropout}
         self.layers = nn.ModuleList(
             DecoderLayer(
@@ -124,7 +126,7 @@ class Decoder(nn.Module):
         )
         self.content_scale = MLP(width, width, width, 2) if content_scale else None
         xavier_matrices(self)
-        self.positions = nn.ModuleDict({f.name: s for f, s in zip(positions, sources, strict=True)})
+        self.positions = nn.ModuleDict(sources)
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
         self.head: PredictionHead = head(
             width=width,
@@ -173,3 +175,15 @@ class Decoder(nn.Module):
 
 def _stack(tensors: list[Tensor | None]) -> Tensor | None:
     return None if tensors[0] is None else torch.stack(tensors)
+
+
+def _require_one_giver(kind: str, given: dict[str, tuple[str, ...]]) -> None:
+    """Raise UserError if two parts of decoder.positions give something of one name; `given` names each part's."""
+    givers: dict[str, str] = {}
+    for part, names in given.items():
+        for name in names:
+            if name in givers:
+                raise UserError(
+                    f'decoder.positions: "{givers[name]}" and "{part}" both give the {kind} "{name}"; keep one'
+                )
+            givers[name] = part

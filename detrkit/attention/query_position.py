@@ -27,6 +27,8 @@ class QueryPositionPart(nn.Module):
 
     embeddings: tuple[str, ...]
     """names of the embeddings [B, N, D] that it gives"""
+    codes: tuple[str, ...] = ()
+    """names of the codes [B, N, F] of the query's place that it gives, each scaled by content where that is asked"""
     reads_embeddings = False
     """whether it takes a query's place from the embedding that the query brings along"""
 
@@ -82,6 +84,8 @@ class PointPosition(QueryPositionPart):
             the code only (Conditional DETR, whose embeddings are learned).
     """
 
+    codes = ("point",)
+
     def __init__(
         self,
         *,
@@ -117,6 +121,7 @@ class BoxPosition(QueryPositionPart):
     """
 
     embeddings = ("box",)
+    codes = ("point",)
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class SidePosition(QueryPositionPart):
     """
 
     embeddings = ("side",)
+    codes = ("side",)
 
     def __init__(self, *, width: int, temperature: Temperature = 20.0):
         super().__init__()

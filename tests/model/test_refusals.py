@@ -3,9 +3,21 @@
 import pytest
 
 import detrkit
+from detrkit.attention.query_position import QueryPositionPart
 from detrkit.errors import UserError
+from detrkit.recipe import register
 
 SMALL = ["backbone.name=resnet18", "backbone.pretrained=false", "detector.classes=4", "encoder.layers=1"]
+
+
+@register("query_position", "test_box")
+class OneMoreBox(QueryPositionPart):
+    """A part of one's own that gives what "box" gives, without a code."""
+
+    embeddings = ("box",)
+
+    def __init__(self):
+        super().__init__()
 
 
 @pytest.mark.parametrize(
@@ -28,6 +40,16 @@ SMALL = ["backbone.name=resnet18", "backbone.pretrained=false", "detector.classe
             'the term "content" stands twice',
         ),
         ("sap_detr_r50_50ep", ['decoder.positions=["point","point"]'], '"point" stands twice in decoder.positions'),
+        (
+            "dab_detr_r50_50ep",
+            ['decoder.positions=["box","point"]'],
+            'decoder.positions: "box" and "point" both give the code "point"',
+        ),
+        (
+            "dab_detr_r50_50ep",
+            ['decoder.positions=["box","test_box"]', "decoder.content_scale=false"],
+            'decoder.positions: "box" and "test_box" both give the embedding "box"',
+        ),
     ],
 )
 def test_what_does_not_go_together(name, overrides, message):
