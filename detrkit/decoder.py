@@ -112,6 +112,11 @@ class Decoder(nn.Module):
         sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in positions}
         _require_one_giver("embedding", {name: source.embeddings for name, source in sources.items()})
         _require_one_giver("code", {name: source.codes for name, source in sources.items()})
+        if content_scale and not any(source.codes for source in sources.values()):
+            raise UserError(
+                f"decoder.content_scale = true scales codes of places, and decoder.positions = {list(sources)} gives "
+                'none; set it to false, or name a position that gives one, such as "point"'
+            )
         names = tuple(name for source in sources.values() for name in source.embeddings)
         offered = {"width": width, "heads": heads, "positions": names, "dropout": dropout}
         self.layers = nn.ModuleList(

@@ -50,6 +50,12 @@ class OneMoreBox(QueryPositionPart):
             ['decoder.positions=["box","test_box"]', "decoder.content_scale=false"],
             'decoder.positions: "box" and "test_box" both give the embedding "box"',
         ),
+        ("detr_r50_500ep", ["decoder.content_scale=true"], r"content_scale = true .* \['learned'\] gives none"),
+        (
+            "smca_detr_r50_50ep",
+            ["decoder.content_scale=true"],
+            r"content_scale = true .* \['learned', 'entering'\] gives none",
+        ),
     ],
 )
 def test_what_does_not_go_together(name, overrides, message):
