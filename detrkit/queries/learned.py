@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.layers import MLP, Count, xavier_matrices
 from detrkit.recipe import register
@@ -42,6 +43,11 @@ class LearnedQueries(nn.Module):
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ):
         super().__init__()
+        if point_norm and not point_depth:
+            raise UserError(
+                "queries.point_norm = true norms what points are read off, and with queries.point_depth = 0 no point "
+                "is read; set point_depth (SMCA: 3), or point_norm = false"
+            )
         self.geometry, self.count, self.initial_size = geometry, count, initial_size
         self.embedding = nn.Parameter(torch.randn(groups * count, width))
         self.point_norm = nn.LayerNorm(width) if point_norm else nn.Identity()

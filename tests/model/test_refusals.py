@@ -56,6 +56,7 @@ class OneMoreBox(QueryPositionPart):
             ["decoder.content_scale=true"],
             r"content_scale = true .* \['learned', 'entering'\] gives none",
         ),
+        ("detr_r50_500ep", ["queries.point_norm=true"], r"queries\.point_depth = 0 no point is read"),
     ],
 )
 def test_what_does_not_go_together(name, overrides, message):
