@@ -141,6 +141,11 @@ class Decoder(nn.Module):
             size_offsets=geometry.size_offsets,
         )
 
+    @property
+    def embedding_readers(self) -> list[str]:
+        """Those query positions that read the embedding that each query brings along."""
+        return [name for name, part in self.positions.items() if part.reads_embeddings]
+
     def forward(self, queries: Queries, memory: Memory) -> Output:
         content, reference = queries.content, queries.reference
         attached = reference  # the same place as `reference`, with the graph of the layer before

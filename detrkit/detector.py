@@ -209,6 +209,8 @@ class Detr:
             **shared, channels=backbone.channels, position=recipe.section("position")(width=self.width)
         )
         decoder = recipe.section("decoder")(**shared, levels=encoder.levels, **answer)
+        if check := getattr(generator, "check", None):
+            check(decoder)
         for block in blocks.values():
             block.check(generator, decoder)
         return Detector(

@@ -108,15 +108,13 @@ class Denoising(Block):
     def check(self, queries: nn.Module, decoder: nn.Module) -> None:
         if self.labels is None and getattr(queries, "labels", None) is None:
             raise UserError('a denoising block with labels = "queries" needs queries.content = "label"')
-        if hasattr(queries, "embed_boxes"):
-            return
-        for name, part in getattr(decoder, "positions", {}).items():
-            if getattr(part, "reads_embeddings", False):
-                raise UserError(
-                    f'denoising gives queries known boxes, and decoder.positions has "{name}": places that each query '
-                    'learned and a known box has none of. Take places that are read off references, such as ["point"], '
-                    'or ["box"] where references have sides'
-                )
+        readers = getattr(decoder, "embedding_readers", [])  # a decoder of one's own may not say
+        if readers and not hasattr(queries, "embed_boxes"):
+            raise UserError(
+                f'denoising gives queries known boxes, and decoder.positions has "{readers[0]}": places that each '
+                "query learned and a known box has none of. Take places that are read off references, such as "
+                '["point"], or ["box"] where references have sides'
+            )
 
     def count(self, most: int) -> int:
         """How many groups of `most` objects an image."""

@@ -55,6 +55,16 @@ class LearnedQueries(nn.Module):
         if self.point is not None:
             xavier_matrices(self.point)
 
+    def check(self, decoder: nn.Module) -> None:
+        """Raise UserError if neither references nor the decoder tell one query from another."""
+        tells = self.point is not None and self.geometry.holds_boxes
+        if not tells and getattr(decoder, "embedding_readers", None) == []:  # a decoder of one's own may not say
+            raise UserError(
+                'queries "learned" differ by their embeddings, which no part of decoder.positions reads: all queries '
+                'would be the same one. Name "learned" there'
+                + (", or set queries.point_depth" if self.geometry.holds_boxes else "")
+            )
+
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         """The queries of the first `groups` groups."""
         embedding = self.embedding[: groups * self.count].expand(len(memory.tokens), -1, -1)

@@ -57,12 +57,27 @@ class OneMoreBox(QueryPositionPart):
             r"content_scale = true .* \['learned', 'entering'\] gives none",
         ),
         ("detr_r50_500ep", ["queries.point_norm=true"], r"queries\.point_depth = 0 no point is read"),
+        ("detr_r50_500ep", ['decoder.positions=["point"]'], 'Name "learned" there$'),
+        (
+            "conditional_detr_r50_50ep",
+            ['decoder.positions=["point"]', "queries.point_depth=0"],
+            r'Name "learned" there, or set queries\.point_depth',
+        ),
+        (
+            "detr_r50_500ep",
+            ['decoder.positions=["point"]', "queries.point_depth=2"],  # DETR's references keep no point
+            'Name "learned" there$',
+        ),
     ],
 )
 def test_what_does_not_go_together(name, overrides, message):
     recipe = detrkit.load_recipe(name, [*SMALL, *overrides])
     with pytest.raises(UserError, match=message):
         build(recipe)
+
+
+def test_learned_queries_may_differ_by_their_points_alone():
+    build(detrkit.load_recipe("conditional_detr_r50_50ep", [*SMALL, 'decoder.positions=["point"]']))
 
 
 def build(recipe):
