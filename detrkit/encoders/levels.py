@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import UserError
 from detrkit.layers import shrink_mask
 from detrkit.structures import FeatureMap, Memory
 
@@ -54,6 +55,20 @@ class FeatureLevels(nn.Module):
             extent=last.extent if len(maps) == 1 else None,
             axes=self.position.axes(maps[0], masks[0]) if len(maps) == 1 else None,
         )
+
+
+def only_level(channels: tuple[int, ...], encoder: str) -> int:
+    """The channels of the backbone's one level, for an encoder that reads no more.
+
+    Raises:
+        UserError: there are several.
+    """
+    if len(channels) > 1:
+        raise UserError(
+            f'encoder "{encoder}" reads one feature map, but backbone.levels names {len(channels)}; name one, such as '
+            '[-1], or take encoder.type = "deformable", which reads any number'
+        )
+    return channels[0]
 
 
 def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int) -> nn.Sequential:

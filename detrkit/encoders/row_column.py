@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.attention.row_column import RowColumnAttention
 from detrkit.encoders.layer import PostNormLayer
+from detrkit.encoders.levels import only_level
 from detrkit.errors import UserError
 from detrkit.layers import Activation, Count, Probability
 from detrkit.position import CellPosition
@@ -29,12 +30,12 @@ class RowColumnEncoderLayer(PostNormLayer):
 
 @register("encoder", "row_column")
 class RowColumnEncoder(nn.Module):
-    """Project the coarsest feature map, norm it, and let its cells look along rows and columns (Anchor DETR).
+    """Project the one feature map, norm it, and let its cells look along rows and columns (Anchor DETR).
 
     Needs codes of rows and columns apart: position.type = "axes". All layers start alike, as published.
 
     Args:
-        channels: of each level of the backbone; the last level is used.
+        channels: of the backbone's one level.
         width: D.
         heads: H.
         position: gives the codes of rows and columns.
@@ -60,7 +61,7 @@ class RowColumnEncoder(nn.Module):
     ):
         super().__init__()
         self.position = position
-        self.projection = nn.Conv2d(channels[-1], width, kernel_size=1)
+        self.projection = nn.Conv2d(only_level(channels, "row_column"), width, kernel_size=1)
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
         self.projection_norm = nn.GroupNorm(math.gcd(32, width), width)
@@ -78,13 +79,13 @@ class RowColumnEncoder(nn.Module):
             layer.load_state_dict(self.layers[0].state_dict())
 
     def forward(self, features: list[FeatureMap]) -> Memory:
-        coarsest = features[-1]
-        projected = self.projection_norm(self.projection(coarsest.values))
-        codes = self.position.axes(projected, coarsest.mask)
+        (level,) = features
+        projected = self.projection_norm(self.projection(level.values))
+        codes = self.position.axes(projected, level.mask)
         if codes is None:
             raise UserError('encoder "row_column" needs codes of rows and columns apart: set position.type = "axes"')
-        mask = None if coarsest.mask is None else coarsest.mask.flatten(1)
+        mask = None if level.mask is None else level.mask.flatten(1)
         x = projected.flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x, codes, mask)
-        return Memory(x, codes.cells(), mask, (tuple(projected.shape[-2:]),), coarsest.extent, codes)
+        return Memory(x, codes.cells(), mask, (tuple(projected.shape[-2:]),), level.extent, codes)

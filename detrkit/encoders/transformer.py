@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.attention.multihead import MultiHeadAttention
 from detrkit.encoders.layer import PostNormLayer
+from detrkit.encoders.levels import only_level
 from detrkit.layers import MLP, Activation, Count, Probability, xavier_matrices
 from detrkit.recipe import define_slot, register
 from detrkit.structures import FeatureMap, Memory
@@ -27,10 +28,10 @@ class EncoderLayer(PostNormLayer):
 
 @register("encoder", "transformer")
 class TransformerEncoder(nn.Module):
-    """Project the coarsest feature map to D channels and let its cells attend to one another.
+    """Project the one feature map to D channels and let its cells attend to one another.
 
     Args:
-        channels: of each level of the backbone; the last level is used.
+        channels: of the backbone's one level.
         width: D.
         heads: H.
         position: gives the cells' codes.
@@ -74,19 +75,19 @@ class TransformerEncoder(nn.Module):
         scales = {"none": 0, "shared": min(layers, 1), "per_layer": layers}[position_scale]
         self.scales = nn.ModuleList(MLP(width, width, width, 2) for _ in range(scales))
         xavier_matrices(self)
-        self.projection = nn.Conv2d(channels[-1], width, kernel_size=1)
+        self.projection = nn.Conv2d(only_level(channels, "transformer"), width, kernel_size=1)
         self.projection_norm = nn.GroupNorm(math.gcd(32, width), width) if projection_norm else nn.Identity()
 
     def forward(self, features: list[FeatureMap]) -> Memory:
-        coarsest = features[-1]
-        projected = self.projection_norm(self.projection(coarsest.values))
-        position = self.position(projected, coarsest.mask)
-        mask = None if coarsest.mask is None else coarsest.mask.flatten(1)
+        (level,) = features
+        projected = self.projection_norm(self.projection(level.values))
+        position = self.position(projected, level.mask)
+        mask = None if level.mask is None else level.mask.flatten(1)
         x = projected.flatten(2).transpose(1, 2)
         for index, layer in enumerate(self.layers):
             scaled = position
             if self.scales:
                 scaled = position * self.scales[index % len(self.scales)](x)
             x = layer(x, scaled, mask)
-        axes = self.position.axes(projected, coarsest.mask)
-        return Memory(x, position, mask, (tuple(projected.shape[-2:]),), coarsest.extent, axes)
+        axes = self.position.axes(projected, level.mask)
+        return Memory(x, position, mask, (tuple(projected.shape[-2:]),), level.extent, axes)

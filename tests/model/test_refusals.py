@@ -68,6 +68,12 @@ class OneMoreBox(QueryPositionPart):
             ['decoder.positions=["point"]', "queries.point_depth=2"],  # DETR's references keep no point
             'Name "learned" there$',
         ),
+        (
+            "dab_detr_r50_50ep",
+            ["backbone.levels=[-2,-1]"],
+            r'encoder "transformer" reads one feature map, but backbone\.levels names 2',
+        ),
+        ("anchor_detr_r50_50ep", ["backbone.levels=[1,2,3]"], r'"row_column" .* backbone\.levels names 3'),
     ],
 )
 def test_what_does_not_go_together(name, overrides, message):
