@@ -95,7 +95,7 @@ class MemoryContent(nn.Module):
             convolution = nn.Conv2d(width, width, kernel_size=3, padding=1)
             nn.init.normal_(convolution.weight, std=0.01)
             nn.init.zeros_(convolution.bias)
-            blocks += [convolution, nn.GroupNorm(min(32, width // 8), width), nn.ReLU()]
+            blocks += [convolution, nn.GroupNorm(norm_groups(width), width), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, memory: Memory, points: Tensor) -> Tensor:
@@ -118,6 +118,11 @@ class MemoryContent(nn.Module):
                 values = values.masked_fill(outside, 0)
             values = masked_group_norm(values, outside, block) if isinstance(block, nn.GroupNorm) else block(values)
         return values
+
+
+def norm_groups(width: int) -> int:
+    """The groups that D channels are normed in: 32 of 8 or more (published), else the most such that divide D."""
+    return next(groups for groups in range(min(32, width // 8), 0, -1) if width % groups == 0)
 
 
 def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -52,6 +52,17 @@ def test_heads_start_from_the_current_point_or_from_the_one_before():
     torch.testing.assert_close(published.decode(zero_offsets(), second).points, first.point)
 
 
+@pytest.mark.parametrize(
+    ("width", "groups"), [(8, 1), (44, 4), (64, 8), (96, 12), (100, 10), (212, 4), (256, 32), (288, 32), (300, 30)]
+)
+def test_content_is_normed_in_groups_at_any_width(width, groups):
+    content = MemoryContent(width, border="zero", extent="padded")
+    tokens = torch.randn(1, 6, width)
+    found = content(Memory(tokens, tokens, None, ((2, 3),)), torch.rand(1, 4, 2))
+    assert found.shape == (1, 4, width)
+    assert [block.num_groups for block in content.blocks if isinstance(block, nn.GroupNorm)] == [groups] * 3
+
+
 def test_points_that_start_in_the_middle_of_their_cells():
     geometry = SalientPointGeometry(grid=GRID)
     memory = Memory(torch.zeros(2, 6, 32), torch.zeros(2, 6, 32), None, ((2, 3),))
