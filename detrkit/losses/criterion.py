@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from detrkit.errors import UserError
 from detrkit.losses.terms import Loss
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.structures import Matches, Output, Target, Targets
@@ -23,6 +24,8 @@ class Criterion(nn.Module):
 
     def __init__(self, *, matcher: HungarianMatcher, losses: Mapping[str, Loss]):
         super().__init__()
+        if not losses:
+            raise UserError("losses is empty, so nothing would be learned; name a loss")
         self.matcher, self.losses = matcher, dict(losses)
 
     @property

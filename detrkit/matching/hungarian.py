@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from detrkit.errors import UserError
 from detrkit.matching.costs import Cost
 from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Matches, Output, Targets
@@ -32,6 +33,8 @@ class HungarianMatcher(nn.Module):
 
     def __init__(self, *, costs: Costs):
         super().__init__()
+        if not costs:
+            raise UserError("matcher.costs is empty, so nothing says which query answers which object; name a cost")
         self.costs: dict[str, Cost] = {name: factory() for name, factory in costs.items()}
         self.bad_costs = 0
 

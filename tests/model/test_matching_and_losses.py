@@ -37,9 +37,7 @@ def scene(counts=(2, 0, 3), seed=0, queries=QUERIES):
 
 
 def matcher(*costs):
-    made = HungarianMatcher(costs={})
-    made.costs = {str(i): cost for i, cost in enumerate(costs)}
-    return made
+    return HungarianMatcher(costs={str(i): lambda cost=cost: cost for i, cost in enumerate(costs)})
 
 
 ALL_COSTS = (
@@ -99,7 +97,7 @@ def test_assignment_is_the_cheapest(counts):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_cost_that_is_not_finite_is_the_worst_and_is_counted(bad):
-    made = matcher()
+    made = matcher(L1Cost())
     cost = np.array([[bad, 1.0], [2.0, 9999.0], [50.0, 3.0]])
     queries, objects = made.assign(cost)
     assert list(zip(queries, objects, strict=True)) == [(0, 1), (1, 0)]
@@ -107,7 +105,7 @@ def test_a_cost_that_is_not_finite_is_the_worst_and_is_counted(bad):
 
 
 def test_costs_that_are_all_bad_still_give_an_assignment():
-    made = matcher()
+    made = matcher(L1Cost())
     queries, _ = made.assign(np.full((4, 2), np.nan))
     assert len(queries) == 2
     assert made.bad_costs == 8

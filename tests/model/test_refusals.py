@@ -74,6 +74,12 @@ class OneMoreBox(QueryPositionPart):
             r'encoder "transformer" reads one feature map, but backbone\.levels names 2',
         ),
         ("anchor_detr_r50_50ep", ["backbone.levels=[1,2,3]"], r'"row_column" .* backbone\.levels names 3'),
+        (
+            "dab_detr_r50_50ep",
+            [f"matcher.costs.{name}=none" for name in ("class", "box", "giou")],
+            r"matcher\.costs is empty",
+        ),
+        ("dab_detr_r50_50ep", [f"losses.{name}=none" for name in ("class", "box", "giou")], "losses is empty"),
     ],
 )
 def test_what_does_not_go_together(name, overrides, message):
