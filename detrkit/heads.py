@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from detrkit.layers import MLP, Count
+from detrkit.layers import MLP, Count, at_least_float32
 from detrkit.recipe import define_slot, register
 
 define_slot("head", offers=("width", "classes", "layers", "offset_widths", "size_offsets"))
@@ -108,10 +108,10 @@ class PredictionHead(nn.Module):
             nn.init.constant_(self.objectness.bias, bias)
 
     def offsets(self, layer: int, content: Tensor) -> dict[str, Tensor]:
-        """The geometry's raw offsets from content [B, N, D], at least in float32: places do not survive bfloat16."""
+        """The geometry's raw offsets from content [B, N, D], at least in float32."""
         index = shared_index(self.offset_sharing, layer)
         raw = {name: heads[index](content) for name, heads in self.offset_heads.items()}
-        return {name: x if x.element_size() >= 4 else x.float() for name, x in raw.items()}
+        return {name: at_least_float32(x) for name, x in raw.items()}
 
     def certainty(self, layer: int, content: Tensor) -> Tensor:
         """[B, N] how sure the layer is that there is an object: its best class logit, "no object" not counted."""

@@ -69,3 +69,8 @@ def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
     if mask is None:
         return None
     return F.interpolate(mask[None].to(torch.float32), size=shape)[0].to(torch.bool)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same in float32 if it was in half precision: places do not survive bfloat16."""
+    return x if x.element_size() >= 4 else x.float()

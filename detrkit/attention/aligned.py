@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.attention.summed import Summand, SummedAttention
-from detrkit.layers import MLP
+from detrkit.layers import MLP, at_least_float32
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -75,8 +75,7 @@ class SemanticsAlignedAttention(SummedAttention):
     ) -> Iterator[Summand]:
         """What each head found, then its Gaussian where there is one."""
         regions = self.resample(reference, memory)  # [B * N, D, 7, 7]
-        named = self.places(regions).unflatten(0, content.shape[:2])
-        named = named if named.element_size() >= 4 else named.float()  # places do not survive bfloat16
+        named = at_least_float32(self.places(regions)).unflatten(0, content.shape[:2])
         place, *spread = (split_heads(x, self.heads) for x in named.split(2 * self.heads, dim=-1))  # [B, H, N, 2]
         place = place.tanh()
         image_place = reference.point[:, None] + reference.size("semantics_aligned")[:, None] / 2 * place

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.layers import Count
+from detrkit.layers import Count, at_least_float32
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -73,8 +73,7 @@ class DeformableAttention(nn.Module):
 
     def offsets(self, query: Tensor) -> Tensor:
         """The raw offsets [B, N, H, levels, K, 2] (x, y) of queries [B, N, D], at least in float32."""
-        raw = self.sampling_offsets(query)
-        raw = raw if raw.element_size() >= 4 else raw.float()
+        raw = at_least_float32(self.sampling_offsets(query))
         return raw.unflatten(-1, (self.heads, self.levels, self.points, 2))
 
     def weights(self, query: Tensor) -> Tensor:

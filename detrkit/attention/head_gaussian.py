@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.errors import UserError
+from detrkit.layers import at_least_float32
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -60,12 +60,7 @@ class HeadGaussianTerm(GaussianTerm):
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         read = self.read(position)
-        offset, scale = (split_heads(_wide(layer(read)), self.heads) for layer in (self.offset, self.scale))
+        offset, scale = (split_heads(at_least_float32(layer(read)), self.heads) for layer in (self.offset, self.scale))
         cells = memory.image_cells().to(offset.dtype)[:, None, None]  # [B, 1, 1, 2]
         center = reference.point[:, None] * cells + offset + self.shift  # [B, H, N, 2]
         return self.features(center, scale.square() / 8, memory)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: places do not survive bfloat16."""
-    return x if x.element_size() >= 4 else x.to(torch.float32)

@@ -9,7 +9,7 @@ from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.attention.query_position import QueryPositionPart
 from detrkit.attention.terms import CodeTerm
-from detrkit.layers import MLP
+from detrkit.layers import MLP, at_least_float32
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
 from detrkit.structures import Extent, Memory, Queries, QueryPosition, Reference
@@ -76,9 +76,7 @@ class SideDirectedGaussianTerm(GaussianTerm):
         self.predict = MLP(width, width, 4 * heads, 3)
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
-        predicted = self.predict(content)
-        if predicted.element_size() < 4:  # places do not survive bfloat16; what follows is element by element
-            predicted = predicted.float()
+        predicted = at_least_float32(self.predict(content))  # what follows is element by element
         offset, width = (split_heads(x, self.heads) for x in predicted.chunk(2, dim=-1))  # [B, H, N, 2]
         offset = offset.tanh()
         point = reference.point[:, None]
