@@ -14,7 +14,7 @@ from detrkit.blocks.base import TrainingBlocks
 from detrkit.boxes import center_to_corners
 from detrkit.decoder import Decoder
 from detrkit.errors import UserError
-from detrkit.layers import Count
+from detrkit.layers import Count, take
 from detrkit.losses.criterion import Criterion
 from detrkit.recipe import Factory, Recipe, define_slot, register
 from detrkit.structures import Output, Target
@@ -137,16 +137,11 @@ class Detector(nn.Module):
         if own is not None:
             label = own.squeeze(-1).gather(1, query)
         scale = sizes.to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
-        boxes = _take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
+        boxes = take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
         columns = {"scores": best, "labels": label, "boxes": boxes, "queries": query}
         if output.points is not None:
-            columns["points"] = _take(output.points[-1], query) * scale
+            columns["points"] = take(output.points[-1], query) * scale
         return [{name: column[i] for name, column in columns.items()} for i in range(len(best))]
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows [B, N, F] at index [B, k]: [B, k, F]."""
-    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
 
 
 @register("detector", "detr")

@@ -74,3 +74,8 @@ def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
 def at_least_float32(x: Tensor) -> Tensor:
     """The same in float32 if it was in half precision: places do not survive bfloat16."""
     return x if x.element_size() >= 4 else x.float()
+
+
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows [B, L, F] at index [B, N]: [B, N, F]."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))

@@ -62,11 +62,6 @@ class Proposals(nn.Module):
         return Start(tokens, boxes, usable)
 
 
-def take(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows [B, L, F] at index [B, N]: [B, N, F]."""
-    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
-
-
 def best(scores: Tensor, count: int) -> Tensor:
     """Places [B, N] of the best scores [B, L], best first; N = min(count, L)."""
     return scores.topk(min(count, scores.shape[1]), dim=1).indices

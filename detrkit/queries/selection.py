@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.geometry.base import Geometry
-from detrkit.layers import Count
+from detrkit.layers import Count, take
 from detrkit.position import sine_code
-from detrkit.queries.proposals import Proposals, best, take
+from detrkit.queries.proposals import Proposals, best
 from detrkit.recipe import Factory, register
 from detrkit.structures import Extra, Memory, Output, Queries
 
