@@ -109,8 +109,10 @@ class Memory:
 
     def image_cells(self) -> Tensor:
         """[B or 1, 2] (width, height) of each image in cells: `extent` where known, else counted in whole cells."""
-        if self.extent is not None:
-            return self.extent
+        return self.whole_cells() if self.extent is None else self.extent
+
+    def whole_cells(self) -> Tensor:
+        """[B or 1, 2] how many (columns, rows) of the one level belong to each image."""
         return self.valid_ratios[:, 0] * self.valid_ratios.new_tensor(self.shape[::-1])
 
     def require_axes(self, asker: str) -> AxisCodes:

@@ -88,7 +88,7 @@ class SemanticsAlignedAttention(SummedAttention):
         query = query + self.query_position(code * split_heads(self.position_gate(content).sigmoid(), self.heads))
         yield Summand("aligned", "aligned", query * self.width**-0.5)
         if self.gaussian is not None:
-            cells = self.valid_cells(memory)[:, None, None]
+            cells = memory.whole_cells()[:, None, None]
             features = self.gaussian.features(image_place * cells, spread[0].square() / 8, memory)
             yield Summand("gaussian", self.gaussian.key, features)
 
@@ -103,12 +103,6 @@ class SemanticsAlignedAttention(SummedAttention):
 
     def resample(self, reference: Reference, memory: Memory) -> Tensor:
         """The memory inside each query's box as 7 x 7 cells [B * N, D, 7, 7]; zeros beyond the padded map."""
-        corners = reference.corners("semantics_aligned").detach() * self.valid_cells(memory).repeat(1, 2)[:, None]
+        corners = reference.corners("semantics_aligned").detach() * memory.whole_cells().repeat(1, 2)[:, None]
         values = memory.as_map()
         return roi_align(values, list(corners.to(values.dtype)), CELLS, sampling_ratio=-1, aligned=True)
-
-    @staticmethod
-    def valid_cells(memory: Memory) -> Tensor:
-        """[B or 1, 2] how many (columns, rows) of the map belong to each image."""
-        ratios = memory.valid_ratios[:, 0]
-        return ratios * ratios.new_tensor(memory.shape[::-1])

@@ -80,9 +80,10 @@ class SideDirectedGaussianTerm(GaussianTerm):
         offset, width = (split_heads(x, self.heads) for x in predicted.chunk(2, dim=-1))  # [B, H, N, 2]
         offset = offset.tanh()
         point = reference.point[:, None]
-        cells = point.new_tensor(memory.shape[::-1])
         if self.extent == "image":
-            cells = cells * memory.valid_ratios[:, None]  # [B, 1, 1, 2]
+            cells = memory.whole_cells()[:, None, None]  # [B, 1, 1, 2]
+        else:
+            cells = point.new_tensor(memory.shape[::-1])
         if self.scaled:
             low, high = reference.require_sides("side_directed_gaussian")[:, None].chunk(2, dim=-1)
             center = (point + offset * torch.where(offset > 0, high, low)) * cells
