@@ -21,7 +21,7 @@ define_slot("queries", offers=("width", "classes", "geometry", "groups", "head")
 
 @register("queries", "anchor_boxes")
 class AnchorBoxQueries(nn.Module):
-    """Learned boxes with content of zero, or with patterns (DAB-DETR, section 4.1).
+    """Learned boxes, with content of zero (DAB-DETR, section 4.1) or what `content` and `patterns` say.
 
     Args:
         width: D.
@@ -31,6 +31,10 @@ class AnchorBoxQueries(nn.Module):
         count: anchors.
         patterns: learned content vectors; with P of them each anchor is used P times, pattern by pattern, so that
             N = P * count. 0: none; they add to the content.
+        content: where content starts: at "zero" (DAB-DETR), at a "learned" vector for each anchor (DINO without its
+            query selection), or at the "label" table's vector for no class, the same for all anchors: then a denoising
+            block with labels = "queries" gives known labels their vectors from the same table, and one last channel,
+            0 here, tells the two kinds of queries apart (DN-DETR).
         centers: where the boxes' centres start: "normal", logits from N(0, 1) (published), or "uniform" over the image
             (the official code's `random_refpoints_xy`).
         initial_size: where their width and height start, as a share of the image.
