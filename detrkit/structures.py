@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from detrkit.errors import UserError
+from detrkit.layers import constant
 
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
@@ -111,7 +112,7 @@ class Memory:
         """[B or 1, 2] (width, height) of each image in cells: `extent` where known, else counted in whole cells."""
         if self.extent is not None:
             return self.extent
-        return self.valid_ratios[:, 0] * self.valid_ratios.new_tensor(self.shape[::-1])
+        return self.valid_ratios[:, 0] * constant(self.shape[::-1], self.valid_ratios)
 
     def require_axes(self, asker: str) -> AxisCodes:
         """The codes along rows and columns, or an error that names who needs them."""
@@ -302,8 +303,8 @@ class Targets:
         labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
         boxes = pad_sequence([t["boxes"].reshape(-1, 4).to(dtype) for t in targets], batch_first=True)
         if min(counts) < max(counts):
-            valid = torch.tensor([[j < n for j in range(max(counts))] for n in counts]).to(boxes.device)
-            boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]))
+            valid = constant([[j < n for j in range(max(counts))] for n in counts], boxes, torch.bool)
+            boxes = torch.where(valid[..., None], boxes, constant([0.5, 0.5, 1.0, 1.0], boxes))
         return cls(labels, boxes, counts, len(counts) if images is None else images)
 
 

@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.attention.summed import Summand, SummedAttention
-from detrkit.layers import MLP
+from detrkit.layers import MLP, constant
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -112,4 +112,4 @@ class SemanticsAlignedAttention(SummedAttention):
     def valid_cells(memory: Memory) -> Tensor:
         """[B or 1, 2] how many (columns, rows) of the map belong to each image."""
         ratios = memory.valid_ratios[:, 0]
-        return ratios * ratios.new_tensor(memory.shape[::-1])
+        return ratios * constant(memory.shape[::-1], ratios)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.layers import Count
+from detrkit.layers import Count, constant
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -100,7 +100,7 @@ def star(heads: int, points: int) -> Tensor:
 
 def cells(memory: Memory) -> Tensor:
     """[levels, 1, 2] how far one cell is on each level, as a share of the padded map: (1 / w, 1 / h)."""
-    return memory.position.new_tensor([[1 / w, 1 / h] for h, w in memory.shapes])[:, None]
+    return constant([[1 / w, 1 / h] for h, w in memory.shapes], memory.position)[:, None]
 
 
 @register("cross_attention", "deformable")

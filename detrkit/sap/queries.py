@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
+from detrkit.layers import constant
 from detrkit.recipe import register
 from detrkit.structures import Extent, Memory, Queries
 
@@ -73,7 +74,7 @@ class SalientGridQueries(nn.Module):
         """The queries of the first `groups` groups."""
         batch, count = len(memory.tokens), len(self.points)
         corners = self.points.sigmoid().expand(batch, -1, -1)
-        points = corners + self.in_cell * corners.new_tensor(self.cell)
+        points = corners + self.in_cell * constant(self.cell, corners)
         sides = self.sides[: groups * count].sigmoid().expand(batch, -1, -1)
         if self.content is None:
             content = sides.new_zeros(batch, count, self.width)

@@ -9,7 +9,7 @@ from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.attention.query_position import QueryPositionPart
 from detrkit.attention.terms import CodeTerm
-from detrkit.layers import MLP
+from detrkit.layers import MLP, constant
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
 from detrkit.structures import Extent, Memory, Queries, QueryPosition, Reference
@@ -81,7 +81,7 @@ class SideDirectedGaussianTerm(GaussianTerm):
         offset, width = (split_heads(x, self.heads) for x in predicted.chunk(2, dim=-1))  # [B, H, N, 2]
         offset = offset.tanh()
         point = reference.point[:, None]
-        cells = point.new_tensor(memory.shape[::-1])
+        cells = constant(memory.shape[::-1], point)
         if self.extent == "image":
             cells = cells * memory.valid_ratios[:, None]  # [B, 1, 1, 2]
         if self.scaled:
