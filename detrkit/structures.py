@@ -125,13 +125,14 @@ class Memory:
         """[B or 1, levels, 2] the share of each level's (width, height) that is image and not padding.
 
         It turns places in the image into places in the padded map. Counted in cells, so it differs a little from level
-        to level (Deformable DETR, official code).
+        to level (Deformable DETR, official code). At least float32: places do not survive bfloat16.
         """
+        dtype = torch.promote_types(self.position.dtype, torch.float32)
         if self.mask is None:
-            return self.position.new_ones(1, len(self.shapes), 2)
+            return self.position.new_ones(1, len(self.shapes), 2, dtype=dtype)
         ratios = []
         for mask, shape in zip(self.split(self.mask), self.shapes, strict=True):
-            valid = (~mask.unflatten(1, shape)).to(self.position.dtype)
+            valid = (~mask.unflatten(1, shape)).to(dtype)
             ratios.append(torch.stack((valid[:, 0].sum(1) / shape[1], valid[:, :, 0].sum(1) / shape[0]), dim=-1))
         return torch.stack(ratios, dim=1)
 

@@ -99,8 +99,9 @@ def star(heads: int, points: int) -> Tensor:
 
 
 def cells(memory: Memory) -> Tensor:
-    """[levels, 1, 2] how far one cell is on each level, as a share of the padded map: (1 / w, 1 / h)."""
-    return constant([[1 / w, 1 / h] for h, w in memory.shapes], memory.position)[:, None]
+    """[levels, 1, 2] a cell as a share of each level's padded map: (1 / w, 1 / h), at least float32."""
+    dtype = torch.promote_types(memory.position.dtype, torch.float32)
+    return constant([[1 / w, 1 / h] for h, w in memory.shapes], memory.position, dtype)[:, None]
 
 
 @register("cross_attention", "deformable")
