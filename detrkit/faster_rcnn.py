@@ -106,7 +106,7 @@ class FasterRcnn(nn.Module):
         anchors = AnchorGenerator([(size,) for size in o.anchor_sizes], [tuple(o.aspect_ratios)] * (levels + 1))
         self.proposals = RegionProposalNetwork(
             anchors,
-            RPNHead(o.width, anchors.num_anchors_per_location()[0]),
+            ProposalHead(o.width, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
@@ -118,7 +118,7 @@ class FasterRcnn(nn.Module):
         self.regions = RegionHeads(
             MultiScaleRoIAlign([str(level) for level in range(levels)], output_size=POOL, sampling_ratio=2),
             TwoMLPHead(o.width * POOL**2, o.region_width),
-            FastRCNNPredictor(o.region_width, classes + 1),  # class 0 of the predictor is the background
+            RegionPredictor(o.region_width, classes + 1),  # class 0 of the predictor is the background
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=o.train_regions,
@@ -149,6 +149,7 @@ class FasterRcnn(nn.Module):
         sizes = image_sizes(images, mask)
         images, mask = pad_to_multiple(images, mask, STRIDE)
         levels = self.pyramid(OrderedDict((str(i), f.values) for i, f in enumerate(self.backbone(images, mask))))
+        levels = OrderedDict((name, _precise(level)) for name, level in levels.items())  # anchors take their type
         shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
         truths = None
         if self.training:
@@ -176,6 +177,25 @@ class FasterRcnn(nn.Module):
         scale = sizes.flip(-1).to(images.device) / image_sizes(images, mask)  # [B, 2] of (width, height)
         found = self(images, mask)
         return [{**one, "boxes": one["boxes"].float() * s.repeat(2)} for one, s in zip(found, scale, strict=True)]
+
+
+class ProposalHead(RPNHead):
+    """torchvision's first head, whose numbers are at least float32 under autocast too.
+
+    torchvision computes boxes in the type of a head's offsets, and bfloat16 knows every fourth pixel beyond 512.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, offsets = super().forward(x)
+        return [_precise(level) for level in logits], [_precise(level) for level in offsets]
+
+
+class RegionPredictor(FastRCNNPredictor):
+    """torchvision's second head, in the same way."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, offsets = super().forward(x)
+        return _precise(logits), _precise(offsets)
 
 
 class RegionHeads(RoIHeads):
@@ -234,6 +254,11 @@ class OwnLosses(nn.Module):
 def _absolute(target: Target, size: Tensor) -> dict[str, Tensor]:
     """A truth in torchvision's form: corners in pixels of the input, class 0 kept for the background."""
     return {"labels": target["labels"] + 1, "boxes": center_to_corners(target["boxes"]).float() * size.repeat(2)}
+
+
+def _precise(values: Tensor) -> Tensor:
+    """At least in float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _rows(boxes: Tensor, index: Tensor) -> Tensor:

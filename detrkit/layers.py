@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -49,6 +50,14 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+def constant(values: Sequence, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers that the host knows, on `like`'s device and in its type or `dtype`.
+
+    Unlike `like.new_tensor(values)` it does not wait until a GPU has done all that it was given so far.
+    """
+    return torch.tensor(values, dtype=dtype or like.dtype).to(like.device, non_blocking=True)
 
 
 def xavier_matrices(module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from detrkit.errors import UserError
+from detrkit.layers import constant
 
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
@@ -113,7 +114,7 @@ class Memory:
 
     def whole_cells(self) -> Tensor:
         """[B or 1, 2] how many (columns, rows) of the one level belong to each image."""
-        return self.valid_ratios[:, 0] * self.valid_ratios.new_tensor(self.shape[::-1])
+        return self.valid_ratios[:, 0] * constant(self.shape[::-1], self.valid_ratios)
 
     def require_axes(self, asker: str) -> AxisCodes:
         """The codes along rows and columns, or an error that names who needs them."""
@@ -126,13 +127,14 @@ class Memory:
         """[B or 1, levels, 2] the share of each level's (width, height) that is image and not padding.
 
         It turns places in the image into places in the padded map. Counted in cells, so it differs a little from level
-        to level (Deformable DETR, official code).
+        to level (Deformable DETR, official code). At least float32: places do not survive bfloat16.
         """
+        dtype = torch.promote_types(self.position.dtype, torch.float32)
         if self.mask is None:
-            return self.position.new_ones(1, len(self.shapes), 2)
+            return self.position.new_ones(1, len(self.shapes), 2, dtype=dtype)
         ratios = []
         for mask, shape in zip(self.split(self.mask), self.shapes, strict=True):
-            valid = (~mask.unflatten(1, shape)).to(self.position.dtype)
+            valid = (~mask.unflatten(1, shape)).to(dtype)
             ratios.append(torch.stack((valid[:, 0].sum(1) / shape[1], valid[:, :, 0].sum(1) / shape[0]), dim=-1))
         return torch.stack(ratios, dim=1)
 
@@ -304,8 +306,8 @@ class Targets:
         labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
         boxes = pad_sequence([t["boxes"].reshape(-1, 4).to(dtype) for t in targets], batch_first=True)
         if min(counts) < max(counts):
-            valid = torch.tensor([[j < n for j in range(max(counts))] for n in counts]).to(boxes.device)
-            boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]))
+            valid = constant([[j < n for j in range(max(counts))] for n in counts], boxes, torch.bool)
+            boxes = torch.where(valid[..., None], boxes, constant([0.5, 0.5, 1.0, 1.0], boxes))
         return cls(labels, boxes, counts, len(counts) if images is None else images)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.layers import Count, at_least_float32
+from detrkit.layers import Count, at_least_float32, constant
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -98,8 +98,9 @@ def star(heads: int, points: int) -> Tensor:
 
 
 def cells(memory: Memory) -> Tensor:
-    """[levels, 1, 2] how far one cell is on each level, as a share of the padded map: (1 / w, 1 / h)."""
-    return memory.position.new_tensor([[1 / w, 1 / h] for h, w in memory.shapes])[:, None]
+    """[levels, 1, 2] a cell as a share of each level's padded map: (1 / w, 1 / h), at least float32."""
+    dtype = torch.promote_types(memory.position.dtype, torch.float32)
+    return constant([[1 / w, 1 / h] for h, w in memory.shapes], memory.position, dtype)[:, None]
 
 
 @register("cross_attention", "deformable")

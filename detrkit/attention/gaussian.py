@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.attention.terms import Term
+from detrkit.layers import constant
 from detrkit.structures import Memory
 
 
@@ -22,7 +23,7 @@ def gaussian_query(center: Tensor, precision: Tensor, shape: tuple[int, int]) ->
         shape: (h, w) of the map. Coordinates count from its middle, which keeps squares small and float32 exact enough.
     """
     height, width = shape
-    center = center - center.new_tensor([width / 2, height / 2])
+    center = center - constant([width / 2, height / 2], center)
     return torch.stack((-precision, 2 * precision * center), dim=-1).flatten(-2)
 
 
@@ -33,7 +34,7 @@ def gaussian_center(features: Tensor, shape: tuple[int, int]) -> Tensor:
     """
     precision, product = features.unflatten(-1, (2, 2)).unbind(-1)  # -a and 2 a c, by axis
     height, width = shape
-    return product / (-2 * precision) + features.new_tensor([width / 2, height / 2])
+    return product / (-2 * precision) + constant([width / 2, height / 2], features)
 
 
 def gaussian_key(shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -64,7 +64,7 @@ def visibility(slots: tuple[int, ...], queries: int, device: torch.device) -> Te
     """
     with torch.inference_mode(False):  # a mask made in a trial run serves training too
         group = torch.repeat_interleave(torch.tensor((*slots, queries)))
-        return ((group[:, None] == group) | (group == len(slots))).to(device)
+        return ((group[:, None] == group) | (group == len(slots))).to(device, non_blocking=True)
 
 
 class MultiHeadAttention(nn.Module):

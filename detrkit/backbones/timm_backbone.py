@@ -13,7 +13,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError, UserError
-from detrkit.layers import shrink_mask
+from detrkit.layers import constant, shrink_mask
 from detrkit.recipe import define_slot, register
 from detrkit.structures import FeatureMap
 
@@ -127,7 +127,7 @@ def pad_to_multiple(images: Tensor, mask: Tensor | None, multiple: int) -> tuple
 def image_sizes(images: Tensor, mask: Tensor | None) -> Tensor:
     """[B, 2] float32 (width, height) in pixels of each image without its padding."""
     if mask is None:
-        return torch.tensor(images.shape[:1:-1], dtype=torch.float32, device=images.device).expand(len(images), 2)
+        return constant(images.shape[:1:-1], images, torch.float32).expand(len(images), 2)
     return torch.stack(((~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)), dim=-1).float()
 
 

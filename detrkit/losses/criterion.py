@@ -38,7 +38,7 @@ class Criterion(nn.Module):
 
         So gradients that are averaged over the processes are those of one process with the joined batch.
         """
-        count = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
+        count = torch.full((), float(sum(len(t["labels"]) for t in targets)), device=device)
         world = 1
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)

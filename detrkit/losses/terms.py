@@ -78,8 +78,11 @@ class SoftmaxLoss(Loss):
     """Cross entropy over the classes and "no object", the last logit: a weighted mean over queries (DETR, section 3.2).
 
     Divided by the sum of weights, objects + background * (queries - objects), for the whole batch over all pieces and
-    processes: the official code's number where there is one piece and one process. Of several groups of queries the
-    means are added up (and their sum is then shared out, as for every term).
+    processes: the official code's number where there is one piece and one process, but for two rare batches. The
+    normaliser is all that a piece knows of the others, and it counts objects, not matches, and at least one. So a batch
+    without objects is divided by 1 - background too much, and one that has images with more objects than queries by
+    1 - background too much for each object left over. Of several groups of queries the means are added up (and their
+    sum is then shared out, as for every term).
 
     Args:
         weight: factor of the term.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detrkit.boxes import center_to_corners, inverse_sigmoid
 from detrkit.geometry.base import Decoded, Geometry
+from detrkit.layers import constant
 from detrkit.recipe import register
 from detrkit.structures import Reference
 
@@ -93,14 +94,14 @@ class SalientPointGeometry(Geometry):
     def _around(self, point: Tensor, corners: Tensor) -> SalientReference:
         """A point [..., 2] with its distances to a box's corners [..., 4], in the grid's cell around it."""
         rows, columns = self.grid
-        cell = point.new_tensor([1 / columns, 1 / rows]).expand_as(point)
-        last = point.new_tensor([columns - 1, rows - 1])
+        cell = constant([1 / columns, 1 / rows], point).expand_as(point)
+        last = constant([columns - 1, rows - 1], point)
         origin = (point / cell).floor().clamp(min=0).minimum(last) * cell
         sides = torch.cat((point - corners[..., :2], corners[..., 2:] - point), dim=-1).clamp(min=0)
         return SalientReference(point=point, sides=sides, origin=origin, cell=cell, previous=point)
 
     def start(self, points: Tensor, sides: Tensor, corners: Tensor, cell: tuple[float, float]) -> SalientReference:
-        spacing = points.new_tensor(cell).expand_as(points)
+        spacing = constant(cell, points).expand_as(points)
         return SalientReference(point=points, sides=sides, origin=corners, cell=spacing, previous=points)
 
     def _moved_point(self, offsets: dict[str, Tensor], start: Tensor, reference: SalientReference, cell) -> Tensor:

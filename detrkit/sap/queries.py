@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
+from detrkit.layers import constant
 from detrkit.recipe import register
 from detrkit.structures import Extent, Memory, Queries
 
@@ -73,7 +74,7 @@ class SalientGridQueries(nn.Module):
         """The queries of the first `groups` groups."""
         batch, count = len(memory.tokens), len(self.points)
         corners = self.points.sigmoid().expand(batch, -1, -1)
-        points = corners + self.in_cell * corners.new_tensor(self.cell)
+        points = corners + self.in_cell * constant(self.cell, corners)
         sides = self.sides[: groups * count].sigmoid().expand(batch, -1, -1)
         if self.content is None:
             content = sides.new_zeros(batch, count, self.width)
@@ -105,19 +106,23 @@ class MemoryContent(nn.Module):
             outside = memory.mask.unflatten(1, memory.shape)[:, None]
             values = self._without_padding(values, outside)
             points = points * memory.valid_ratios
+            if self.padding_mode == "border":  # not beyond the middle of the image's last cell
+                half = constant([0.5 / cells for cells in memory.shape[::-1]], memory.valid_ratios)
+                points = points.minimum(memory.valid_ratios - half)
         else:
             values = self.blocks(values)
-        places = (2 * points - 1)[:, :, None].to(values.dtype)
+        places = (2 * points - 1)[:, :, None]
+        values = values.to(places.dtype)  # places do not survive bfloat16
         sampled = F.grid_sample(values, places, padding_mode=self.padding_mode, align_corners=False)  # [B, D, N, 1]
         return sampled.squeeze(-1).transpose(1, 2)
 
     def _without_padding(self, values: Tensor, outside: Tensor) -> Tensor:
-        """As if the image had come alone: padding is zero before each convolution, and no norm sees it."""
+        """As if the image had come alone: padding is zero to all convolutions and at the end, and no norm sees it."""
         for block in self.blocks:
             if isinstance(block, nn.Conv2d):
                 values = values.masked_fill(outside, 0)
             values = masked_group_norm(values, outside, block) if isinstance(block, nn.GroupNorm) else block(values)
-        return values
+        return values.masked_fill(outside, 0)
 
 
 def norm_groups(width: int) -> int:
@@ -126,12 +131,17 @@ def norm_groups(width: int) -> int:
 
 
 def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm of a map [B, C, h, w] with statistics over the cells where `outside` [B, 1, h, w] is False."""
-    grouped = values.unflatten(1, (norm.num_groups, -1))  # [B, G, C / G, h, w]
+    """GroupNorm of a map [B, C, h, w] with statistics over the cells where `outside` [B, 1, h, w] is False.
+
+    Computed at least in float32, and given in the wider type of map and norm.
+    """
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    grouped = wide.unflatten(1, (norm.num_groups, -1))  # [B, G, C / G, h, w]
     inside = (~outside)[:, None].to(grouped.dtype)
     axes = (2, 3, 4)
     count = inside.sum(axes, keepdim=True) * grouped.shape[2]
     mean = (grouped * inside).sum(axes, keepdim=True) / count
     variance = ((grouped - mean).square() * inside).sum(axes, keepdim=True) / count
     normed = ((grouped - mean) * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
-    return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    normed = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return normed.to(torch.promote_types(values.dtype, norm.weight.dtype))

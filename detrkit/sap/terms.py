@@ -9,7 +9,7 @@ from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.attention.query_position import QueryPositionPart
 from detrkit.attention.terms import CodeTerm
-from detrkit.layers import MLP, at_least_float32
+from detrkit.layers import MLP, at_least_float32, constant
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
 from detrkit.structures import Extent, Memory, Queries, QueryPosition, Reference
@@ -83,7 +83,7 @@ class SideDirectedGaussianTerm(GaussianTerm):
         if self.extent == "image":
             cells = memory.whole_cells()[:, None, None]  # [B, 1, 1, 2]
         else:
-            cells = point.new_tensor(memory.shape[::-1])
+            cells = constant(memory.shape[::-1], point)
         if self.scaled:
             low, high = reference.require_sides("side_directed_gaussian")[:, None].chunk(2, dim=-1)
             center = (point + offset * torch.where(offset > 0, high, low)) * cells

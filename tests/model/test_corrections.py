@@ -96,13 +96,14 @@ def padded(values, shape):
     )
 
 
+@pytest.mark.parametrize("border", ["zero", "edge"])
 @pytest.mark.parametrize("extent", ["image", "padded"])
-def test_content_depends_on_padding_as_published_only(extent):
+def test_content_depends_on_padding_as_published_only(extent, border):
     torch.manual_seed(0)
-    # One ring of valid cells is left out of the samples: bilinear sampling at the far edge looks into the padding.
     alone, batched = padded(torch.randn(1, 16, 5, 6, dtype=F64), (8, 9))
-    content = MemoryContent(16, border="zero", extent=extent).double()
-    points = torch.rand(1, 20, 2, dtype=F64) * 0.8
+    content = MemoryContent(16, border=border, extent=extent).double()
+    edges = torch.tensor([[[1.0, 1.0], [0.98, 0.5], [0.5, 0.98], [0.0, 1.0]]], dtype=F64)
+    points = torch.cat((edges, torch.rand(1, 20, 2, dtype=F64)), dim=1)
     same = torch.allclose(content(alone, points), content(batched, points))
     assert same is (extent == "image")
 
@@ -116,6 +117,18 @@ def test_group_norm_of_the_image_alone():
     outside = torch.ones(1, 1, 6, 7, dtype=torch.bool)
     outside[..., :4, :5] = False
     torch.testing.assert_close(masked_group_norm(values, outside, norm)[..., :4, :5], norm(values[..., :4, :5]))
+
+
+def test_group_norm_in_bfloat16_has_statistics_in_float32():
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 16)
+    values = (torch.randn(1, 16, 30, 30) + 8).bfloat16()
+    outside = torch.ones(1, 1, 30, 30, dtype=torch.bool)
+    outside[..., :23, :29] = False
+    inside = values[..., :23, :29]
+    torch.testing.assert_close(masked_group_norm(values, outside, norm)[..., :23, :29], norm(inside.float()))
+    rough = masked_group_norm(values, outside, norm.bfloat16())
+    assert rough.dtype == torch.bfloat16  # beside weights of that type, as nn.GroupNorm
 
 
 @pytest.mark.parametrize("extent", ["image", "padded"])

@@ -1,12 +1,13 @@
 """Deformable attention against explicit loops in float64, and the levels that it reads."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from detrkit.attention.deformable import DeformableAttention, DeformableCrossAttention, star
+from detrkit.attention.deformable import DeformableAttention, DeformableCrossAttention, cells, star
 from detrkit.encoders.deformable import DeformableEncoder
 from detrkit.errors import UserError
 from detrkit.position import SinePosition
@@ -247,3 +248,13 @@ def test_centers_and_ratios():
     torch.testing.assert_close(centers[0, 0, 0].tolist(), [0.5 / 7, 0.1], **exact)
     torch.testing.assert_close(centers[1, 2, 4].tolist(), [0.9, 2.5 / 3], **exact)
     assert (centers[1, 3:, 5:] > 1).all()
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_shares_of_a_map_are_float32_beside_codes_in_bfloat16(padded):
+    """Codes that a network makes (position "axes") are bfloat16 under autocast, and 1 / 7 is not the same there."""
+    exact = memory(padded=padded)
+    rough = replace(exact, tokens=exact.tokens.bfloat16(), position=exact.position.bfloat16())
+    for measure in (lambda m: m.valid_ratios, cells, Memory.centers):
+        assert measure(rough).dtype == torch.float32
+        torch.testing.assert_close(measure(rough).double(), measure(exact), rtol=1e-6, atol=0)

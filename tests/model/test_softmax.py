@@ -72,6 +72,24 @@ def test_pieces_add_up_to_the_batch():
     assert sum(pieces) == pytest.approx(whole.item())
 
 
+@pytest.mark.parametrize(("counts", "left_over"), [((0, 0, 0), 1), ((7, 0, 1), 2), ((2, 1, 3), 0)])
+def test_the_sum_of_weights_beside_torchs(counts, left_over):
+    """No object counts as one that found no query; so does each beyond the number of queries (see `SoftmaxLoss`)."""
+    output, targets = predictions(), Targets.pad(truth(counts), torch.float64)
+    pairs = [(image, n) for image, count in enumerate(counts) for n in range(min(count, QUERIES))]
+    image, query = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(-1)
+    query = query.expand(LAYERS, -1)
+    objects = torch.tensor(max(1.0, sum(counts)))
+    loss = SoftmaxLoss(background=0.25)(output, targets, Matches(image, query, query), objects)
+    label = torch.full((BATCH, QUERIES), CLASSES)
+    for row, count in enumerate(counts):
+        label[row, : min(count, QUERIES)] = (torch.arange(count) % CLASSES)[:QUERIES]
+    weight = torch.tensor([1.0] * CLASSES + [0.25], dtype=torch.float64)
+    official = F.cross_entropy(output.logits[-1].flatten(0, 1), label.flatten(), weight)
+    weights = weight[label].sum()
+    torch.testing.assert_close(loss[-1], official * weights / (weights + 0.75 * left_over))
+
+
 @pytest.mark.parametrize("keep", [2, 300])
 def test_a_query_gives_one_detection_of_its_best_class(keep):
     detector = Detector.__new__(Detector)
