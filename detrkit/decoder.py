@@ -81,6 +81,8 @@ class Decoder(nn.Module):
         moved_by: content that moves the reference: "raw" layer output (published DAB and SAP), or "normed", which
             makes the next reference the very box that was predicted.
         final_norm: norm what the heads read; Anchor, SAM- and Deformable DETR do not.
+        start: "xavier" draws every matrix of the layers Xavier-uniform (DETR and most after it); "copies" leaves them
+            as their parts draw themselves, and starts all layers as the first (Anchor DETR, official code).
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Decoder(nn.Module):
         look_forward_twice: bool = True,
         moved_by: Literal["raw", "normed"] = "raw",
         final_norm: bool = True,
+        start: Literal["xavier", "copies"] = "xavier",
     ):
         super().__init__()
         self.geometry = geometry
@@ -130,7 +133,11 @@ class Decoder(nn.Module):
             for index in range(layers)
         )
         self.content_scale = MLP(width, width, width, 2) if content_scale else None
-        xavier_matrices(self)
+        if start == "xavier":
+            xavier_matrices(self)
+        else:
+            for layer in self.layers[1:]:
+                layer.load_state_dict(self.layers[0].state_dict(), strict=False)  # a first layer may hold more
         self.positions = nn.ModuleDict(sources)
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
         self.head: PredictionHead = head(

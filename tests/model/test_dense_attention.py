@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torchvision.ops import roi_align
 
+import detrkit
 from detrkit.attention.aligned import SemanticsAlignedAttention
 from detrkit.attention.head_gaussian import HeadGaussianTerm
 from detrkit.attention.plain import PlainCrossAttention
@@ -13,6 +14,7 @@ from detrkit.attention.summed import fused_attention
 from detrkit.errors import UserError
 from detrkit.position import AxisPosition, SinePosition, sine_code
 from detrkit.structures import Memory, QueryPosition, Reference
+from tests.small import SMALL
 
 WIDTH, HEADS, QUERIES, SHAPE = 32, 4, 6, (5, 7)
 
@@ -185,3 +187,20 @@ def test_semantics_aligned_attention(memory, gaussian):
         expected.append(logits)
     mixed = attend(torch.stack(expected, dim=1), module.value(memory.tokens), memory.mask)
     torch.testing.assert_close(module(content, QueryPosition(), center, memory), module.out(mixed))
+
+
+def test_anchor_detrs_layers_start_as_copies_drawn_as_linear_layers_are():
+    """Section 9 of its fact sheet: RCDA's packed matrix Xavier-uniform as one, the rest PyTorch's own."""
+    recipe = detrkit.load_recipe("anchor_detr_r50_50ep", [*SMALL, "detector.classes=3"])
+    detector = detrkit.build_detector(recipe)
+    width, hidden = 32, 32
+    for layers in (detector.encoder.layers, detector.decoder.layers):
+        first, *others = (dict(layer.named_parameters()) for layer in layers)
+        assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+        bounds = {name: p.abs().max().item() for name, p in first.items() if p.dim() == 2}
+        for name, bound in bounds.items():
+            rows, columns = first[name].shape
+            packed = name.endswith("in_proj_weight")
+            expected = (6 / (rows + columns)) ** 0.5 if packed else columns**-0.5
+            assert bound == pytest.approx(expected, rel=0.02), name
+        assert {len(first[name]) for name in bounds} >= {5 * width, hidden, width}
