@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,8 @@ def read_coco(path: Path, images: Path) -> tuple[tuple[Category, ...], Records, 
     seen: set[int] = set()
     for position, entry in enumerate(_table(path, data, "annotations")):
         row, fault = _annotation(entry, position, index_of, known, seen)
-        if fault:
-            faults.append(fault)
-        else:
+        faults += [fault] if fault else []
+        if row is not None:
             rows.append(row)
             seen.add(row[1])
     # Stable by image, so that the order inside an image is the file's.
@@ -102,7 +102,17 @@ def _table(path: Path, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63  # fits int64
+
+
+def _finite(value: Any) -> float | None:
+    """A finite number, as JSON has it, or None. JSON knows neither a largest number nor that NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float can hold
+        return None
 
 
 def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...], list[Fault]]:
@@ -152,7 +162,7 @@ def _images(path: Path, data: dict[str, Any], folder: Path) -> tuple[list[tuple]
 def _annotation(
     entry: dict[str, Any], position: int, index_of: dict[int, int], known: set[int], seen: set[int]
 ) -> tuple[tuple | None, Fault | None]:
-    """One row (image index, id, category id, box, area, crowd), or the fault for which it is left out."""
+    """One row (image index, id, category id, box, area, crowd), or None where it is left out; and its fault."""
     image_id, category_id, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
     annotation_id = entry.get("id", position + 1)
 
@@ -168,13 +178,30 @@ def _annotation(
         return left_out("unknown image", f"image id {image_id!r} is not among the images")
     if not _is_id(category_id) or category_id not in known:
         return left_out("unknown category", f"category id {category_id!r} is not among the categories")
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
-    if not numbers or not np.isfinite(box).all():
-        return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {box!r}")
-    area = entry.get("area")
-    if not isinstance(area, int | float) or not np.isfinite(area):
-        area = box[2] * box[3]
-    return (index_of[image_id], annotation_id, category_id, box, area, bool(entry.get("iscrowd", 0))), None
+    numbers = [_finite(side) for side in box] if isinstance(box, list) else []
+    if len(numbers) != 4 or None in numbers:
+        return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {_shown(box)}")
+    crowd = entry.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):  # true and false are 1 and 0
+        return left_out("bad crowd flag", f"iscrowd must be 0, 1, true or false, but is {_shown(crowd)}")
+    given = entry.get("area")
+    area = _finite(given)
+    fault = None
+    if area is None or area < 0:
+        area = numbers[2] * numbers[3]
+        if given is not None:
+            detail = f"area must be a finite number of at least 0, but is {_shown(given)}: w x h is used"
+            fault = Fault("bad area", image_id, annotation_id, detail, loses=False)
+    return (index_of[image_id], annotation_id, category_id, numbers, area, bool(crowd)), fault
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a message, cut where it is long. (Python refuses to write very large numbers.)"""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_boxes(

@@ -81,6 +81,32 @@ def test_each_fault_is_named_and_the_rest_is_kept(tmp_path):
     assert records.boxes[0].tolist() == [50, 30, 20, 20]
 
 
+@pytest.mark.parametrize("area", [-1, -0.5, float("inf"), float("nan"), 10**400, "30", True], ids=lambda a: str(a)[:9])
+def test_an_area_that_is_none_is_named_and_replaced(tmp_path, area):
+    # pycocotools leaves out every truth whose area is below 0: there would be nothing to find, and no AP.
+    _, records, faults = read(tmp_path, [image_entry(1)], [box_entry(10, 1, [1, 1, 5, 6], area=area)])
+    assert records.areas.tolist() == [30]
+    assert [(fault.kind, fault.image_id, fault.annotation_id, fault.loses) for fault in faults] == [
+        ("bad area", 1, 10, False)
+    ]
+
+
+def test_a_missing_area_is_no_fault(tmp_path):
+    annotations = [box_entry(10, 1, [1, 1, 5, 6]), box_entry(11, 1, [1, 1, 2, 6], area=None)]
+    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
+    assert (records.areas.tolist(), faults) == ([30, 12], [])
+
+
+def test_only_a_crowd_flag_makes_a_crowd(tmp_path):
+    flags = [0, 1, True, False, "0", "1", 2, -1, None, 1.0, [], 10**400]
+    annotations = [box_entry(i, 1, [1, 1, 5, 6], iscrowd=flag) for i, flag in enumerate(flags)]
+    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
+    assert records.annotation_ids.tolist() == [0, 1, 2, 3]
+    assert records.crowd.tolist() == [False, True, True, False]
+    assert {(fault.kind, fault.loses) for fault in faults} == {("bad crowd flag", True)}
+    assert [fault.annotation_id for fault in faults] == list(range(4, len(flags)))
+
+
 def test_annotation_id_zero_survives_evaluation(write_set):
     # pycocotools reads a matched truth with id 0 as "not matched".
     truth = coco(write_set([image_entry(0)], [box_entry(0, 0, [1, 1, 9, 9])])).val.ground_truth()
