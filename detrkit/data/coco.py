@@ -16,6 +16,7 @@ from detrkit.errors import DataError
 
 # Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
 EDGE_TOLERANCE = 0.001
+LONGEST_SIDE = 2**31 - 1  # pixels; no image format in use can say more
 
 
 def read_categories(path: Path) -> tuple[Category, ...]:
@@ -89,6 +90,8 @@ def _parse(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: is not UTF-8 text, so not a COCO annotation file") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(data, dict) or "images" not in data:
         raise DataError(f"{path}: is not a COCO annotation file (a JSON object with images, annotations, categories)")
     return data
@@ -120,7 +123,8 @@ def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...],
     faults = []
     for position, entry in enumerate(_table(path, data, "categories")):
         if not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
-            raise DataError(f"{path}: categories[{position}] needs a whole number 'id' and a 'name', but is {entry}")
+            needs = "a whole number 'id' of 64 bits and a 'name'"
+            raise DataError(f"{path}: categories[{position}] needs {needs}, but is {_shown(entry)}")
         category = Category(entry["id"], entry["name"])
         first = found.setdefault(category.id, category)
         if first is not category:
@@ -138,13 +142,13 @@ def _images(path: Path, data: dict[str, Any], folder: Path) -> tuple[list[tuple]
     for position, entry in enumerate(_table(path, data, "images")):
         image_id, name = entry.get("id"), entry.get("file_name")
         if not _is_id(image_id) or not isinstance(name, str):
-            raise DataError(f"{path}: images[{position}] needs a whole number 'id' and a 'file_name'")
+            raise DataError(f"{path}: images[{position}] needs a whole number 'id' of 64 bits and a 'file_name'")
         if image_id in rows:
             detail = f"image id stands twice: {rows[image_id][3]} is used, not {name}"
             faults.append(Fault("duplicate image id", image_id, None, detail, loses=True))
             continue
-        size = (entry.get("height"), entry.get("width"))
-        if not all(isinstance(side, int | float) and side >= 1 for side in size):
+        size = (_finite(entry.get("height")), _finite(entry.get("width")))
+        if not all(side is not None and 1 <= side <= LONGEST_SIDE for side in size):
             try:
                 size = stored_size(folder / name)
                 detail, loses = f"no usable size in the annotation file; {name} is {size[1]} x {size[0]}", False
@@ -171,13 +175,13 @@ def _annotation(
         return None, Fault(kind, *named, detail, loses=True)
 
     if not _is_id(annotation_id):
-        return left_out("bad annotation id", f"annotations[{position}] has the id {annotation_id!r}")
+        return left_out("bad annotation id", f"annotations[{position}] has the id {_shown(annotation_id)}")
     if annotation_id in seen:
         return left_out("duplicate annotation id", "a second annotation of this id is left out")
     if not _is_id(image_id) or image_id not in index_of:
-        return left_out("unknown image", f"image id {image_id!r} is not among the images")
+        return left_out("unknown image", f"image id {_shown(image_id)} is not among the images")
     if not _is_id(category_id) or category_id not in known:
-        return left_out("unknown category", f"category id {category_id!r} is not among the categories")
+        return left_out("unknown category", f"category id {_shown(category_id)} is not among the categories")
     numbers = [_finite(side) for side in box] if isinstance(box, list) else []
     if len(numbers) != 4 or None in numbers:
         return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {_shown(box)}")

@@ -127,10 +127,18 @@ def test_missing_size_is_read_from_the_file(write_set):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("", ":1: is not JSON"),
         ("{", ":1: is not JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"images": [{"id": 1%s}]}' % ("0" * 5000), "cannot be read as JSON"),
         ("[]", "is not a COCO annotation file"),
         ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
         ('{"images": [{}], "categories": [{"id": 1, "name": "a"}]}', "images[0]"),
+        (
+            '{"images": [{"id": 1%s, "file_name": "a"}], "categories": [{"id": 1, "name": "a"}]}' % ("0" * 30),
+            "images[0]",
+        ),
+        ('{"images": [], "categories": [{"id": 1%s, "name": "a"}]}' % ("0" * 30), "categories[0]"),
         ('{"images": 3, "categories": [{"id": 1, "name": "a"}]}', "'images' must be a list"),
         ('{"images": [], "categories": [{"id": "1", "name": "a"}]}', "categories[0]"),
     ],
@@ -142,6 +150,37 @@ def test_what_is_no_annotation_file_is_refused_by_name(tmp_path, text, said):
         read_coco(file, tmp_path)
     assert "broken.json" in str(error.value)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("side", [float("inf"), float("nan"), 1e300, 10**400, True, "60", 0], ids=lambda s: str(s)[:9])
+def test_a_size_that_is_none_is_read_from_the_file(write_set, side):
+    folder = write_set([image_entry(1)], [box_entry(1, 1, [50, 1, 5, 5])])
+    file = folder / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace('"width": 60', f'"width": {json.dumps(side)}'))
+    assert coco(folder).val.records.sizes.tolist() == [[40, 60]]
+    assert [fault.kind for fault in coco(folder).val.faults] == ["no image size"]
+
+
+def test_numbers_too_large_to_keep_are_faults(tmp_path):
+    annotations = [
+        box_entry(10**30, 1, [1, 1, 5, 5]),
+        box_entry(2, 10**30, [1, 1, 5, 5]),
+        box_entry(3, 1, [1, 1, 5, 5], category=10**30),
+        box_entry(4, 1, [1, 1, 5, 10**400]),
+        box_entry(5, 1, [1, 1, 5, True]),
+        box_entry(6, 1, [1, 1, 10**200, 10**200]),
+    ]
+    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
+    assert [fault.kind for fault in faults] == [
+        "bad annotation id",
+        "unknown image",
+        "unknown category",
+        "bad box",
+        "bad box",
+        "out of range",
+    ]
+    assert records.annotation_ids.tolist() == [6]
+    assert max(len(str(fault)) for fault in faults) < 200
 
 
 @pytest.mark.parametrize("last", [True, False])
