@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,72 @@ from detrkit.errors import DataError
 
 # Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
 EDGE_TOLERANCE = 0.001
+_PIECE = 4_000_000  # bytes at the start and at the end of a file, where its categories are looked for
 LONGEST_SIDE = 2**31 - 1  # pixels; no image format in use can say more
 
 
 def read_categories(path: Path) -> tuple[Category, ...]:
     """The categories of an annotation file, sorted by id.
 
-    Of COCO's 450 MB training file only the piece with the categories is parsed, which takes milliseconds.
+    Of COCO's 450 MB training file only the end is parsed (0.2 s); of a file that begins
+    with its categories, only the start. Any other file is parsed whole.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            start = text.rfind(b'"categories"')
-            piece = text[start + len(b'"categories"') : start + 1_000_000] if start >= 0 else b""
-        entries, _ = json.JSONDecoder().raw_decode(piece.decode("utf-8", "ignore").lstrip(" \t\r\n:"))
-        return _categories(path, {"categories": entries})[0]
-    except (OSError, ValueError, DataError):
+        with path.open("rb") as file:
+            start = file.read(_PIECE).decode("utf-8", "ignore")  # the piece may end inside a letter
+            file.seek(max(0, path.stat().st_size - _PIECE))
+            end = file.read().decode("utf-8", "ignore")
+        entries = _last_member(end, "categories")
+        return _categories(path, {"categories": _first_member(start, "categories") if entries is None else entries})[0]
+    except (OSError, ValueError, RecursionError, DataError):
         return _categories(path, _parse(path))[0]  # an unusual file: parse it whole, with its errors named
+
+
+def first_file_names(path: Path, count: int = 50) -> list[str]:
+    """Some of the images' file names in an annotation file, without parsing a large one whole.
+
+    They serve to recognise a folder: among them may be names that stand elsewhere than in ``images``.
+    Raises ``DataError`` where the file is no annotation file, or names no image.
+    """
+    names = []
+    if path.stat().st_size:  # an empty file cannot be mapped
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            found = islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text), count)
+            names = [json.loads(match[1].decode("utf-8", "replace"), strict=False) for match in found]
+    if names:
+        return names
+    data = _parse(path)
+    _categories(path, data)
+    return [row[3] for row in _images(path, data, path.parent)[0][:count]]
+
+
+def _last_member(text: str, key: str) -> Any:
+    """The last value of a JSON object under ``key``, from the end of its text; None where it has another key.
+
+    Inside a string quotes are escaped, so a bare ``"key":`` is a key; and where nothing but the closing
+    brace of the whole file follows its value, it is a key of the outermost object.
+    """
+    for match in reversed(list(re.finditer(rf'(?<!\\)"{key}"\s*:\s*', text))):
+        try:
+            value, after = json.JSONDecoder().raw_decode(text, match.end())
+        except ValueError:
+            continue
+        if re.fullmatch(r"\s*\}\s*", text[after : after + 100]) and not text[after + 100 :].strip():
+            return value
+    return None
+
+
+def _first_member(text: str, key: str) -> Any:
+    """The value of a JSON object under ``key``, from the start of its text; ``ValueError`` where it ends before."""
+    decoder, position, name = json.JSONDecoder(), 0, None
+    while name != key:
+        mark = re.compile(r"\s*[{,]\s*").match(text, position)
+        colon = mark and re.compile(r'"[^"\\]*"\s*:\s*').match(text, mark.end())
+        if not colon:
+            raise ValueError(f"no {key} at the start")
+        name = decoder.raw_decode(text, mark.end())[0]
+        value, position = decoder.raw_decode(text, colon.end())
+    return value
 
 
 def read_coco(path: Path, images: Path) -> tuple[tuple[Category, ...], Records, list[Fault]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from PIL import Image
 
-from detrkit.data.coco import read_categories, read_coco
+from detrkit.data.coco import first_file_names, read_categories, read_coco
 from detrkit.data.dataset import Dataset, DataSource, Split
 from detrkit.data.decode import decode
 from detrkit.data.records import Category, Fault, Labels, Records
@@ -44,16 +42,16 @@ class SplitFiles:
 
 
 def image_folder_of(annotations: Path) -> Path:
-    """The folder with the images of an annotation file: near it, and with the first image that it names."""
-    with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        first = re.search(rb'"file_name"\s*:\s*"([^"]+)"', text)
-        name = first[1].decode("utf-8", "replace") if first else None
+    """The folder with the images of an annotation file: near it, and with the most of the first that it names."""
+    names = first_file_names(annotations)
     near = [annotations.parent, annotations.parent.parent]
     candidates = [*near, *(entry for folder in near for entry in sorted(folder.iterdir()) if entry.is_dir())]
-    for folder in candidates:
-        if name is not None and (folder / name).is_file():
-            return folder
-    raise DataError(f"{annotations}: where are its images? {name} is in no folder beside it; name the folder")
+    found = {folder: sum((folder / name).is_file() for name in names) for folder in candidates}
+    best = max(candidates, key=found.__getitem__)  # the nearest of equals
+    if not found[best]:
+        some = names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more that were tried)"
+        raise DataError(f"{annotations}: where are its images? {some} is in no folder beside it; name the folder")
+    return best
 
 
 class CocoDataset(Dataset):
@@ -98,6 +96,8 @@ def open_annotations(path: Path, folder: Path | None = None) -> CocoDataset:
     """One annotation file by itself, its images as they are; ``folder`` is looked for where it is None."""
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of images")
     folder = folder or image_folder_of(path)
     categories, records, faults = read_coco(path, folder)
     return CocoDataset(

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detrkit.data.coco import read_categories, read_coco
+from detrkit.data.coco_source import open_annotations
 from detrkit.errors import DataError
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry
@@ -134,20 +136,17 @@ def test_missing_size_is_read_from_the_file(write_set):
         ("[]", "is not a COCO annotation file"),
         ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
         ('{"images": [{}], "categories": [{"id": 1, "name": "a"}]}', "images[0]"),
-        (
-            '{"images": [{"id": 1%s, "file_name": "a"}], "categories": [{"id": 1, "name": "a"}]}' % ("0" * 30),
-            "images[0]",
-        ),
         ('{"images": [], "categories": [{"id": 1%s, "name": "a"}]}' % ("0" * 30), "categories[0]"),
         ('{"images": 3, "categories": [{"id": 1, "name": "a"}]}', "'images' must be a list"),
         ('{"images": [], "categories": [{"id": "1", "name": "a"}]}', "categories[0]"),
     ],
 )
-def test_what_is_no_annotation_file_is_refused_by_name(tmp_path, text, said):
+@pytest.mark.parametrize("reader", [open_annotations, lambda file: read_coco(file, file.parent)])
+def test_what_is_no_annotation_file_is_refused_by_name(tmp_path, reader, text, said):
     file = tmp_path / "broken.json"
     file.write_text(text)
     with pytest.raises(DataError) as error:
-        read_coco(file, tmp_path)
+        reader(file)
     assert "broken.json" in str(error.value)
     assert said in str(error.value)
 
@@ -181,15 +180,68 @@ def test_numbers_too_large_to_keep_are_faults(tmp_path):
     ]
     assert records.annotation_ids.tolist() == [6]
     assert max(len(str(fault)) for fault in faults) < 200
+    with pytest.raises(DataError, match=r"images\[0\] needs a whole number 'id' of 64 bits"):
+        read(tmp_path, [image_entry(10**30)])
 
 
-@pytest.mark.parametrize("last", [True, False])
-def test_categories_are_found_without_reading_the_whole_file(tmp_path, last):
-    tables = {"images": [image_entry(1)], "annotations": [{"note": 'a "categories" : trap'}]}
-    content = {**tables, "categories": CATEGORIES} if last else {"categories": CATEGORIES, **tables}
+ATTRIBUTES = {"attributes": {"categories": [{"id": 1, "name": "trap"}]}}
+TRAPS = [  # annotations that hold what looks like the table of categories
+    {"note": 'a "categories": [{"id": 1, "name": "trap"}]} '},
+    {"note": '"categories'},
+    {"note": "categories", "categories": [{"id": 1, "name": "trap"}]},
+    ATTRIBUTES,
+]
+
+
+@pytest.mark.parametrize("order", ["iac", "ica", "cia", "ico"])
+@pytest.mark.parametrize("trap", TRAPS)
+def test_no_annotation_is_taken_for_the_categories(tmp_path, order, trap):
+    tables = {
+        "i": {"images": [image_entry(1) | trap]},
+        "a": {"annotations": [trap]},
+        "c": {"categories": [category | trap for category in CATEGORIES]},
+        "o": ATTRIBUTES,
+    }
     file = tmp_path / "a.json"
-    file.write_text(json.dumps(content, indent=2))
+    file.write_text(json.dumps({key: value for name in order for key, value in tables[name].items()}, indent=2))
+    assert [(category.id, category.name) for category in read_categories(file)] == [(3, "cat"), (7, "dog")]
+
+
+@pytest.mark.parametrize("order", ["iac", "cia", "ica"])
+def test_categories_of_a_large_file_are_read_without_the_rest(tmp_path, order, monkeypatch):
+    tables = {
+        "i": ("images", [image_entry(i) for i in range(60_000)]),
+        "a": ("annotations", [box_entry(i, i, [1, 1, 2, 2]) | ATTRIBUTES for i in range(60_000)]),
+        "c": ("categories", CATEGORIES),
+    }
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(dict(tables[name] for name in order)))
+    whole = []
+    monkeypatch.setattr("detrkit.data.coco._parse", lambda path: whole.append(path) or json.loads(path.read_text()))
     assert [category.id for category in read_categories(file)] == [3, 7]
+    assert len(whole) == (order == "ica")  # in the middle of 15 MB, they are looked for by parsing all
+
+
+def test_the_image_folder_is_found_by_its_names(tmp_path):
+    name = 'größe "1"\\ä.png'
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "other").mkdir()
+    images = [image_entry(1, name="lost.png"), image_entry(2, name=name), image_entry(3, name="3.png")]
+    file = tmp_path / "annotations" / "a.json"
+    for entry in images[1:]:
+        Image.new("RGB", (60, 40)).save(tmp_path / "pictures" / entry["file_name"])
+    (tmp_path / "other" / "lost.png").touch()
+    for ascii_only in (True, False):  # escaped, as json.dump writes it, and as UTF-8
+        for some in (images, images[1:2]):
+            content = {"images": some, "annotations": [], "categories": CATEGORIES}
+            file.write_text(json.dumps(content, ensure_ascii=ascii_only), encoding="utf-8")
+            assert open_annotations(file).folder == tmp_path / "pictures"
+    with pytest.raises(DataError, match="nowhere: no such folder of images"):
+        open_annotations(file, tmp_path / "nowhere")
+    file.write_text(file.read_text().replace("größe", "big"))
+    with pytest.raises(DataError, match="where are its images"):
+        open_annotations(file)
 
 
 def test_splits_must_agree_on_categories(write_set):
