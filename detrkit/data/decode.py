@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from detrkit.errors import DataError
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = {5, 6, 7, 8}  # orientations that swap height and width
+
+# From half of the size at which it refuses, Pillow warns, without the file's name: nothing that one can act on.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class WrongSizeError(DataError):
@@ -39,11 +43,8 @@ def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None) ->
                     )
                 upright = file
             return to_rgb(upright)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file") from error
-    # A broken file raises nearly anything from Pillow's format plug-ins.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+    except Exception as error:
+        raise _named(error, path) from error
 
 
 def stored_size(path: Path) -> tuple[int, int]:
@@ -52,10 +53,22 @@ def stored_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as file:
             turned = file.getexif().get(_EXIF_ORIENTATION) in _TURNED
             return (file.width, file.height) if turned else (file.height, file.width)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+    except Exception as error:
+        raise _named(error, path) from error
+
+
+def _named(error: Exception, path: str | os.PathLike[str]) -> DataError:
+    """What went wrong with an image file; a broken one raises nearly anything from Pillow's format plug-ins."""
+    if isinstance(error, DataError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: no such image file")
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        return DataError(
+            f"{path}: has more than {limit} million pixels; make it smaller, or cut it into several images"
+        )
+    return DataError(f"{path}: cannot be read as an image: {error or type(error).__name__}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
