@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.data.decode import stored_size
+from detrkit.data.decode import Exif, stored_size
 from detrkit.data.records import Category, Fault, Records, clip_boxes
 from detrkit.errors import DataError
 
@@ -54,7 +54,7 @@ def first_file_names(path: Path, count: int = 50) -> list[str]:
         return names
     data = _parse(path)
     _categories(path, data)
-    return [row[3] for row in _images(path, data, path.parent)[0][:count]]
+    return [row[3] for row in _images(path, data, path.parent, "upright")[0][:count]]
 
 
 def _last_member(text: str, key: str) -> Any:
@@ -86,19 +86,19 @@ def _first_member(text: str, key: str) -> Any:
     return value
 
 
-def read_coco(path: Path, images: Path) -> tuple[tuple[Category, ...], Records, list[Fault]]:
+def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tuple[Category, ...], Records, list[Fault]]:
     """Read an annotation file: its categories by id, its records, and the faults found on the way.
 
     Annotations that cannot be used (no area, wholly outside, unknown image or category, a second one of
     the same id) are left out, each with a fault; boxes that pass the edge stay as they are, with a fault,
     and are clipped when training. Images without boxes are kept. ``images`` is the folder of the images,
-    looked into only for images whose size the file does not give. Raises ``DataError`` where the file is
-    no annotation file at all.
+    looked into only for images whose size the file does not give (see ``decode`` for ``exif``). Raises
+    ``DataError`` where the file is no annotation file at all.
     """
     data = _parse(path)
     categories, faults = _categories(path, data)
     known = {category.id for category in categories}
-    image_rows, image_faults = _images(path, data, images)
+    image_rows, image_faults = _images(path, data, images, exif)
     faults += image_faults
     index_of = {row[0]: index for index, row in enumerate(image_rows)}
     sizes = np.array([row[1:3] for row in image_rows], dtype=np.int64).reshape(-1, 2)
@@ -187,7 +187,7 @@ def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...],
     return tuple(sorted(found.values(), key=lambda category: category.id)), faults
 
 
-def _images(path: Path, data: dict[str, Any], folder: Path) -> tuple[list[tuple], list[Fault]]:
+def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple[list[tuple], list[Fault]]:
     """Rows (id, height, width, file name), sorted by id."""
     rows: dict[int, tuple] = {}
     faults = []
@@ -202,7 +202,7 @@ def _images(path: Path, data: dict[str, Any], folder: Path) -> tuple[list[tuple]
         size = (_finite(entry.get("height")), _finite(entry.get("width")))
         if not all(side is not None and 1 <= side <= LONGEST_SIDE for side in size):
             try:
-                size = stored_size(folder / name)
+                size = stored_size(folder / name, exif=exif)
                 detail, loses = f"no usable size in the annotation file; {name} is {size[1]} x {size[0]}", False
             except DataError as error:
                 detail, loses = f"left out: no usable size in the annotation file, and {error}", True

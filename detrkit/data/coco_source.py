@@ -12,7 +12,7 @@ from PIL import Image
 
 from detrkit.data.coco import first_file_names, read_categories, read_coco
 from detrkit.data.dataset import Dataset, DataSource, Split
-from detrkit.data.decode import decode
+from detrkit.data.decode import Exif, decode
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment, NoAugment
 from detrkit.errors import DataError
@@ -67,8 +67,10 @@ class CocoDataset(Dataset):
         categories: tuple[Category, ...],
         records: Records,
         faults: list[Fault],
+        exif: Exif = "upright",
     ):
         super().__init__(split=split, labels=labels, augment=augment)
+        self.exif = exif
         self.folder = folder
         self._categories = categories
         self._records = records
@@ -87,7 +89,7 @@ class CocoDataset(Dataset):
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
         height, width = self._records.sizes[index].tolist()
-        image = decode(self.image_path(index), size=(height, width))
+        image = decode(self.image_path(index), size=(height, width), exif=self.exif)
         boxes, category_ids = self._records.training_boxes(index)
         return image, boxes, self.labels.of(category_ids)
 
@@ -118,7 +120,9 @@ class CocoSource(DataSource):
     root: folder with ``annotations/instances_<split>2017.json`` and ``<split>2017/``, or
     ``annotations/instances_<split>.json`` and ``<split>/``, or Roboflow's ``<split>/_annotations.coco.json``.
     train, val: files elsewhere (``annotations``, ``images``). labels: ``contiguous`` numbers the categories
-    0..K-1 by id; ``category_id`` keeps their ids, as official checkpoints with 91 outputs need.
+    0..K-1 by id; ``category_id`` keeps their ids, as official checkpoints with 91 outputs need. exif: whether
+    boxes are for images turned ``upright`` by their EXIF orientation or for the pixels as ``stored``; it
+    decides only where the annotated size fits both, and `detrkit check-data` names such images.
     """
 
     def __init__(
@@ -128,11 +132,13 @@ class CocoSource(DataSource):
         train: SplitFiles = SplitFiles(),
         val: SplitFiles = SplitFiles(),
         labels: Literal["contiguous", "category_id"] = "contiguous",
+        exif: Exif = "upright",
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(augment=augment())
         self._root = Path(root).expanduser() if root is not None else None
         self._files = {"train": train, "val": val}
+        self._exif: Exif = exif
         self._keep_ids = labels == "category_id"
 
     @cached_property
@@ -178,7 +184,7 @@ class CocoSource(DataSource):
 
     def open(self, split: Split) -> CocoDataset:
         path, folder = self.files(split)
-        categories, records, faults = read_coco(path, folder)
+        categories, records, faults = read_coco(path, folder, exif=self._exif)
         known = {category.id: category.name for category in self.categories}
         for category in categories:
             if known.get(category.id) != category.name:
@@ -195,4 +201,5 @@ class CocoSource(DataSource):
             categories=categories,
             records=records,
             faults=faults,
+            exif=self._exif,
         )

@@ -49,6 +49,10 @@ def test_annotations_that_ignore_the_rotation_get_the_stored_image(tmp_path, sce
     scene.save(tmp_path / "a.png", exif=exif)
     assert decode(tmp_path / "a.png").size == (12, 20)
     assert np.array_equal(np.asarray(decode(tmp_path / "a.png", size=(12, 20))), np.asarray(scene))
+    assert np.array_equal(np.asarray(decode(tmp_path / "a.png", exif="stored")), np.asarray(scene))
+    assert decode(tmp_path / "a.png", size=(20, 12), exif="stored").size == (12, 20)  # the size decides
+    assert stored_size(tmp_path / "a.png") == (20, 12)
+    assert stored_size(tmp_path / "a.png", exif="stored") == (12, 20)
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("L", "png"), ("1", "png"), ("P", "png"), ("CMYK", "tif"), ("LA", "png")])
