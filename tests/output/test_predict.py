@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from detrkit.data.transforms import FlipAugment
 from detrkit.errors import UserError
 from detrkit.predict import Prediction, Unreadable, find_images, predict
 
@@ -86,10 +87,14 @@ def test_predict_in_order_with_a_broken_file(folder, batch_size):
     assert max(shape[0] for shape in seen.batches) <= batch_size
 
 
-def test_boxes_are_in_pixels_of_the_file_when_it_is_resized(folder):
-    (entry,) = predict(
-        Brightness(), [folder / "b.png"], transform=lambda image: image.resize((400, 300)), threshold=0.0
-    )
+@pytest.mark.parametrize(
+    ("transform", "seen"),
+    [(lambda image: image.resize((400, 300)), (300, 400)), (FlipAugment(max_size=20).evaluate, (15, 20))],
+)
+def test_boxes_are_in_pixels_of_the_file_when_it_is_resized(folder, transform, seen):
+    detector = Brightness()
+    (entry,) = predict(detector, [folder / "b.png"], transform=transform, threshold=0.0)
+    assert detector.batches == [(1, 3, *seen)]
     assert entry.result["boxes"][0].tolist() == [0, 0, 40, 30]
     assert len(entry.result["scores"]) == 2
     assert entry.image.size == (40, 30)
