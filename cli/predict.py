@@ -94,14 +94,15 @@ def _picture_paths(below: list[Path], out: Path) -> list[Path]:
 
     Formats that only few programs show become PNG.
     """
-    paths: list[Path] = []
+    paths: dict[Path, int] = {}  # in order; the number to try next where another image wants the same path
     for image in below:
         name = image.name if image.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{image.name}.png"
-        path, number = out / image.parent / name, 2
+        path = wanted = out / image.parent / name
         while path in paths:
-            path, number = path.with_name(f"{Path(name).stem}-{number}{Path(name).suffix}"), number + 1
-        paths.append(path)
-    return paths
+            path = wanted.with_name(f"{wanted.stem}-{paths[wanted]}{wanted.suffix}")
+            paths[wanted] += 1
+        paths[path] = 2
+    return list(paths)
 
 
 def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, points: bool) -> None:

@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detrkit.data.coco_source import CocoDataset
 from detrkit.data.dataset import Dataset
-from detrkit.data.decode import WrongSizeError, decode
+from detrkit.data.decode import WrongSizeError, decode, open_orientation
 from detrkit.data.records import Fault
 from detrkit.errors import DataError
 
@@ -107,22 +106,27 @@ def check_split(
 
 def _check_files(dataset: CocoDataset) -> Iterator[Fault | None]:
     """One entry for each image: what is wrong with its file, if anything."""
-    records = dataset.records
-    rows = zip(
-        map(dataset.image_path, range(len(dataset))), records.image_ids.tolist(), records.sizes.tolist(), strict=True
-    )
     # Threads, as Pillow decodes outside Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda row: _check_file(*row), rows)
+        yield from pool.map(lambda index: _check_file(dataset, index), range(len(dataset)))
 
 
-def _check_file(path: Path, image_id: int, size: list[int]) -> Fault | None:
+def _check_file(dataset: CocoDataset, index: int) -> Fault | None:
+    path, image_id = dataset.image_path(index), dataset.image_id(index)
+    height, width = dataset.records.sizes[index].tolist()
     if not path.is_file():
         return Fault("missing file", image_id, None, f"{path} does not exist", loses=True)
     try:
-        decode(path, size=(size[0], size[1]))
+        decode(path, size=(height, width), exif=dataset.exif)
     except WrongSizeError as error:
         return Fault("other size", image_id, None, str(error), loses=True)
     except DataError as error:
         return Fault("unreadable image", image_id, None, str(error), loses=True)
-    return None
+    orientation = open_orientation(path) if dataset.exif == "upright" else None
+    if orientation is None:
+        return None
+    detail = (
+        f"{path.name} has EXIF orientation {orientation} and is turned upright; if its boxes are for the pixels "
+        'as stored, set data.exif = "stored" (its size fits both)'
+    )
+    return Fault("unclear orientation", image_id, None, detail, loses=False)

@@ -3,48 +3,102 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
+import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detrkit.data.decode import stored_size
+from detrkit.data.decode import Exif, stored_size
 from detrkit.data.records import Category, Fault, Records, clip_boxes
 from detrkit.errors import DataError
 
 # Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
 EDGE_TOLERANCE = 0.001
+_PIECE = 4_000_000  # bytes at the start and at the end of a file, where its categories are looked for
+LONGEST_SIDE = 2**31 - 1  # pixels; no image format in use can say more
 
 
 def read_categories(path: Path) -> tuple[Category, ...]:
     """The categories of an annotation file, sorted by id.
 
-    Of COCO's 450 MB training file only the piece with the categories is parsed, which takes milliseconds.
+    Of COCO's 450 MB training file only the end is parsed (0.2 s); of a file that begins
+    with its categories, only the start. Any other file is parsed whole.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            start = text.rfind(b'"categories"')
-            piece = text[start + len(b'"categories"') : start + 1_000_000] if start >= 0 else b""
-        entries, _ = json.JSONDecoder().raw_decode(piece.decode("utf-8", "ignore").lstrip(" \t\r\n:"))
-        return _categories(path, {"categories": entries})[0]
-    except (OSError, ValueError, DataError):
+        with path.open("rb") as file:
+            start = file.read(_PIECE).decode("utf-8", "ignore")  # the piece may end inside a letter
+            file.seek(max(0, path.stat().st_size - _PIECE))
+            end = file.read().decode("utf-8", "ignore")
+        entries = _last_member(end, "categories")
+        return _categories(path, {"categories": _first_member(start, "categories") if entries is None else entries})[0]
+    except (OSError, ValueError, RecursionError, DataError):
         return _categories(path, _parse(path))[0]  # an unusual file: parse it whole, with its errors named
 
 
-def read_coco(path: Path, images: Path) -> tuple[tuple[Category, ...], Records, list[Fault]]:
+def first_file_names(path: Path, count: int = 50) -> list[str]:
+    """Some of the images' file names in an annotation file, without parsing a large one whole.
+
+    They serve to recognise a folder: among them may be names that stand elsewhere than in ``images``.
+    Raises ``DataError`` where the file is no annotation file, or names no image.
+    """
+    names = []
+    if path.stat().st_size:  # an empty file cannot be mapped
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            found = islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text), count)
+            names = [json.loads(match[1].decode("utf-8", "replace"), strict=False) for match in found]
+    if names:
+        return names
+    data = _parse(path)
+    _categories(path, data)
+    return [row[3] for row in _images(path, data, path.parent, "upright")[0][:count]]
+
+
+def _last_member(text: str, key: str) -> Any:
+    """The last value of a JSON object under ``key``, from the end of its text; None where it has another key.
+
+    Inside a string quotes are escaped, so a bare ``"key":`` is a key; and where nothing but the closing
+    brace of the whole file follows its value, it is a key of the outermost object.
+    """
+    for match in reversed(list(re.finditer(rf'(?<!\\)"{key}"\s*:\s*', text))):
+        try:
+            value, after = json.JSONDecoder().raw_decode(text, match.end())
+        except ValueError:
+            continue
+        if re.fullmatch(r"\s*\}\s*", text[after : after + 100]) and not text[after + 100 :].strip():
+            return value
+    return None
+
+
+def _first_member(text: str, key: str) -> Any:
+    """The value of a JSON object under ``key``, from the start of its text; ``ValueError`` where it ends before."""
+    decoder, position, name = json.JSONDecoder(), 0, None
+    while name != key:
+        mark = re.compile(r"\s*[{,]\s*").match(text, position)
+        colon = mark and re.compile(r'"[^"\\]*"\s*:\s*').match(text, mark.end())
+        if not colon:
+            raise ValueError(f"no {key} at the start")
+        name = decoder.raw_decode(text, mark.end())[0]
+        value, position = decoder.raw_decode(text, colon.end())
+    return value
+
+
+def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tuple[Category, ...], Records, list[Fault]]:
     """Read an annotation file: its categories by id, its records, and the faults found on the way.
 
     Annotations that cannot be used (no area, wholly outside, unknown image or category, a second one of
     the same id) are left out, each with a fault; boxes that pass the edge stay as they are, with a fault,
     and are clipped when training. Images without boxes are kept. ``images`` is the folder of the images,
-    looked into only for images whose size the file does not give. Raises ``DataError`` where the file is
-    no annotation file at all.
+    looked into only for images whose size the file does not give (see ``decode`` for ``exif``). Raises
+    ``DataError`` where the file is no annotation file at all.
     """
     data = _parse(path)
     categories, faults = _categories(path, data)
     known = {category.id for category in categories}
-    image_rows, image_faults = _images(path, data, images)
+    image_rows, image_faults = _images(path, data, images, exif)
     faults += image_faults
     index_of = {row[0]: index for index, row in enumerate(image_rows)}
     sizes = np.array([row[1:3] for row in image_rows], dtype=np.int64).reshape(-1, 2)
@@ -53,9 +107,8 @@ def read_coco(path: Path, images: Path) -> tuple[tuple[Category, ...], Records, 
     seen: set[int] = set()
     for position, entry in enumerate(_table(path, data, "annotations")):
         row, fault = _annotation(entry, position, index_of, known, seen)
-        if fault:
-            faults.append(fault)
-        else:
+        faults += [fault] if fault else []
+        if row is not None:
             rows.append(row)
             seen.add(row[1])
     # Stable by image, so that the order inside an image is the file's.
@@ -89,6 +142,8 @@ def _parse(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: is not UTF-8 text, so not a COCO annotation file") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(data, dict) or "images" not in data:
         raise DataError(f"{path}: is not a COCO annotation file (a JSON object with images, annotations, categories)")
     return data
@@ -102,7 +157,17 @@ def _table(path: Path, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63  # fits int64
+
+
+def _finite(value: Any) -> float | None:
+    """A finite number, as JSON has it, or None. JSON knows neither a largest number nor that NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float can hold
+        return None
 
 
 def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...], list[Fault]]:
@@ -110,7 +175,8 @@ def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...],
     faults = []
     for position, entry in enumerate(_table(path, data, "categories")):
         if not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
-            raise DataError(f"{path}: categories[{position}] needs a whole number 'id' and a 'name', but is {entry}")
+            needs = "a whole number 'id' of 64 bits and a 'name'"
+            raise DataError(f"{path}: categories[{position}] needs {needs}, but is {_shown(entry)}")
         category = Category(entry["id"], entry["name"])
         first = found.setdefault(category.id, category)
         if first is not category:
@@ -121,22 +187,22 @@ def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...],
     return tuple(sorted(found.values(), key=lambda category: category.id)), faults
 
 
-def _images(path: Path, data: dict[str, Any], folder: Path) -> tuple[list[tuple], list[Fault]]:
+def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple[list[tuple], list[Fault]]:
     """Rows (id, height, width, file name), sorted by id."""
     rows: dict[int, tuple] = {}
     faults = []
     for position, entry in enumerate(_table(path, data, "images")):
         image_id, name = entry.get("id"), entry.get("file_name")
         if not _is_id(image_id) or not isinstance(name, str):
-            raise DataError(f"{path}: images[{position}] needs a whole number 'id' and a 'file_name'")
+            raise DataError(f"{path}: images[{position}] needs a whole number 'id' of 64 bits and a 'file_name'")
         if image_id in rows:
             detail = f"image id stands twice: {rows[image_id][3]} is used, not {name}"
             faults.append(Fault("duplicate image id", image_id, None, detail, loses=True))
             continue
-        size = (entry.get("height"), entry.get("width"))
-        if not all(isinstance(side, int | float) and side >= 1 for side in size):
+        size = (_finite(entry.get("height")), _finite(entry.get("width")))
+        if not all(side is not None and 1 <= side <= LONGEST_SIDE for side in size):
             try:
-                size = stored_size(folder / name)
+                size = stored_size(folder / name, exif=exif)
                 detail, loses = f"no usable size in the annotation file; {name} is {size[1]} x {size[0]}", False
             except DataError as error:
                 detail, loses = f"left out: no usable size in the annotation file, and {error}", True
@@ -152,7 +218,7 @@ def _images(path: Path, data: dict[str, Any], folder: Path) -> tuple[list[tuple]
 def _annotation(
     entry: dict[str, Any], position: int, index_of: dict[int, int], known: set[int], seen: set[int]
 ) -> tuple[tuple | None, Fault | None]:
-    """One row (image index, id, category id, box, area, crowd), or the fault for which it is left out."""
+    """One row (image index, id, category id, box, area, crowd), or None where it is left out; and its fault."""
     image_id, category_id, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
     annotation_id = entry.get("id", position + 1)
 
@@ -161,20 +227,37 @@ def _annotation(
         return None, Fault(kind, *named, detail, loses=True)
 
     if not _is_id(annotation_id):
-        return left_out("bad annotation id", f"annotations[{position}] has the id {annotation_id!r}")
+        return left_out("bad annotation id", f"annotations[{position}] has the id {_shown(annotation_id)}")
     if annotation_id in seen:
         return left_out("duplicate annotation id", "a second annotation of this id is left out")
     if not _is_id(image_id) or image_id not in index_of:
-        return left_out("unknown image", f"image id {image_id!r} is not among the images")
+        return left_out("unknown image", f"image id {_shown(image_id)} is not among the images")
     if not _is_id(category_id) or category_id not in known:
-        return left_out("unknown category", f"category id {category_id!r} is not among the categories")
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
-    if not numbers or not np.isfinite(box).all():
-        return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {box!r}")
-    area = entry.get("area")
-    if not isinstance(area, int | float) or not np.isfinite(area):
-        area = box[2] * box[3]
-    return (index_of[image_id], annotation_id, category_id, box, area, bool(entry.get("iscrowd", 0))), None
+        return left_out("unknown category", f"category id {_shown(category_id)} is not among the categories")
+    numbers = [_finite(side) for side in box] if isinstance(box, list) else []
+    if len(numbers) != 4 or None in numbers:
+        return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {_shown(box)}")
+    crowd = entry.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):  # true and false are 1 and 0
+        return left_out("bad crowd flag", f"iscrowd must be 0, 1, true or false, but is {_shown(crowd)}")
+    given = entry.get("area")
+    area = _finite(given)
+    fault = None
+    if area is None or area < 0:
+        area = numbers[2] * numbers[3]
+        if given is not None:
+            detail = f"area must be a finite number of at least 0, but is {_shown(given)}: w x h is used"
+            fault = Fault("bad area", image_id, annotation_id, detail, loses=False)
+    return (index_of[image_id], annotation_id, category_id, numbers, area, bool(crowd)), fault
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a message, cut where it is long. (Python refuses to write very large numbers.)"""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_boxes(

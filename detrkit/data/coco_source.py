@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Annotated, Literal
 import numpy as np
 from PIL import Image
 
-from detrkit.data.coco import read_categories, read_coco
+from detrkit.data.coco import first_file_names, read_categories, read_coco
 from detrkit.data.dataset import Dataset, DataSource, Split
-from detrkit.data.decode import decode
+from detrkit.data.decode import Exif, decode
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment, NoAugment
 from detrkit.errors import DataError
@@ -44,16 +42,16 @@ class SplitFiles:
 
 
 def image_folder_of(annotations: Path) -> Path:
-    """The folder with the images of an annotation file: near it, and with the first image that it names."""
-    with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        first = re.search(rb'"file_name"\s*:\s*"([^"]+)"', text)
-        name = first[1].decode("utf-8", "replace") if first else None
+    """The folder with the images of an annotation file: near it, and with the most of the first that it names."""
+    names = first_file_names(annotations)
     near = [annotations.parent, annotations.parent.parent]
     candidates = [*near, *(entry for folder in near for entry in sorted(folder.iterdir()) if entry.is_dir())]
-    for folder in candidates:
-        if name is not None and (folder / name).is_file():
-            return folder
-    raise DataError(f"{annotations}: where are its images? {name} is in no folder beside it; name the folder")
+    found = {folder: sum((folder / name).is_file() for name in names) for folder in candidates}
+    best = max(candidates, key=found.__getitem__)  # the nearest of equals
+    if not found[best]:
+        some = names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more that were tried)"
+        raise DataError(f"{annotations}: where are its images? {some} is in no folder beside it; name the folder")
+    return best
 
 
 class CocoDataset(Dataset):
@@ -69,8 +67,10 @@ class CocoDataset(Dataset):
         categories: tuple[Category, ...],
         records: Records,
         faults: list[Fault],
+        exif: Exif = "upright",
     ):
         super().__init__(split=split, labels=labels, augment=augment)
+        self.exif = exif
         self.folder = folder
         self._categories = categories
         self._records = records
@@ -89,7 +89,7 @@ class CocoDataset(Dataset):
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
         height, width = self._records.sizes[index].tolist()
-        image = decode(self.image_path(index), size=(height, width))
+        image = decode(self.image_path(index), size=(height, width), exif=self.exif)
         boxes, category_ids = self._records.training_boxes(index)
         return image, boxes, self.labels.of(category_ids)
 
@@ -98,6 +98,8 @@ def open_annotations(path: Path, folder: Path | None = None) -> CocoDataset:
     """One annotation file by itself, its images as they are; ``folder`` is looked for where it is None."""
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of images")
     folder = folder or image_folder_of(path)
     categories, records, faults = read_coco(path, folder)
     return CocoDataset(
@@ -118,7 +120,9 @@ class CocoSource(DataSource):
     root: folder with ``annotations/instances_<split>2017.json`` and ``<split>2017/``, or
     ``annotations/instances_<split>.json`` and ``<split>/``, or Roboflow's ``<split>/_annotations.coco.json``.
     train, val: files elsewhere (``annotations``, ``images``). labels: ``contiguous`` numbers the categories
-    0..K-1 by id; ``category_id`` keeps their ids, as official checkpoints with 91 outputs need.
+    0..K-1 by id; ``category_id`` keeps their ids, as official checkpoints with 91 outputs need. exif: whether
+    boxes are for images turned ``upright`` by their EXIF orientation or for the pixels as ``stored``; it
+    decides only where the annotated size fits both, and `detrkit check-data` names such images.
     """
 
     def __init__(
@@ -128,11 +132,13 @@ class CocoSource(DataSource):
         train: SplitFiles = SplitFiles(),
         val: SplitFiles = SplitFiles(),
         labels: Literal["contiguous", "category_id"] = "contiguous",
+        exif: Exif = "upright",
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(augment=augment())
         self._root = Path(root).expanduser() if root is not None else None
         self._files = {"train": train, "val": val}
+        self._exif: Exif = exif
         self._keep_ids = labels == "category_id"
 
     @cached_property
@@ -178,7 +184,7 @@ class CocoSource(DataSource):
 
     def open(self, split: Split) -> CocoDataset:
         path, folder = self.files(split)
-        categories, records, faults = read_coco(path, folder)
+        categories, records, faults = read_coco(path, folder, exif=self._exif)
         known = {category.id: category.name for category in self.categories}
         for category in categories:
             if known.get(category.id) != category.name:
@@ -195,4 +201,5 @@ class CocoSource(DataSource):
             categories=categories,
             records=records,
             faults=faults,
+            exif=self._exif,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Literal
@@ -13,8 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch.utils import data
 
-from detrkit.data.batch import Example, normalise, to_pixels
-from detrkit.data.decode import decode, to_rgb
+from detrkit.data.batch import Example, to_pixels
 from detrkit.data.loader import Loader, SampleKey, WorkerPool, plan_batches
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment, Sample, make_sample
@@ -154,12 +152,3 @@ class DataSource(ABC):
         )
         pool = self._pools.setdefault((split, workers), WorkerPool(dataset, workers))
         return Loader(pool, batches, epoch=epoch, seed=seed, skip=skip)
-
-    def eval_transform(self, image: Image.Image) -> torch.Tensor:
-        """Any image as the network sees it in evaluation: [3, H, W] float32, normalised. Reads no data set."""
-        return normalise(to_pixels(self.augment.evaluate(to_rgb(image))))
-
-    def prepare_image(self, image: str | os.PathLike[str] | Image.Image) -> tuple[torch.Tensor, tuple[int, int]]:
-        """``eval_transform`` of an image or image file, and its original (height, width)."""
-        image = image if isinstance(image, Image.Image) else decode(image)
-        return self.eval_transform(image), (image.height, image.width)

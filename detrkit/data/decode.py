@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,51 +13,76 @@ from PIL import Image, ImageOps
 from detrkit.errors import DataError
 
 _EXIF_ORIENTATION = 0x0112
+_MIRRORED = {2, 3, 4}  # orientations that keep height and width
 _TURNED = {5, 6, 7, 8}  # orientations that swap height and width
+
+Exif = Literal["upright", "stored"]
+
+# From half of the size at which it refuses, Pillow warns, without the file's name: nothing that one can act on.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class WrongSizeError(DataError):
     """An image has another size than its annotations were made for."""
 
 
-def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Image.Image:
-    """Read an image file as 8-bit RGB, turned upright by its EXIF orientation.
+def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, exif: Exif = "upright") -> Image.Image:
+    """Read an image file as 8-bit RGB, turned upright by its EXIF orientation or as it is stored.
 
     Greyscale, palette and CMYK are converted, transparent pixels are laid over white, 16-bit values are
-    scaled to 8. ``size`` (height, width) is what the annotations were made for: where the upright image
-    does not have it but the stored one does, the annotations know nothing of the rotation and the image
-    stays as stored. Raises ``DataError``, naming the file, where it is missing, broken or cut short, or
-    has another size.
+    scaled to 8. ``size`` (height, width) is what the annotations were made for: where only one of the
+    upright and the stored image has it, that one is meant, whatever ``exif`` says. Raises ``DataError``,
+    naming the file, where it is missing, broken or cut short, or has another size.
     """
     try:
         with Image.open(path) as file:
             file.load()
             upright = ImageOps.exif_transpose(file)
-            if size is not None and (upright.height, upright.width) != tuple(size):
-                if (file.height, file.width) != tuple(size):
-                    raise WrongSizeError(
-                        f"{path}: is {upright.width} x {upright.height} pixels, "
-                        f"but its annotations are for {size[1]} x {size[0]}"
-                    )
-                upright = file
-            return to_rgb(upright)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file") from error
-    # A broken file raises nearly anything from Pillow's format plug-ins.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+            views = [upright, file] if exif == "upright" else [file, upright]
+            fitting = [view for view in views if size is None or (view.height, view.width) == tuple(size)]
+            if not fitting:
+                raise WrongSizeError(
+                    f"{path}: is {views[0].width} x {views[0].height} pixels, "
+                    f"but its annotations are for {size[1]} x {size[0]}"
+                )
+            return to_rgb(fitting[0])
+    except Exception as error:
+        raise _named(error, path) from error
 
 
-def stored_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright image from its header only; ``DataError`` where that cannot be read."""
+def stored_size(path: Path, *, exif: Exif = "upright") -> tuple[int, int]:
+    """(height, width) of an image as ``decode`` gives it, from its header only; ``DataError`` likewise."""
     try:
         with Image.open(path) as file:
-            turned = file.getexif().get(_EXIF_ORIENTATION) in _TURNED
+            turned = exif == "upright" and file.getexif().get(_EXIF_ORIENTATION) in _TURNED
             return (file.width, file.height) if turned else (file.height, file.width)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+    except Exception as error:
+        raise _named(error, path) from error
+
+
+def open_orientation(path: Path) -> int | None:
+    """The EXIF orientation of an image that is as large upright as stored; None where there is nothing to turn.
+
+    Of such an image the size in its annotations does not tell for which of the two they were made.
+    """
+    with Image.open(path) as file:
+        orientation = file.getexif().get(_EXIF_ORIENTATION)
+        same = orientation in _MIRRORED or (orientation in _TURNED and file.width == file.height)
+        return orientation if same else None
+
+
+def _named(error: Exception, path: str | os.PathLike[str]) -> DataError:
+    """What went wrong with an image file; a broken one raises nearly anything from Pillow's format plug-ins."""
+    if isinstance(error, DataError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: no such image file")
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        return DataError(
+            f"{path}: has more than {limit} million pixels; make it smaller, or cut it into several images"
+        )
+    return DataError(f"{path}: cannot be read as an image: {error or type(error).__name__}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -64,11 +64,12 @@ FIGURES: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
 class Layout:
     """How scenes are laid out.
 
-    ``height`` and ``width`` are ranges in pixels, ``objects`` the range of the number of figures tried,
-    ``sizes`` the range of a figure's diameter as a share of the image's shorter side, drawn log-uniformly:
-    from its lower half with probability ``small_fraction``, else from the upper half. ``touching`` is the share of
-    figures that are put beside the one before, ``textured`` the share that have a texture rather than one colour.
-    With ``hue_by_class`` a figure's hue tells its class; else colours tell nothing.
+    ``sides`` is the range of an image's height and of its width in pixels, the two alike where it is
+    ``square``; ``objects`` the range of the number of figures tried, ``sizes`` the range of a figure's diameter
+    as a share of the image's shorter side, drawn log-uniformly: from its lower half with probability
+    ``small_fraction``, else from the upper half. ``touching`` is the share of figures that are put beside the
+    one before, ``textured`` the share that have a texture rather than one colour. With ``hue_by_class`` a
+    figure's hue tells its class; else colours tell nothing.
     """
 
     names: tuple[str, ...]
@@ -187,7 +188,10 @@ def _place(
 
 
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The picture of a scene: a textured ground, and figures whose colours and textures tell nothing."""
+    """The picture of a scene: a textured ground, and figures on it; their textures tell nothing of their classes.
+
+    Nor do their colours, unless the scene was laid out with ``hue_by_class``.
+    """
     ground = rng.uniform(30, 225, 3)
     # [3, h, w] float32: numpy runs over long rows, many times faster than over three colours a pixel.
     picture = np.array(_texture(scene.height, scene.width, ground, rng))

@@ -69,12 +69,24 @@ def resized(height: int, width: int, short: int, longest: int | None = None) -> 
     return (short, long) if height <= width else (long, short)
 
 
+def limited(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) with the same shape and the longer side at most ``longest``; small sizes stay."""
+    if max(height, width) <= longest:
+        return height, width
+    share = longest / max(height, width)
+    return max(round(height * share), 1), max(round(width * share), 1)
+
+
 def resize(sample: Sample, size: tuple[int, int]) -> Sample:
     """To ``size`` (height, width), bilinear with antialiasing; boxes go along."""
     if size == (sample.image.height, sample.image.width):
         return sample
     image = functional.resize(sample.image, list(size))
     return Sample(image, functional.resize(sample.boxes, list(size)), sample.labels)
+
+
+def _resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if size == (image.height, image.width) else functional.resize(image, list(size))
 
 
 def flip(sample: Sample) -> Sample:
@@ -138,8 +150,7 @@ class DetrAugment:
         return resize(sample, resized(sample.image.height, sample.image.width, short, self.max_size))
 
     def evaluate(self, image: Image.Image) -> Image.Image:
-        size = resized(image.height, image.width, self.eval_size, self.eval_max_size)
-        return image if size == (image.height, image.width) else functional.resize(image, list(size))
+        return _resize_image(image, resized(image.height, image.width, self.eval_size, self.eval_max_size))
 
     def _random_crop(self, sample: Sample, rng: np.random.Generator) -> Sample:
         sides = (sample.image.height, sample.image.width)
@@ -148,26 +159,35 @@ class DetrAugment:
         return crop(sample, *corner, *size)
 
 
-@register("augment", "flip")
-class FlipAugment:
-    """Left and right exchanged with probability ``flip``; sizes stay as they are, in evaluation too."""
+@register("augment", "none")
+class NoAugment:
+    """Images as they are, up to a limit.
 
-    def __init__(self, *, flip: Probability = 0.5):
+    max_size: an image with a longer side is made smaller, in training and in evaluation alike, so that a
+    photograph of many megapixels takes neither minutes nor all memory. 1333 is DETR's largest side.
+    """
+
+    def __init__(self, *, max_size: Pixels = 1333):
+        self.max_size = max_size
+
+    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return resize(sample, limited(sample.image.height, sample.image.width, self.max_size))
+
+    def evaluate(self, image: Image.Image) -> Image.Image:
+        return _resize_image(image, limited(image.height, image.width, self.max_size))
+
+
+@register("augment", "flip")
+class FlipAugment(NoAugment):
+    """Left and right exchanged with probability ``flip``; sizes stay as they are, up to a limit.
+
+    max_size: longest side of an image, in training and in evaluation, as for ``none``.
+    """
+
+    def __init__(self, *, flip: Probability = 0.5, max_size: Pixels = 1333):
+        super().__init__(max_size=max_size)
         self.flip = flip
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        sample = super().train(sample, rng)
         return flip(sample) if rng.random() < self.flip else sample
-
-    def evaluate(self, image: Image.Image) -> Image.Image:
-        return image
-
-
-@register("augment", "none")
-class NoAugment:
-    """Images as they are."""
-
-    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return sample
-
-    def evaluate(self, image: Image.Image) -> Image.Image:
-        return image

@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
+from detrkit.data.check import check_split
 from detrkit.errors import DataError, UserError
 
-from .conftest import box_entry, image_entry
+from .conftest import box_entry, coco, image_entry
 
 
 def run(*arguments):
@@ -49,6 +52,34 @@ def test_faults_in_files_are_found_and_fail(good, tmp_path):
     }
     assert "missing file: 1" in result.output
     assert run(good, "--no-files").exit_code == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_that_no_size_tells_is_noted_and_can_be_set(write_set, tmp_path, orientation):
+    square = image_entry(2, height=40, width=40)
+    folder = write_set([image_entry(1), square], [box_entry(1, 1, [1, 1, 20, 20])])
+    stored = {}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image in (1, 2):
+        file = folder / "train" / f"{image}.png"
+        stored[image] = Image.open(file).copy()
+        stored[image].save(file, exif=exif)
+    result = run(folder, "--json", tmp_path / "report.json")
+    assert result.exit_code == 0
+    faults = json.loads((tmp_path / "report.json").read_text())["splits"]["train"]["faults"]
+    # Turned by a quarter, the image of 60 x 40 would be one of 40 x 60: so the annotations are for the stored one.
+    unclear = [] if orientation == 1 else [1, 2] if orientation < 5 else [2]
+    assert [(fault["kind"], fault["image_id"], fault["loses"]) for fault in faults] == [
+        ("unclear orientation", image, False) for image in unclear
+    ]
+    assert ('data.exif = "stored"' in result.output) == bool(unclear)
+
+    turned, as_stored = coco(folder).train, coco(folder, exif="stored").train
+    for index, image in enumerate((1, 2)):
+        assert np.array_equal(as_stored.read(index)[0], stored[image])
+        assert np.array_equal(turned.read(index)[0], stored[image]) == (image not in unclear)
+    assert check_split(as_stored).faults == []
 
 
 def test_one_annotation_file_is_enough(good):

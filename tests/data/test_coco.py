@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detrkit.data.coco import read_categories, read_coco
+from detrkit.data.coco_source import open_annotations
 from detrkit.errors import DataError
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry
@@ -81,6 +83,32 @@ def test_each_fault_is_named_and_the_rest_is_kept(tmp_path):
     assert records.boxes[0].tolist() == [50, 30, 20, 20]
 
 
+@pytest.mark.parametrize("area", [-1, -0.5, float("inf"), float("nan"), 10**400, "30", True], ids=lambda a: str(a)[:9])
+def test_an_area_that_is_none_is_named_and_replaced(tmp_path, area):
+    # pycocotools leaves out every truth whose area is below 0: there would be nothing to find, and no AP.
+    _, records, faults = read(tmp_path, [image_entry(1)], [box_entry(10, 1, [1, 1, 5, 6], area=area)])
+    assert records.areas.tolist() == [30]
+    assert [(fault.kind, fault.image_id, fault.annotation_id, fault.loses) for fault in faults] == [
+        ("bad area", 1, 10, False)
+    ]
+
+
+def test_a_missing_area_is_no_fault(tmp_path):
+    annotations = [box_entry(10, 1, [1, 1, 5, 6]), box_entry(11, 1, [1, 1, 2, 6], area=None)]
+    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
+    assert (records.areas.tolist(), faults) == ([30, 12], [])
+
+
+def test_only_a_crowd_flag_makes_a_crowd(tmp_path):
+    flags = [0, 1, True, False, "0", "1", 2, -1, None, 1.0, [], 10**400]
+    annotations = [box_entry(i, 1, [1, 1, 5, 6], iscrowd=flag) for i, flag in enumerate(flags)]
+    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
+    assert records.annotation_ids.tolist() == [0, 1, 2, 3]
+    assert records.crowd.tolist() == [False, True, True, False]
+    assert {(fault.kind, fault.loses) for fault in faults} == {("bad crowd flag", True)}
+    assert [fault.annotation_id for fault in faults] == list(range(4, len(flags)))
+
+
 def test_annotation_id_zero_survives_evaluation(write_set):
     # pycocotools reads a matched truth with id 0 as "not matched".
     truth = coco(write_set([image_entry(0)], [box_entry(0, 0, [1, 1, 9, 9])])).val.ground_truth()
@@ -101,30 +129,119 @@ def test_missing_size_is_read_from_the_file(write_set):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("", ":1: is not JSON"),
         ("{", ":1: is not JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"images": [{"id": 1%s}]}' % ("0" * 5000), "cannot be read as JSON"),
         ("[]", "is not a COCO annotation file"),
         ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
         ('{"images": [{}], "categories": [{"id": 1, "name": "a"}]}', "images[0]"),
+        ('{"images": [], "categories": [{"id": 1%s, "name": "a"}]}' % ("0" * 30), "categories[0]"),
         ('{"images": 3, "categories": [{"id": 1, "name": "a"}]}', "'images' must be a list"),
         ('{"images": [], "categories": [{"id": "1", "name": "a"}]}', "categories[0]"),
     ],
 )
-def test_what_is_no_annotation_file_is_refused_by_name(tmp_path, text, said):
+@pytest.mark.parametrize("reader", [open_annotations, lambda file: read_coco(file, file.parent)])
+def test_what_is_no_annotation_file_is_refused_by_name(tmp_path, reader, text, said):
     file = tmp_path / "broken.json"
     file.write_text(text)
     with pytest.raises(DataError) as error:
-        read_coco(file, tmp_path)
+        reader(file)
     assert "broken.json" in str(error.value)
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("last", [True, False])
-def test_categories_are_found_without_reading_the_whole_file(tmp_path, last):
-    tables = {"images": [image_entry(1)], "annotations": [{"note": 'a "categories" : trap'}]}
-    content = {**tables, "categories": CATEGORIES} if last else {"categories": CATEGORIES, **tables}
+@pytest.mark.parametrize("side", [float("inf"), float("nan"), 1e300, 10**400, True, "60", 0], ids=lambda s: str(s)[:9])
+def test_a_size_that_is_none_is_read_from_the_file(write_set, side):
+    folder = write_set([image_entry(1)], [box_entry(1, 1, [50, 1, 5, 5])])
+    file = folder / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace('"width": 60', f'"width": {json.dumps(side)}'))
+    assert coco(folder).val.records.sizes.tolist() == [[40, 60]]
+    assert [fault.kind for fault in coco(folder).val.faults] == ["no image size"]
+
+
+def test_numbers_too_large_to_keep_are_faults(tmp_path):
+    annotations = [
+        box_entry(10**30, 1, [1, 1, 5, 5]),
+        box_entry(2, 10**30, [1, 1, 5, 5]),
+        box_entry(3, 1, [1, 1, 5, 5], category=10**30),
+        box_entry(4, 1, [1, 1, 5, 10**400]),
+        box_entry(5, 1, [1, 1, 5, True]),
+        box_entry(6, 1, [1, 1, 10**200, 10**200]),
+    ]
+    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
+    assert [fault.kind for fault in faults] == [
+        "bad annotation id",
+        "unknown image",
+        "unknown category",
+        "bad box",
+        "bad box",
+        "out of range",
+    ]
+    assert records.annotation_ids.tolist() == [6]
+    assert max(len(str(fault)) for fault in faults) < 200
+    with pytest.raises(DataError, match=r"images\[0\] needs a whole number 'id' of 64 bits"):
+        read(tmp_path, [image_entry(10**30)])
+
+
+ATTRIBUTES = {"attributes": {"categories": [{"id": 1, "name": "trap"}]}}
+TRAPS = [  # annotations that hold what looks like the table of categories
+    {"note": 'a "categories": [{"id": 1, "name": "trap"}]} '},
+    {"note": '"categories'},
+    {"note": "categories", "categories": [{"id": 1, "name": "trap"}]},
+    ATTRIBUTES,
+]
+
+
+@pytest.mark.parametrize("order", ["iac", "ica", "cia", "ico"])
+@pytest.mark.parametrize("trap", TRAPS)
+def test_no_annotation_is_taken_for_the_categories(tmp_path, order, trap):
+    tables = {
+        "i": {"images": [image_entry(1) | trap]},
+        "a": {"annotations": [trap]},
+        "c": {"categories": [category | trap for category in CATEGORIES]},
+        "o": ATTRIBUTES,
+    }
     file = tmp_path / "a.json"
-    file.write_text(json.dumps(content, indent=2))
+    file.write_text(json.dumps({key: value for name in order for key, value in tables[name].items()}, indent=2))
+    assert [(category.id, category.name) for category in read_categories(file)] == [(3, "cat"), (7, "dog")]
+
+
+@pytest.mark.parametrize("order", ["iac", "cia", "ica"])
+def test_categories_of_a_large_file_are_read_without_the_rest(tmp_path, order, monkeypatch):
+    tables = {
+        "i": ("images", [image_entry(i) for i in range(60_000)]),
+        "a": ("annotations", [box_entry(i, i, [1, 1, 2, 2]) | ATTRIBUTES for i in range(60_000)]),
+        "c": ("categories", CATEGORIES),
+    }
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(dict(tables[name] for name in order)))
+    whole = []
+    monkeypatch.setattr("detrkit.data.coco._parse", lambda path: whole.append(path) or json.loads(path.read_text()))
     assert [category.id for category in read_categories(file)] == [3, 7]
+    assert len(whole) == (order == "ica")  # in the middle of 15 MB, they are looked for by parsing all
+
+
+def test_the_image_folder_is_found_by_its_names(tmp_path):
+    name = 'größe "1"\\ä.png'
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "other").mkdir()
+    images = [image_entry(1, name="lost.png"), image_entry(2, name=name), image_entry(3, name="3.png")]
+    file = tmp_path / "annotations" / "a.json"
+    for entry in images[1:]:
+        Image.new("RGB", (60, 40)).save(tmp_path / "pictures" / entry["file_name"])
+    (tmp_path / "other" / "lost.png").touch()
+    for ascii_only in (True, False):  # escaped, as json.dump writes it, and as UTF-8
+        for some in (images, images[1:2]):
+            content = {"images": some, "annotations": [], "categories": CATEGORIES}
+            file.write_text(json.dumps(content, ensure_ascii=ascii_only), encoding="utf-8")
+            assert open_annotations(file).folder == tmp_path / "pictures"
+    with pytest.raises(DataError, match="nowhere: no such folder of images"):
+        open_annotations(file, tmp_path / "nowhere")
+    file.write_text(file.read_text().replace("größe", "big"))
+    with pytest.raises(DataError, match="where are its images"):
+        open_annotations(file)
 
 
 def test_splits_must_agree_on_categories(write_set):

@@ -1,10 +1,12 @@
 """One door for all kinds of image files, and clear words about broken ones."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from detrkit.data.decode import decode, stored_size
 from detrkit.errors import DataError
@@ -47,6 +49,10 @@ def test_annotations_that_ignore_the_rotation_get_the_stored_image(tmp_path, sce
     scene.save(tmp_path / "a.png", exif=exif)
     assert decode(tmp_path / "a.png").size == (12, 20)
     assert np.array_equal(np.asarray(decode(tmp_path / "a.png", size=(12, 20))), np.asarray(scene))
+    assert np.array_equal(np.asarray(decode(tmp_path / "a.png", exif="stored")), np.asarray(scene))
+    assert decode(tmp_path / "a.png", size=(20, 12), exif="stored").size == (12, 20)  # the size decides
+    assert stored_size(tmp_path / "a.png") == (20, 12)
+    assert stored_size(tmp_path / "a.png", exif="stored") == (12, 20)
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("L", "png"), ("1", "png"), ("P", "png"), ("CMYK", "tif"), ("LA", "png")])
@@ -83,8 +89,43 @@ def test_broken_files_are_named(tmp_path, scene):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=name):
             decode(tmp_path / name)
+    with pytest.raises(DataError, match=r"text\.jpg: cannot be read"):
+        stored_size(tmp_path / "text.jpg")
     with pytest.raises(DataError, match=r"missing\.jpg: no such image"):
         decode(tmp_path / "missing.jpg")
     scene.save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png: is 20 x 12 pixels, but its annotations are for 30 x 12"):
         decode(tmp_path / "a.png", size=(12, 30))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_a_broken_file_of_a_plug_in_is_named(tmp_path, scene):
+    whole = io.BytesIO()
+    scene.resize((200, 120)).save(whole, "AVIF")
+    content = whole.getvalue()
+    said = []
+    for place in range(40, 400, 4):  # somewhere here are a header and a frame that raise a RuntimeError
+        (tmp_path / "bad.avif").write_bytes(content[:place] + b"\xff" * 4 + content[place + 4 :])
+        for read in (decode, stored_size):
+            try:
+                read(tmp_path / "bad.avif")
+            except DataError as error:
+                said.append(str(error))
+    assert any("Failed to decode" in text for text in said)
+    assert all("bad.avif: cannot be read as an image: " in text for text in said)
+
+
+def test_a_very_large_image_is_refused_in_words_and_a_large_one_read_in_silence(tmp_path, scene, monkeypatch):
+    scene.save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for read in (decode, stored_size):
+        with pytest.raises(DataError, match=r"a\.png: has more than .* million pixels; make it smaller"):
+            read(tmp_path / "a.png")
+    script = f"""if 1:
+        from PIL import Image, features
+        from detrkit.data.decode import decode
+        Image.MAX_IMAGE_PIXELS = 200
+        print(decode({str(tmp_path / "a.png")!r}).size)
+    """
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (result.stdout.strip(), result.stderr) == ("(20, 12)", "")

@@ -136,9 +136,6 @@ def test_targets_are_relative_and_sizes_original(write_set):
     assert batch.images.shape == (1, 3, 48, 72)
     assert torch.allclose(batch.targets[0]["boxes"], torch.tensor([[0.5, 0.5, 0.5, 0.5]]))
     assert batch.sizes.tolist() == [[40, 60]]
-    image, size = source.prepare_image(folder / "val" / "1.png")
-    assert size == (40, 60)
-    assert torch.equal(image, batch.images[0])
 
 
 def test_normalise_is_imagenet():

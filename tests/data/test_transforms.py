@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detrkit.data.dataset import relative
-from detrkit.data.transforms import DetrAugment, crop, flip, make_sample, resize, resized
+from detrkit.data.transforms import DetrAugment, FlipAugment, NoAugment, crop, flip, make_sample, resize, resized
 from detrkit.errors import DataError
 
 
@@ -125,6 +125,25 @@ def test_augmentation_is_fixed_by_its_generator_and_varied_by_it():
 def test_evaluation_resizes_without_chance():
     image = Image.new("RGB", (640, 480))
     assert DetrAugment().evaluate(image).size == (1066, 800)
+
+
+@pytest.mark.parametrize("augment", [NoAugment(), FlipAugment()])
+def test_photographs_are_brought_down_and_small_images_stay(augment):
+    for size in ((96, 96), (112, 80), (1333, 1333), (640, 480)):
+        image = Image.new("RGB", size)
+        assert augment.evaluate(image) is image
+    assert augment.evaluate(Image.new("RGB", (4000, 3000))).size == (1333, 1000)
+    assert augment.evaluate(Image.new("RGB", (3000, 4000))).size == (1000, 1333)
+    assert augment.evaluate(Image.new("RGB", (2, 9000))).size == (1, 1333)
+
+
+@given(one_object(), st.integers(8, 80))
+def test_training_sees_the_sizes_of_evaluation(sample, longest):
+    rng = np.random.default_rng(0)
+    for augment in (NoAugment(max_size=longest), FlipAugment(flip=0, max_size=longest)):
+        changed = augment.train(sample, rng)
+        assert np.array_equal(changed.image, augment.evaluate(sample.image))
+        assert np.allclose(relative(changed), relative(sample), atol=1e-5)
 
 
 def test_crop_bounds_are_checked():

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from pycocotools.coco import COCO
@@ -35,8 +36,8 @@ BOX = [10, 10, 50, 40]
 ONE = pytest.approx(1)  # pycocotools divides by the truths plus a hair
 
 
-def test_reference_case(shared_data, capsys):
-    folder = shared_data / "coco_eval_case"
+def test_reference_case(capsys):
+    folder = Path(__file__).parents[1] / "coco_eval_case"
     expected = json.loads((folder / "expected.json").read_text())
     truths = COCO()
     truths.dataset = json.loads((folder / "gt.json").read_text())
