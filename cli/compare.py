@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from detrkit.report.sheets import Sheet
     from detrkit.report.targets import Row
 
-WIDTH_OF_FILES = 200  # a pipe has no width: nothing needs to be folded there
-
 
 def compare(
     targets: Annotated[
@@ -56,16 +54,13 @@ def compare(
     `detrkit compare sap_detr_r50_50ep dab_detr_r50_50ep` counts and trains nothing; with --run it trains each
     recipe with each seed, one run below --runs for each, and goes on where it was interrupted.
     """
-    from rich.console import Console
-
+    from detrkit.cli.console import open_console
     from detrkit.report.comparison import compare as measure
     from detrkit.report.comparison import find_row
     from detrkit.report.sheets import make_sheets
     from detrkit.report.targets import gather_rows, make_jobs, split_arguments
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_FILES)
+    console = open_console()
     height, width = _size(size)
     for option, said in {"--seeds": seeds, "--parallel": parallel}.items():
         if said is not None and not run:
