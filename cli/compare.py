@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def compare(
     targets: Annotated[
-        list[str], typer.Argument(metavar="TARGET...", help="Recipes (names or files), folders of runs, and KEY=VALUE.")
+        list[str],
+        typer.Argument(metavar="TARGET...", help="Recipes (names or files), runs, folders of runs, and KEY=VALUE."),
     ],
     baseline: Annotated[str | None, typer.Option(help="The row that the others are compared with.")] = None,
     size: Annotated[

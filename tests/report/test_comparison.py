@@ -56,6 +56,22 @@ def test_a_recipe_finds_its_runs_and_names_those_of_another(tmp_path, make_run):
     assert [run.seed for run in row.runs] == [4]
 
 
+def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path, make_run):
+    runs = tmp_path / "runs"
+    alone = make_run(runs / "quickstart", "quickstart", {1: 10}, seed=7)
+    for seed in (0, 1):
+        make_run(runs / "compare" / f"quickstart-seed{seed}", "quickstart", {1: 10}, seed=seed)
+    make_run(runs / "compare" / "quickstart_dab-seed0", "quickstart_dab", {1: 10})
+    (runs / "compare" / "failed-seed0").mkdir()
+    every = rows_of(tmp_path, *sorted(runs.iterdir()))  # runs/*
+    assert [(row.name, [run.seed for run in row.runs]) for row in every] == [
+        ("quickstart", [0, 1, 7]),
+        ("quickstart_dab", [0]),
+    ]
+    assert [[run.seed for run in row.runs] for row in rows_of(tmp_path, runs)] == [[7]]
+    assert [run.path for run in rows_of(tmp_path, alone)[0].runs] == [alone]
+
+
 def test_how_a_run_was_run_makes_no_other_recipe():
     asked = load_recipe("quickstart")
     same = load_recipe("quickstart", ["train.workers=3", "train.device=cpu", "train.seed=7", "detector.classes=8"])
@@ -129,7 +145,9 @@ def test_what_cannot_be_compared_is_named(tmp_path, make_run):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither a run's folder"):
         rows_of(tmp_path, tmp_path / "empty")
-    with pytest.raises(UserError, match=r"baseline quick fits 0|is no row"):
+    with pytest.raises(
+        UserError, match=r'baseline quickstar is no row; did you mean "quickstart"\?; the rows are: quick'
+    ):
         compare(rows_of(tmp_path, "quickstart"), baseline="quickstar")
     wrong = tmp_path / "wrong.toml"
     wrong.write_text('extends = "quickstart"\nreproduces = { table = "2", method = "SAP" }\n')
