@@ -1,13 +1,16 @@
 """Rows from recipes and runs, and what is worked out of them."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from detrkit.engine.history import differences, read_run
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
-from detrkit.report.comparison import compare, epochs_needed
+from detrkit.recipe.shipped import find_shipped
+from detrkit.report.comparison import compare, epochs_needed, find_row
 from detrkit.report.sheets import make_sheets
 from detrkit.report.targets import gather_rows, split_arguments
 
@@ -70,6 +73,29 @@ def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path, make_run):
     ]
     assert [[run.seed for run in row.runs] for row in rows_of(tmp_path, runs)] == [[7]]
     assert [run.path for run in rows_of(tmp_path, alone)[0].runs] == [alone]
+
+
+def test_a_baseline_is_named_as_it_was_typed(tmp_path, make_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(Path("runs/quickstart-seed1"), "quickstart", {1: 10}, seed=1)
+    for name in ("mine", "other"):
+        Path(f"{name}.toml").write_text(f'extends = "quickstart"\ntrain.epochs = {2 * len(name)}\n')
+    shipped = str(find_shipped(TABLE4[2]))
+    rows = rows_of(tmp_path, "./mine.toml", "other.toml", shipped, run)
+    for name in ("runs/quickstart-seed1", "runs/quickstart-seed1/", str(run.resolve()), "quickstart"):
+        assert find_row(rows, name) is rows[3]
+    for name in ("mine.toml", "./mine.toml", "mine"):
+        assert find_row(rows, name) is rows[0]
+    for name in (shipped, TABLE4[2], "7_dab_baseline", "baseline", "7_dab_baseline.toml"):
+        assert find_row(rows, name) is rows[2]
+
+
+def test_the_end_of_a_baselines_name_is_taken_by_whole_parts_first(tmp_path, make_run):
+    rows = [replace(rows_of(tmp_path, "quickstart")[0], name=name) for name in ("quickstart_dab", "a/dab", "the_dab")]
+    assert find_row(rows, "dab").name == "a/dab"
+    assert find_row(rows, "t_dab").name == "quickstart_dab"
+    with pytest.raises(UserError, match=r"--baseline _dab fits 2 rows: quickstart_dab, the_dab$"):
+        find_row(rows, "_dab")
 
 
 def test_how_a_run_was_run_makes_no_other_recipe():
