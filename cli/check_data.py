@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -128,12 +127,11 @@ def print_report(console: Console, name: str, report: SplitReport) -> None:
 
 
 def write_json(path: Path, target: str, reports: dict[str, SplitReport]) -> None:
-    """The whole report, written whole or not at all."""
+    """The whole report."""
+    from detrkit.writing import write_text
+
     content = {"target": target, "splits": {name: report.as_json() for name, report in reports.items()}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=1))
 
 
 def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
@@ -143,8 +141,8 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
 
     from detrkit.errors import DataError
     from detrkit.report.labels import class_colour, write_names
+    from detrkit.writing import replaced_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = 0
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         try:
@@ -159,6 +157,7 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
             pen.rectangle(box, outline=class_colour(int(label)), width=max(1, min(image.size) // 160))
         names = [dataset.labels.categories[label].name for label in labels]
         write_names(pen, image.size, names, [int(label) for label in labels], boxes)
-        image.save(folder / f"{name}_{dataset.image_id(index)}.jpg", quality=92)
+        with replaced_file(folder / f"{name}_{dataset.image_id(index)}.jpg") as temporary:
+            image.save(temporary, format="JPEG", quality=92)
         drawn += 1
     return drawn

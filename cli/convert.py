@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ def convert(
     from detrkit.engine.checkpoint import format_categories, save_weights
     from detrkit.errors import UserError
     from detrkit.recipe import load_recipe
+    from detrkit.writing import replaced_file
     from detrkit.zoo import convert as run_conversion
     from detrkit.zoo.classes import coco_categories, count_classes
     from detrkit.zoo.reading import read_checkpoint
@@ -45,13 +45,8 @@ def convert(
     categories = coco_categories(loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(output) as temporary:
         save_weights(state, temporary, metadata)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
     parts, values = Counter(), Counter()
     for name, tensor in state.items():

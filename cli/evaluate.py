@@ -112,9 +112,8 @@ def classes_table(rows: list[ClassResult]) -> Table:
 
 
 def _write(folder: Path, result: EvalResult, origin: dict, split: str) -> list[Path]:
-    from detrkit.engine.run_folder import write_text
+    from detrkit.writing import write_text
 
-    folder.mkdir(parents=True, exist_ok=True)
     ending = "" if split == "val" else f"_{split}"
     summary, detections = folder / f"evaluation{ending}.json", folder / f"detections{ending}.json"
     write_text(detections, json.dumps(result.detections))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,10 +38,10 @@ def predict(
 
     from detrkit.cli.trained import open_trained
     from detrkit.engine.precision import choose_device
-    from detrkit.engine.run_folder import write_text
     from detrkit.errors import UserError
     from detrkit.predict import Unreadable, find_images
     from detrkit.predict import predict as run_prediction
+    from detrkit.writing import write_text
 
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")
@@ -55,7 +54,6 @@ def predict(
     names = [category.name for category in trained.categories]
     ids = [None if category.is_placeholder else category.id for category in trained.categories]
     chosen = choose_device(device)
-    out.mkdir(parents=True, exist_ok=True)
 
     console = Console()
     rows: list[dict] = []
@@ -106,12 +104,11 @@ def _picture_paths(below: list[Path], out: Path) -> list[Path]:
 
 def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, points: bool) -> None:
     from detrkit.report.drawing import draw_predictions
+    from detrkit.writing import replaced_file
 
     picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
-    temporary.replace(path)
+    with replaced_file(path) as temporary:
+        picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
 
 
 def _of_categories(result: dict[str, Tensor], ids: list[int | None]) -> dict[str, Tensor]:
