@@ -35,7 +35,12 @@ def check_data(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from detrkit.data.check import check_split
+    from detrkit.writing import check_file, check_folder
 
+    if json_file is not None:
+        check_file(json_file, "--json")
+    if pictures is not None:
+        check_folder(pictures, "--pictures")
     console, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     datasets = open_splits(target, overrides or [], images)
     reports: dict[str, SplitReport] = {}

@@ -60,12 +60,17 @@ def compare(
     from detrkit.report.comparison import find_row
     from detrkit.report.sheets import make_sheets
     from detrkit.report.targets import gather_rows, make_jobs, split_arguments
+    from detrkit.writing import check_folder
 
     console = open_console()
     height, width = _size(size)
     for option, said in {"--seeds": seeds, "--parallel": parallel}.items():
         if said is not None and not run:
             raise UserError(f"{option} goes with --run; without it nothing is trained, and all seeds found are shown")
+    if out is not None:
+        check_folder(out, "--out")
+    if run:
+        check_folder(runs, "--runs")
     wanted, overrides = split_arguments(targets)
     warnings: list[str] = []
     rows = gather_rows(wanted, overrides, runs=runs, warn=None if run else warnings)

@@ -25,13 +25,14 @@ def convert(
     from detrkit.engine.checkpoint import format_categories, save_weights
     from detrkit.errors import UserError
     from detrkit.recipe import load_recipe
-    from detrkit.writing import replaced_file
+    from detrkit.writing import check_file, replaced_file
     from detrkit.zoo import convert as run_conversion
     from detrkit.zoo.classes import coco_categories, count_classes
     from detrkit.zoo.reading import read_checkpoint
 
     if output.suffix != ".safetensors":
         raise UserError(f"-o {output}: weights are written as .safetensors, so name a file with that ending")
+    check_file(output, "-o")
     official = read_checkpoint(checkpoint, entry)
     loaded = load_recipe(recipe, overrides or ())
     if not any(text.startswith("detector.classes=") for text in overrides or ()):

@@ -46,9 +46,12 @@ def evaluate(
     from detrkit.engine.precision import choose_device
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
+    from detrkit.writing import check_folder
 
     if split not in ("val", "train"):
         raise UserError(f"--split is {split!r}; accepted are val and train")
+    if out is not None:
+        check_folder(out, "--out")
     trained = open_trained(run, overrides or (), which=which, weights=weights, data=data)
     check_categories(trained)
     options, limits = trained.recipe.section("train"), trained.recipe.section("evaluate")

@@ -41,7 +41,7 @@ def predict(
     from detrkit.errors import UserError
     from detrkit.predict import Unreadable, find_images
     from detrkit.predict import predict as run_prediction
-    from detrkit.writing import write_text
+    from detrkit.writing import check_folder, write_text
 
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")
@@ -50,6 +50,8 @@ def predict(
     taken = {path.resolve() for path, _ in images}
     if clash := next((picture for picture in pictures if picture.resolve() in taken), None):
         raise UserError(f"{clash} would be replaced by its own drawing; choose another folder with --out")
+    for folder in dict.fromkeys([out, *(picture.parent for picture in pictures)]):
+        check_folder(folder, "--out")
     trained = open_trained(run, (), which=which, weights=weights)
     names = [category.name for category in trained.categories]
     ids = [None if category.is_placeholder else category.id for category in trained.categories]

@@ -42,8 +42,10 @@ def show(
     from detrkit.report.inside import draw_inside, missing
     from detrkit.report.look import look_at
     from detrkit.report.picture_page import picture_page
-    from detrkit.writing import write_bytes
+    from detrkit.writing import check_folder, write_bytes
 
+    if out is not None:
+        check_folder(out, "--out")
     trained = open_trained(run, (), which=which, weights=weights)
     picture, stem = _open_image(image, trained.source)
     if out is None:

@@ -163,6 +163,25 @@ def test_an_object_of_no_class_is_neither_measured_nor_drawn(tmp_path):
     assert len(Image.open(tmp_path / "drawn" / "a.png").getcolors()) == 1
 
 
+def test_an_output_that_cannot_be_written_is_named_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("detrkit.cli.trained.open_trained", None)  # no detector is opened
+    (tmp_path / "file").touch()
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "more" / "a.png")
+    for command in (("evaluate", run), ("predict", run, tmp_path / "photos"), ("show", run, "val:1")):
+        with pytest.raises(UserError, match=r"--out .*file is a file; it should be a folder"):
+            call(*command, "--out", tmp_path / "file")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "more").touch()
+    with pytest.raises(UserError, match=r"--out .*more is a file"):
+        call("predict", run, tmp_path / "photos", "--out", tmp_path / "out")
+    with pytest.raises(UserError, match=r"--run-dir .*file is a file"):
+        call("train", "quickstart", "--run-dir", tmp_path / "file")
+    (tmp_path / "w.safetensors").mkdir()
+    with pytest.raises(UserError, match=r"-o .*w.safetensors is a folder"):
+        call("convert", tmp_path / "official.pth", "quickstart", "-o", tmp_path / "w.safetensors")
+
+
 def test_predict_never_draws_over_its_input(run, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()

@@ -97,6 +97,14 @@ def test_mistakes_are_named(tmp_path, arguments, message):
         CliRunner().invoke(app, ["compare", *arguments, "--runs", str(tmp_path)], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("option", ["--out", "--runs"])
+def test_an_output_that_is_a_file_is_named_before_the_work(tmp_path, monkeypatch, option):
+    monkeypatch.setattr("detrkit.report.targets.gather_rows", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"{option} .*file is a file; it should be a folder"):
+        invoke("quickstart", "--run", option, tmp_path / "file")
+
+
 def job_of(folder, *overrides, seed=0):
     recipe = load_recipe("quickstart", overrides)
     return Job(recipe, "quickstart", list(overrides), seed, folder / run_name(recipe.name, seed))
