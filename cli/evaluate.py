@@ -35,7 +35,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained detector as COCO does: 12 numbers, and a table per class.
 
-    Writes evaluation.json and detections.json (COCO results) into the run's folder.
+    Writes evaluation.json and detections.json (COCO results) into the run's folder; with --data only into --out.
     Under torchrun the processes share the images.
     """
     from rich.console import Console
@@ -53,6 +53,10 @@ def evaluate(
     if out is not None:
         check_folder(out, "--out")
     trained = open_trained(run, overrides or (), which=which, weights=weights, data=data)
+    if data is not None and out is None and trained.folder is not None:
+        raise UserError(
+            "the run's folder keeps the evaluation on the run's own data; with --data name another by --out"
+        )
     check_categories(trained)
     options, limits = trained.recipe.section("train"), trained.recipe.section("evaluate")
     device = device or options.device
@@ -77,8 +81,16 @@ def evaluate(
     console.print(numbers_table(result), classes_table(result.per_class))
     folder = out or trained.folder
     if folder is not None:
-        origin = {"weights": str(trained.origin), "split": split, "recipe": trained.recipe.name}
-        for path in _write(folder, result, origin | {"overrides": list(overrides or ())}, split):
+        origin = {
+            "target": run,
+            "title": trained.recipe.title,
+            "weights": str(trained.origin),
+            "step": trained.step,
+            "data": trained.recipe.full_values()["data"],
+            "split": split,
+            "overrides": list(overrides or ()),
+        }
+        for path in _write(folder, result, origin, split):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 

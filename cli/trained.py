@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ class Trained:
 
     Args:
         origin: the file that the weights came from
+        step: the optimiser step that they are of; None where the file does not say
         folder: the run's folder; None for a recipe with weights
     """
 
@@ -31,6 +32,7 @@ class Trained:
     categories: tuple[Category, ...]
     origin: Path
     folder: Path | None
+    step: int | None
 
 
 def open_trained(
@@ -67,9 +69,11 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
 
     origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
     recipe = _recipe(str(run / RunFolder.RECIPE), overrides, data)
-    detector = _build(recipe, read_weights(origin)[0], origin)
+    state, metadata = read_weights(origin)
     categories = read_categories(run / RunFolder.CATEGORIES)
-    return Trained(recipe, detector, recipe.section("data")(), categories, origin, run)
+    return Trained(
+        recipe, _build(recipe, state, origin), recipe.section("data")(), categories, origin, run, _step(metadata)
+    )
 
 
 def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None) -> Trained:
@@ -91,7 +95,11 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
                 raise
     if recipe.get("detector.classes") is None:
         recipe = recipe.with_values({"detector.classes": int(metadata.get("classes", len(categories)))})
-    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None)
+    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None, _step(metadata))
+
+
+def _step(metadata: Mapping[str, str]) -> int | None:
+    return int(metadata["step"]) if "step" in metadata else None
 
 
 def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:

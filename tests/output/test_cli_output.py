@@ -18,6 +18,7 @@ from detrkit.errors import CheckpointError, UserError
 from detrkit.zoo.classes import count_classes
 
 SMALL = [
+    'title="SAP-DETR, tiny"',
     "backbone.name=resnet10t",
     "backbone.pretrained=false",
     "backbone.norm=batch",
@@ -57,10 +58,29 @@ def run(tmp_path_factory):
     recipe = small_recipe(8)
     torch.manual_seed(0)
     detector = detrkit.build_detector(recipe)
-    write_checkpoint(folder / "last", weights=detector.state_dict(), average=None, state={}, metadata={})
+    said = {"step": "120"}
+    write_checkpoint(folder / "last", weights=detector.state_dict(), average=None, state={}, metadata=said)
     (folder / "recipe.toml").write_text(recipe.to_toml())
     (folder / "categories.json").write_text(format_categories(recipe.section("data")().categories))
     return folder
+
+
+def write_coco(folder, split, categories):
+    """A split of one image with one box of the first category."""
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / split).mkdir()
+    Image.new("RGB", (64, 48), "white").save(folder / split / "a.png")
+    box = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": categories[0]["id"],
+        "bbox": [8, 8, 20, 20],
+        "area": 400,
+        "iscrowd": 0,
+    }
+    images = [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}]
+    content = {"images": images, "annotations": [box], "categories": categories}
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
 def test_evaluate_a_run(run):
@@ -70,6 +90,9 @@ def test_evaluate_a_run(run):
     summary = json.loads((run / "evaluation.json").read_text())
     assert set(summary["stats"]) >= {"AP", "AP50", "ARL"}
     assert summary["overrides"] == ["evaluate.batch_size=2"]
+    assert (summary["target"], summary["step"]) == (str(run), 120)
+    assert summary["title"] == "SAP-DETR, tiny"
+    assert (summary["data"]["type"], summary["data"]["val_images"]) == ("shapes", 3)
     assert [row["name"] for row in summary["per_class"]][:2] == ["circle", "square"]
     detections = json.loads((run / "detections.json").read_text())
     assert {row["category_id"] for row in detections} <= set(range(1, 9))
@@ -84,6 +107,20 @@ def test_evaluate_the_training_images(run):
     call("evaluate", run, "data.train_images=5", "data.augment.flip=0.0", "--split", "train")
     again = json.loads((run / "detections_train.json").read_text())
     assert [row["score"] for row in detections] == pytest.approx([row["score"] for row in again], abs=1e-5)
+
+
+def test_evaluate_a_run_on_other_data_leaves_its_own_numbers(run, tmp_path):
+    call("evaluate", run)
+    before = {path.name: path.read_bytes() for path in run.glob("*.json")}
+    shapes = detrkit.load_recipe("quickstart").section("data")().categories
+    for split in ("train", "val"):
+        write_coco(tmp_path / "other", split, [{"id": category.id, "name": category.name} for category in shapes])
+    with pytest.raises(UserError, match="name another by --out"):
+        call("evaluate", run, "--data", tmp_path / "other")
+    call("evaluate", run, "--data", tmp_path / "other", "--out", tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in run.glob("*.json")} == before
+    data = json.loads((tmp_path / "out" / "evaluation.json").read_text())["data"]
+    assert (data["type"], data["root"]) == ("coco", str(tmp_path / "other"))
 
 
 def test_evaluate_a_recipe_with_weights(run, tmp_path):
@@ -101,13 +138,9 @@ def test_evaluate_a_recipe_with_weights(run, tmp_path):
 
 
 def test_evaluate_on_data_of_other_classes(run, tmp_path):
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "val").mkdir()
-    annotations = {"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}], "annotations": []}
-    annotations["categories"] = [{"id": 1, "name": "circle"}, {"id": 2, "name": "cat"}]
-    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(annotations))
+    write_coco(tmp_path, "val", [{"id": 1, "name": "circle"}, {"id": 2, "name": "cat"}])
     with pytest.raises(CheckpointError, match=r"class 1 is 'square' there and 'cat' here \(8 and 2 classes"):
-        call("evaluate", run, "--data", tmp_path)
+        call("evaluate", run, "--data", tmp_path, "--out", tmp_path / "out")
 
 
 def test_predict(run, tmp_path):
