@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detrkit.data.check import SplitReport
 
 SHOWN = 20  # faults of a kind that are printed; --json has all
+PICTURES = 8  # drawn of each split
 PICTURE = 640  # pixels of the longer side that a small image is enlarged to
 
 
@@ -28,15 +29,20 @@ def check_data(
     files: Annotated[bool, typer.Option(help="Read every image file, too.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Draw some images with their boxes into this folder.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures of each split.")] = 8,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="With --pictures: how many of each split.", show_default="8")
+    ] = None,
 ) -> None:
     """Report classes, sizes and faults of a data set. Exit code 1 if images or annotations are lost to faults."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from detrkit.data.check import check_split
+    from detrkit.errors import UserError
     from detrkit.writing import check_file, check_folder
 
+    if count is not None and pictures is None:
+        raise UserError("--count goes with --pictures; without it nothing is drawn")
     if json_file is not None:
         check_file(json_file, "--json")
     if pictures is not None:
@@ -59,7 +65,7 @@ def check_data(
         write_json(json_file, target, reports)
         console.print(f"report written to {json_file}", markup=False)
     if pictures is not None:
-        drawn = sum(draw_some(dataset, pictures, name, count) for name, dataset in datasets.items())
+        drawn = sum(draw_some(dataset, pictures, name, count or PICTURES) for name, dataset in datasets.items())
         console.print(f"{drawn} pictures written to {pictures}", markup=False)
     if any(report.loses_data for report in reports.values()):
         raise typer.Exit(1)

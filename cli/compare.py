@@ -78,6 +78,12 @@ def compare(
         raise UserError("compare what? Name recipes (`detrkit recipes` lists them) or folders of runs")
     if baseline is not None:
         find_row(rows, baseline)
+    if overrides and all(row.target is None for row in rows):
+        raise UserError(f"{overrides[0]} is laid over recipes, and only runs were named: a run stays what it was")
+    if epochs_to is not None and not run and not any(row.trained for row in rows):
+        raise UserError(
+            "--epochs-to goes with trainings, and nothing named here has been evaluated; --run trains recipes"
+        )
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     failed = False

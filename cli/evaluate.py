@@ -20,7 +20,9 @@ RECALL_OF = ("1 found", "10 found", "100 found", "small", "medium", "large")
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Laid over the recipe.")] = None,
-    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    which: Annotated[
+        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
     ] = None,

@@ -21,7 +21,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score that is kept.")] = 0.3,
     points: Annotated[bool, typer.Option("--points", help="Also draw the salient points.")] = False,
-    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    which: Annotated[
+        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
     ] = None,
@@ -75,6 +77,8 @@ def predict(
             broken += 1
             console.print(f"{entry.path}: {entry.reason}", style="red", markup=False, highlight=False, soft_wrap=True)
             continue
+        if points and "points" not in entry.result:
+            raise UserError(f"--points: this detector has none ({trained.recipe.title or run})")
         entry = replace(entry, result=_of_categories(entry.result, ids))
         _draw(entry, names, pictures[entry.index], threshold=threshold, points=points)
         rows += _coco_rows(entry, ids)

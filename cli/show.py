@@ -25,7 +25,9 @@ def show(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; RUN/shown/IMAGE by default.")] = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of the paths shown.")] = 0.3,
-    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    which: Annotated[
+        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
     ] = None,

@@ -36,13 +36,18 @@ class Trained:
 
 
 def open_trained(
-    target: str, overrides: Sequence[str], *, which: str = "best", weights: Path | None = None, data: Path | None = None
+    target: str,
+    overrides: Sequence[str],
+    *,
+    which: str | None = None,
+    weights: Path | None = None,
+    data: Path | None = None,
 ) -> Trained:
     """Open a run's folder, or a recipe with a file of weights.
 
     Args:
         overrides: ``key=value``, laid over the recipe
-        which: which checkpoint of a run, "best" or "last"
+        which: which checkpoint of a run, "best" or "last"; "best" if None, and only None where there is no choice
         weights: a .safetensors file of the detector's weights; only, and always, with a recipe
         data: the folder of a data set in COCO's format, in place of the recipe's
 
@@ -56,10 +61,14 @@ def open_trained(
     if path.is_dir():
         if weights is not None:
             raise UserError(f"{target} is a run, which has weights of its own; --weights goes with a recipe")
-        run, folder = locate(path, which)
+        run, folder = locate(path, which or "best")
+        if which is not None and folder == path:
+            raise UserError(f"{target} is one checkpoint of a run; --which chooses where the run itself is named")
         return _open_run(run, folder, overrides, data)
     if weights is None:
         raise UserError(f"{target} is not the folder of a run; for a recipe, name its weights with --weights FILE")
+    if which is not None:
+        raise UserError("--which chooses among the checkpoints of a run; --weights is one file")
     return _open_recipe(target, weights, overrides, data)
 
 

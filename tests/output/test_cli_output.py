@@ -18,7 +18,7 @@ from detrkit.errors import CheckpointError, UserError
 from detrkit.zoo.classes import count_classes
 
 SMALL = [
-    'title="SAP-DETR, tiny"',
+    'title="a tiny detector"',
     "backbone.name=resnet10t",
     "backbone.pretrained=false",
     "backbone.norm=batch",
@@ -91,7 +91,7 @@ def test_evaluate_a_run(run):
     assert set(summary["stats"]) >= {"AP", "AP50", "ARL"}
     assert summary["overrides"] == ["evaluate.batch_size=2"]
     assert (summary["target"], summary["step"]) == (str(run), 120)
-    assert summary["title"] == "SAP-DETR, tiny"
+    assert summary["title"] == "a tiny detector"
     assert (summary["data"]["type"], summary["data"]["val_images"]) == ("shapes", 3)
     assert [row["name"] for row in summary["per_class"]][:2] == ["circle", "square"]
     detections = json.loads((run / "detections.json").read_text())
@@ -213,6 +213,35 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(run, tmp_path
     (tmp_path / "w.safetensors").mkdir()
     with pytest.raises(UserError, match=r"-o .*w.safetensors is a folder"):
         call("convert", tmp_path / "official.pth", "quickstart", "-o", tmp_path / "w.safetensors")
+
+
+def test_options_that_would_do_nothing_are_refused(run, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "mine.toml").write_text((run / "recipe.toml").read_text())
+    out = tmp_path / "out"
+    for command in (("evaluate",), ("predict", tmp_path / "a.png"), ("show", "val:1")):
+        verb, *rest = command
+        weights = run / "last" / "weights.safetensors"
+        with pytest.raises(UserError, match="--which chooses among the checkpoints of a run; --weights is one file"):
+            call(verb, tmp_path / "mine.toml", *rest, "--weights", weights, "--which", "last", "--out", out)
+        with pytest.raises(UserError, match="last is one checkpoint of a run"):
+            call(verb, run / "last", *rest, "--which", "best", "--out", out)
+        with pytest.raises(UserError, match="accepted are 'best' and 'last'"):
+            call(verb, run, *rest, "--which", "lst", "--out", out)
+    assert not out.exists()
+
+
+def test_points_of_a_detector_without_any_are_refused(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    said = [text for text in SMALL if not text.startswith("queries.grid")]
+    recipe = detrkit.load_recipe("base/dab_detr", [*said, "queries.count=5", "detector.classes=8"])
+    save_weights(detrkit.build_detector(recipe).state_dict(), tmp_path / "dab.safetensors", {"classes": "8"})
+    (tmp_path / "dab.toml").write_text(recipe.to_toml())
+    command = ["predict", tmp_path / "dab.toml", tmp_path / "a.png", "--weights", tmp_path / "dab.safetensors"]
+    with pytest.raises(UserError, match=r"--points: this detector has none \(a tiny detector\)"):
+        call(*command, "--out", tmp_path / "out", "--points")
+    assert not (tmp_path / "out").exists()
+    assert call(*command, "--out", tmp_path / "out").exit_code == 0
 
 
 def test_predict_never_draws_over_its_input(run, tmp_path):
