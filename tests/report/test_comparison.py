@@ -118,22 +118,25 @@ def test_rank_correlation_with_the_published_order(tmp_path, make_run):
     assert compare(rows_of(tmp_path, *TABLE4[:2], runs=tmp_path)).rank is None
 
 
-def test_a_figure_that_was_published_for_other_epochs_is_told(tmp_path, make_run):
+def test_a_figure_that_was_published_for_other_epochs_or_data_is_told(tmp_path, make_run):
     def notes(*targets):
         accuracy = make_sheets(compare(rows_of(tmp_path, *targets, runs=tmp_path)), {}, {})[0]
         return [note for note in accuracy.notes if note.startswith("published:")]
 
     for name in TABLE4[:2]:  # published for 12 epochs, as a proxy trained for 4
         make_run(tmp_path / f"{name.replace('/', '-')}-seed0", name, {4: 20})
-    assert notes(*TABLE4[:2]) == ["published: for 12 epochs, against 4 here."]
+    assert notes(*TABLE4[:2]) == ['published: for 12 epochs on COCO val2017, here for 4 on the data "shapes".']
     begun = make_run(tmp_path / "begun", "ablations/table4/1_full", {3: 20})  # on its way to 12 epochs
     assert notes(begun) == []
     assert notes(begun, TABLE4[1]) == [
-        "published: for 12 epochs, against 4 here, in proxy/cpu/table4/4_no_peca_no_sdg."
+        'published: for 12 epochs on COCO val2017, here for 4 on the data "shapes", '
+        "in proxy/cpu/table4/4_no_peca_no_sdg."
     ]
     changed = make_run(tmp_path / "changed", "sap_detr_r50_50ep", {10: 30}, overrides=["train.epochs=10"])
-    assert notes(begun, changed) == ["published: for 50 epochs, against 10 here, in changed."]
+    assert notes(begun, changed) == ["published: for 50 epochs, here for 10, in changed."]
     assert notes(begun, TABLE4[2]) == []  # that one was not run
+    shapes = make_run(tmp_path / "shapes", "sap_detr_r50_50ep", {50: 30}, overrides=["data.type=shapes"])
+    assert notes(shapes) == ['published: on COCO val2017, here on the data "shapes".']
 
 
 def test_epochs_to_an_ap_lie_on_lines_between_evaluations(tmp_path, make_run):
