@@ -52,7 +52,8 @@ def main() -> None:
     start = time.perf_counter()
     found = detector.eval().detect(images, None, torch.tensor([[arguments.height, arguments.width]], device=device))
     scores = found[0]["scores"]
-    print(f"detection      {len(scores)} boxes, best score {scores[0].item():.3f}", end="  ")
+    best = f", best score {scores[0].item():.3f}" if len(scores) else ""
+    print(f"detection      {len(scores)} boxes{best}", end="  ")
     print(f"{time.perf_counter() - start:.1f} s")
     if device.type == "cuda":
         print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")

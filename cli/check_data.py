@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from detrkit.data.check import SplitReport
 
 SHOWN = 20  # faults of a kind that are printed; --json has all
+PICTURES = 8  # drawn of each split
 PICTURE = 640  # pixels of the longer side that a small image is enlarged to
 
 
@@ -29,14 +29,24 @@ def check_data(
     files: Annotated[bool, typer.Option(help="Read every image file, too.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Draw some images with their boxes into this folder.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures of each split.")] = 8,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="With --pictures: how many of each split.", show_default="8")
+    ] = None,
 ) -> None:
     """Report classes, sizes and faults of a data set. Exit code 1 if images or annotations are lost to faults."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from detrkit.data.check import check_split
+    from detrkit.errors import UserError
+    from detrkit.writing import check_file, check_folder
 
+    if count is not None and pictures is None:
+        raise UserError("--count goes with --pictures; without it nothing is drawn")
+    if json_file is not None:
+        check_file(json_file, "--json")
+    if pictures is not None:
+        check_folder(pictures, "--pictures")
     console, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     datasets = open_splits(target, overrides or [], images)
     reports: dict[str, SplitReport] = {}
@@ -55,7 +65,7 @@ def check_data(
         write_json(json_file, target, reports)
         console.print(f"report written to {json_file}", markup=False)
     if pictures is not None:
-        drawn = sum(draw_some(dataset, pictures, name, count) for name, dataset in datasets.items())
+        drawn = sum(draw_some(dataset, pictures, name, count or PICTURES) for name, dataset in datasets.items())
         console.print(f"{drawn} pictures written to {pictures}", markup=False)
     if any(report.loses_data for report in reports.values()):
         raise typer.Exit(1)
@@ -128,12 +138,11 @@ def print_report(console: Console, name: str, report: SplitReport) -> None:
 
 
 def write_json(path: Path, target: str, reports: dict[str, SplitReport]) -> None:
-    """The whole report, written whole or not at all."""
+    """The whole report."""
+    from detrkit.writing import write_text
+
     content = {"target": target, "splits": {name: report.as_json() for name, report in reports.items()}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=1))
 
 
 def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
@@ -143,8 +152,8 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
 
     from detrkit.errors import DataError
     from detrkit.report.labels import class_colour, write_names
+    from detrkit.writing import replaced_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = 0
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         try:
@@ -159,6 +168,7 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
             pen.rectangle(box, outline=class_colour(int(label)), width=max(1, min(image.size) // 160))
         names = [dataset.labels.categories[label].name for label in labels]
         write_names(pen, image.size, names, [int(label) for label in labels], boxes)
-        image.save(folder / f"{name}_{dataset.image_id(index)}.jpg", quality=92)
+        with replaced_file(folder / f"{name}_{dataset.image_id(index)}.jpg") as temporary:
+            image.save(temporary, format="JPEG", quality=92)
         drawn += 1
     return drawn

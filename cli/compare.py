@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from detrkit.report.sheets import Sheet
     from detrkit.report.targets import Row
 
-WIDTH_OF_FILES = 200  # a pipe has no width: nothing needs to be folded there
-
 
 def compare(
     targets: Annotated[
-        list[str], typer.Argument(metavar="TARGET...", help="Recipes (names or files), folders of runs, and KEY=VALUE.")
+        list[str],
+        typer.Argument(metavar="TARGET...", help="Recipes (names or files), runs, folders of runs, and KEY=VALUE."),
     ],
     baseline: Annotated[str | None, typer.Option(help="The row that the others are compared with.")] = None,
     size: Annotated[
@@ -56,20 +55,22 @@ def compare(
     `detrkit compare sap_detr_r50_50ep dab_detr_r50_50ep` counts and trains nothing; with --run it trains each
     recipe with each seed, one run below --runs for each, and goes on where it was interrupted.
     """
-    from rich.console import Console
-
+    from detrkit.cli.console import open_console
     from detrkit.report.comparison import compare as measure
     from detrkit.report.comparison import find_row
     from detrkit.report.sheets import make_sheets
     from detrkit.report.targets import gather_rows, make_jobs, split_arguments
+    from detrkit.writing import check_folder
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_FILES)
+    console = open_console()
     height, width = _size(size)
     for option, said in {"--seeds": seeds, "--parallel": parallel}.items():
         if said is not None and not run:
             raise UserError(f"{option} goes with --run; without it nothing is trained, and all seeds found are shown")
+    if out is not None:
+        check_folder(out, "--out")
+    if run:
+        check_folder(runs, "--runs")
     wanted, overrides = split_arguments(targets)
     warnings: list[str] = []
     rows = gather_rows(wanted, overrides, runs=runs, warn=None if run else warnings)
@@ -77,6 +78,12 @@ def compare(
         raise UserError("compare what? Name recipes (`detrkit recipes` lists them) or folders of runs")
     if baseline is not None:
         find_row(rows, baseline)
+    if overrides and all(row.target is None for row in rows):
+        raise UserError(f"{overrides[0]} is laid over recipes, and only runs were named: a run stays what it was")
+    if epochs_to is not None and not run and not any(row.trained for row in rows):
+        raise UserError(
+            "--epochs-to goes with trainings, and nothing named here has been evaluated; --run trains recipes"
+        )
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     failed = False

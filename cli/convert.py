@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -26,12 +25,14 @@ def convert(
     from detrkit.engine.checkpoint import format_categories, save_weights
     from detrkit.errors import UserError
     from detrkit.recipe import load_recipe
+    from detrkit.writing import check_file, replaced_file
     from detrkit.zoo import convert as run_conversion
     from detrkit.zoo.classes import coco_categories, count_classes
     from detrkit.zoo.reading import read_checkpoint
 
     if output.suffix != ".safetensors":
         raise UserError(f"-o {output}: weights are written as .safetensors, so name a file with that ending")
+    check_file(output, "-o")
     official = read_checkpoint(checkpoint, entry)
     loaded = load_recipe(recipe, overrides or ())
     if not any(text.startswith("detector.classes=") for text in overrides or ()):
@@ -45,13 +46,8 @@ def convert(
     categories = coco_categories(loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(output) as temporary:
         save_weights(state, temporary, metadata)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
     parts, values = Counter(), Counter()
     for name, tensor in state.items():

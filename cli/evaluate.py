@@ -20,7 +20,9 @@ RECALL_OF = ("1 found", "10 found", "100 found", "small", "medium", "large")
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Laid over the recipe.")] = None,
-    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    which: Annotated[
+        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
     ] = None,
@@ -35,7 +37,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained detector as COCO does: 12 numbers, and a table per class.
 
-    Writes evaluation.json and detections.json (COCO results) into the run's folder.
+    Writes evaluation.json and detections.json (COCO results) into the run's folder; with --data only into --out.
     Under torchrun the processes share the images.
     """
     from rich.console import Console
@@ -46,10 +48,17 @@ def evaluate(
     from detrkit.engine.precision import choose_device
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
+    from detrkit.writing import check_folder
 
     if split not in ("val", "train"):
         raise UserError(f"--split is {split!r}; accepted are val and train")
+    if out is not None:
+        check_folder(out, "--out")
     trained = open_trained(run, overrides or (), which=which, weights=weights, data=data)
+    if data is not None and out is None and trained.folder is not None:
+        raise UserError(
+            "the run's folder keeps the evaluation on the run's own data; with --data name another by --out"
+        )
     check_categories(trained)
     options, limits = trained.recipe.section("train"), trained.recipe.section("evaluate")
     device = device or options.device
@@ -74,8 +83,16 @@ def evaluate(
     console.print(numbers_table(result), classes_table(result.per_class))
     folder = out or trained.folder
     if folder is not None:
-        origin = {"weights": str(trained.origin), "split": split, "recipe": trained.recipe.name}
-        for path in _write(folder, result, origin | {"overrides": list(overrides or ())}, split):
+        origin = {
+            "target": run,
+            "title": trained.recipe.title,
+            "weights": str(trained.origin),
+            "step": trained.step,
+            "data": trained.recipe.full_values()["data"],
+            "split": split,
+            "overrides": list(overrides or ()),
+        }
+        for path in _write(folder, result, origin, split):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
@@ -112,9 +129,8 @@ def classes_table(rows: list[ClassResult]) -> Table:
 
 
 def _write(folder: Path, result: EvalResult, origin: dict, split: str) -> list[Path]:
-    from detrkit.engine.run_folder import write_text
+    from detrkit.writing import write_text
 
-    folder.mkdir(parents=True, exist_ok=True)
     ending = "" if split == "val" else f"_{split}"
     summary, detections = folder / f"evaluation{ending}.json", folder / f"detections{ending}.json"
     write_text(detections, json.dumps(result.detections))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +21,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score that is kept.")] = 0.3,
     points: Annotated[bool, typer.Option("--points", help="Also draw the salient points.")] = False,
-    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    which: Annotated[
+        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
     ] = None,
@@ -39,10 +40,10 @@ def predict(
 
     from detrkit.cli.trained import open_trained
     from detrkit.engine.precision import choose_device
-    from detrkit.engine.run_folder import write_text
     from detrkit.errors import UserError
     from detrkit.predict import Unreadable, find_images
     from detrkit.predict import predict as run_prediction
+    from detrkit.writing import check_folder, write_text
 
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")
@@ -51,11 +52,12 @@ def predict(
     taken = {path.resolve() for path, _ in images}
     if clash := next((picture for picture in pictures if picture.resolve() in taken), None):
         raise UserError(f"{clash} would be replaced by its own drawing; choose another folder with --out")
+    for folder in dict.fromkeys([out, *(picture.parent for picture in pictures)]):
+        check_folder(folder, "--out")
     trained = open_trained(run, (), which=which, weights=weights)
     names = [category.name for category in trained.categories]
     ids = [None if category.is_placeholder else category.id for category in trained.categories]
     chosen = choose_device(device)
-    out.mkdir(parents=True, exist_ok=True)
 
     console = Console()
     rows: list[dict] = []
@@ -75,6 +77,8 @@ def predict(
             broken += 1
             console.print(f"{entry.path}: {entry.reason}", style="red", markup=False, highlight=False, soft_wrap=True)
             continue
+        if points and "points" not in entry.result:
+            raise UserError(f"--points: this detector has none ({trained.recipe.title or run})")
         entry = replace(entry, result=_of_categories(entry.result, ids))
         _draw(entry, names, pictures[entry.index], threshold=threshold, points=points)
         rows += _coco_rows(entry, ids)
@@ -107,12 +111,11 @@ def _picture_paths(below: list[Path], out: Path) -> list[Path]:
 
 def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, points: bool) -> None:
     from detrkit.report.drawing import draw_predictions
+    from detrkit.writing import replaced_file
 
     picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
-    temporary.replace(path)
+    with replaced_file(path) as temporary:
+        picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
 
 
 def _of_categories(result: dict[str, Tensor], ids: list[int | None]) -> dict[str, Tensor]:

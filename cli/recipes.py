@@ -16,10 +16,10 @@ def recipes(
     ] = None,
 ) -> None:
     """List the shipped recipes, folder by folder, with the table and AP of the published row that each reproduces."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from detrkit.cli.console import open_console
     from detrkit.recipe import list_recipes
     from detrkit.zoo.published import find_published
 
@@ -27,7 +27,7 @@ def recipes(
     entries = [e for e in list_recipes() if all(word in f"{e.name} {e.title}".lower() for word in wanted)]
     if not entries:
         raise UserError(f"no shipped recipe has {' and '.join(map(repr, wanted))} in its name or title")
-    console = Console()
+    console = open_console()
     entries.sort(key=lambda entry: (entry.name.rpartition("/")[0], entry.name))
     for folder, group in groupby(entries, key=lambda entry: entry.name.rpartition("/")[0]):
         group = list(group)
@@ -46,5 +46,5 @@ def recipes(
             if room is not None:
                 title.truncate(room, overflow="ellipsis")
             table.add_row(entry.name, *published, title)
-        console.print(table, width=None if console.is_terminal else 160)
+        console.print(table)
         console.print()

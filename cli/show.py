@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +25,9 @@ def show(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; RUN/shown/IMAGE by default.")] = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of the paths shown.")] = 0.3,
-    which: Annotated[str, typer.Option(help="Which checkpoint of the run: best or last.")] = "best",
+    which: Annotated[
+        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
     ] = None,
@@ -43,7 +44,10 @@ def show(
     from detrkit.report.inside import draw_inside, missing
     from detrkit.report.look import look_at
     from detrkit.report.picture_page import picture_page
+    from detrkit.writing import check_folder, write_bytes
 
+    if out is not None:
+        check_folder(out, "--out")
     trained = open_trained(run, (), which=which, weights=weights)
     picture, stem = _open_image(image, trained.source)
     if out is None:
@@ -64,10 +68,9 @@ def show(
         facts.append(f"No detection reaches {threshold:g}: the best one is shown.")
     rows = [[str(d.query), d.name, f"{d.score:.3f}"] for d in kept]
     page = picture_page(f"Inside the detector: {stem}", facts, ["query", "class", "score"], rows, pictures)
-    out.mkdir(parents=True, exist_ok=True)
     for made in pictures:
-        _write(out / made.file, made.png)
-    _write(out / "index.html", page.encode())
+        write_bytes(out / made.file, made.png)
+    write_bytes(out / "index.html", page.encode())
     for fact in facts[1:]:
         console.print(fact, highlight=False, markup=False)
     told = f"{len(pictures)} pictures and index.html written to {out}"
@@ -88,10 +91,3 @@ def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:
     if not number.isdecimal() or int(number) not in ids:
         raise UserError(f"{image}: the {split} split has {len(ids)} images, with ids from {min(ids)} to {max(ids)}")
     return source.augment.evaluate(dataset.read(ids.index(int(number)))[0]), f"{split}_{int(number)}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

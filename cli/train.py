@@ -32,6 +32,7 @@ def train(
     from detrkit.engine.run_folder import RunFolder, new_run_folder
     from detrkit.engine.train import train as run_training
     from detrkit.recipe import load_recipe
+    from detrkit.writing import check_folder
 
     values = list(overrides or [])
     if recipe is not None and "=" in recipe:
@@ -45,6 +46,8 @@ def train(
         )
     elif Path(recipe, RunFolder.RECIPE).is_file():
         raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {recipe}")
+    if run is not None:
+        check_folder(run, "--run-dir")
     loaded = load_recipe(recipe, values)
     with processes(loaded.section("train").device) as here:
         if not resume:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ class Trained:
 
     Args:
         origin: the file that the weights came from
+        step: the optimiser step that they are of; None where the file does not say
         folder: the run's folder; None for a recipe with weights
     """
 
@@ -31,16 +32,22 @@ class Trained:
     categories: tuple[Category, ...]
     origin: Path
     folder: Path | None
+    step: int | None
 
 
 def open_trained(
-    target: str, overrides: Sequence[str], *, which: str = "best", weights: Path | None = None, data: Path | None = None
+    target: str,
+    overrides: Sequence[str],
+    *,
+    which: str | None = None,
+    weights: Path | None = None,
+    data: Path | None = None,
 ) -> Trained:
     """Open a run's folder, or a recipe with a file of weights.
 
     Args:
         overrides: ``key=value``, laid over the recipe
-        which: which checkpoint of a run, "best" or "last"
+        which: which checkpoint of a run, "best" or "last"; "best" if None, and only None where there is no choice
         weights: a .safetensors file of the detector's weights; only, and always, with a recipe
         data: the folder of a data set in COCO's format, in place of the recipe's
 
@@ -54,10 +61,14 @@ def open_trained(
     if path.is_dir():
         if weights is not None:
             raise UserError(f"{target} is a run, which has weights of its own; --weights goes with a recipe")
-        run, folder = locate(path, which)
+        run, folder = locate(path, which or "best")
+        if which is not None and folder == path:
+            raise UserError(f"{target} is one checkpoint of a run; --which chooses where the run itself is named")
         return _open_run(run, folder, overrides, data)
     if weights is None:
         raise UserError(f"{target} is not the folder of a run; for a recipe, name its weights with --weights FILE")
+    if which is not None:
+        raise UserError("--which chooses among the checkpoints of a run; --weights is one file")
     return _open_recipe(target, weights, overrides, data)
 
 
@@ -67,9 +78,11 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
 
     origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
     recipe = _recipe(str(run / RunFolder.RECIPE), overrides, data)
-    detector = _build(recipe, read_weights(origin)[0], origin)
+    state, metadata = read_weights(origin)
     categories = read_categories(run / RunFolder.CATEGORIES)
-    return Trained(recipe, detector, recipe.section("data")(), categories, origin, run)
+    return Trained(
+        recipe, _build(recipe, state, origin), recipe.section("data")(), categories, origin, run, _step(metadata)
+    )
 
 
 def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None) -> Trained:
@@ -91,7 +104,11 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
                 raise
     if recipe.get("detector.classes") is None:
         recipe = recipe.with_values({"detector.classes": int(metadata.get("classes", len(categories)))})
-    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None)
+    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None, _step(metadata))
+
+
+def _step(metadata: Mapping[str, str]) -> int | None:
+    return int(metadata["step"]) if "step" in metadata else None
 
 
 def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:

@@ -11,6 +11,7 @@ from detrkit.boxes import center_to_corners
 from detrkit.data.transforms import MEAN, STD
 from detrkit.engine.evaluate import autocast
 from detrkit.report.drawing import draw_predictions, image_of
+from detrkit.writing import replaced_file
 
 
 @torch.no_grad()
@@ -28,7 +29,6 @@ def write_pictures(
 
     The images are shown as the detector sees them, at its input size. Files are called by image id.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     names = [category.name for category in source.categories]
     written: list[Path] = []
     was_training = detector.training
@@ -50,7 +50,8 @@ def write_pictures(
                 points=True,
             )
             path = folder / f"{batch.image_ids[0]}.png"
-            picture.save(path)
+            with replaced_file(path) as temporary:
+                picture.save(temporary, format="PNG")
             written.append(path)
     finally:
         detector.train(was_training)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from detrkit.errors import UserError
+from detrkit.writing import write_text
 
 
 class RunFolder:
@@ -110,13 +111,6 @@ def new_run_folder(parent: Path, name: str) -> Path:
     while path.exists():
         path, number = parent / f"{name}-{number}", number + 1
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 
 from detrkit.engine.history import Evaluation, Run
@@ -88,7 +89,7 @@ def compare(rows: Sequence[Row], *, baseline: str | None = None, epochs_to: floa
     """Measure all rows.
 
     Args:
-        baseline: a row's name, or the end of it that no other row has.
+        baseline: a row's name, or what else `find_row` takes.
         epochs_to: an AP in percent.
 
     Raises UserError if no row, or more than one, is called so.
@@ -113,19 +114,29 @@ def compare(rows: Sequence[Row], *, baseline: str | None = None, epochs_to: floa
 
 
 def find_row(rows: Sequence[Row], name: str) -> Row:
-    """The row of that name, or whose name alone ends in it.
+    """The row of that name or of that target or run; else the only one whose name ends in it.
 
+    An end that begins a part of the name ("x" of "folder/x") goes before one that does not ("x" of "folder/the_x").
     Raises UserError if there is none, or several.
     """
-    names = [row.name for row in rows]
-    if name in names:
-        return rows[names.index(name)]
-    name = name.removesuffix(".toml")
-    found = [row for row in rows if row.name.endswith(name)]
+    end = name.removesuffix(".toml")
+    kinds = (
+        lambda row: row.name == name,
+        lambda row: _path(name) in [_path(text) for text in (row.target, *(run.path for run in row.runs)) if text],
+        lambda row: f"/{row.name}".endswith(f"/{end}"),
+        lambda row: row.name.endswith(end),
+    )
+    found = next((fits for kind in kinds if (fits := [row for row in rows if kind(row)])), [])
     if len(found) == 1:
         return found[0]
-    problem = f"fits {len(found)} rows" if found else "is no row"
-    raise UserError(f"--baseline {name} {problem}{nearest(name, names)}; the rows are: {', '.join(names)}")
+    names = [row.name for row in found or rows]
+    problem = f"fits {len(found)} rows" if found else f"is no row{nearest(name, names)}; the rows are"
+    raise UserError(f"--baseline {name} {problem}: {', '.join(names)}")
+
+
+def _path(text: Path | str) -> Path:
+    """A target or a run's folder, whatever way it was typed."""
+    return Path(str(text).removesuffix(".toml")).expanduser().resolve()
 
 
 def equal_epoch(rows: Sequence[Row]) -> int | None:

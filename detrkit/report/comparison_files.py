@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -17,6 +16,7 @@ from detrkit.report.costs import Costs
 from detrkit.report.curves import draw_curves
 from detrkit.report.sheets import Sheet
 from detrkit.report.timing import Timing
+from detrkit.writing import write_bytes
 
 
 def write_comparison(
@@ -48,7 +48,9 @@ def write_comparison(
     }
     if curves["light"] is not None:
         contents["curves.png"] = curves["light"]
-    return _write_all(folder, contents)
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
+    return [folder / name for name in contents]
 
 
 def to_markdown(sheets: Sequence[Sheet]) -> str:
@@ -125,17 +127,3 @@ def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
-
-
-def _write_all(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in contents}
-    try:
-        for name, content in contents.items():
-            temporary[name].write_bytes(content)
-        for name, path in temporary.items():
-            path.replace(folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-    return [folder / name for name in contents]

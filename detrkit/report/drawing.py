@@ -72,32 +72,6 @@ def draw_predictions(
     return _with_caption(both, caption, height) if caption else both
 
 
-def contact_sheet(pictures: Sequence[Image.Image], *, columns: int | None = None, longest: int = 640) -> Image.Image:
-    """Several pictures on one sheet, in reading order, each scaled down to at most ``longest`` pixels a side.
-
-    Args:
-        columns: as many as make the sheet about square if None
-
-    Raises:
-        ValueError: there are no pictures
-    """
-    if not pictures:
-        raise ValueError("a contact sheet needs at least one picture")
-    small = [_shrunk(picture, longest) for picture in pictures]
-    width, height = max(p.width for p in small), max(p.height for p in small)
-    if columns is None:
-        columns = max(1, round(math.sqrt(len(small) * height / width)))
-    columns = min(columns, len(small))
-    gap = 8
-    rows = math.ceil(len(small) / columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), PAPER)
-    for number, picture in enumerate(small):
-        row, column = divmod(number, columns)
-        left = gap + column * (width + gap) + (width - picture.width) // 2
-        sheet.paste(picture, (left, gap + row * (height + gap) + (height - picture.height) // 2))
-    return sheet
-
-
 def image_of(normalised: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
     """The picture that a tensor [3, H, W] was made from by (x - mean) / std, x in 0..1."""
     shape = (3, 1, 1)
@@ -196,12 +170,6 @@ def _enlarged(image: Image.Image) -> tuple[Image.Image, float]:
         return image.copy(), 1.0
     size = tuple(max(1, round(side * scale)) for side in image.size)
     return image.resize(size, Image.Resampling.BICUBIC), scale
-
-
-def _shrunk(picture: Image.Image, longest: int) -> Image.Image:
-    scale = min(1.0, longest / max(picture.size))
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    return picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _clipped(box: Sequence[float], size: tuple[int, int]) -> Box:

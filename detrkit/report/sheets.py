@@ -91,23 +91,27 @@ def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:
             f"Spearman's rank correlation of measured AP ({where}) and published AP, {comparison.rank_rows} rows: "
             f"{comparison.rank:+.2f}"
         )
-    notes += _other_budgets(comparison, names)
+    notes += _published_for_others(comparison, names)
     return Sheet("Average precision", tuple(columns), tuple(rows), tuple(notes))
 
 
-def _other_budgets(comparison: Comparison, names: Sequence[str]) -> list[str]:
-    """Which trained rows stand beside a figure that was published for other epochs than theirs."""
+def _published_for_others(comparison: Comparison, names: Sequence[str]) -> list[str]:
+    """Which trained rows stand beside a figure that was published for other epochs, or other data, than theirs."""
     beside = [(name, m) for name, m in zip(names, comparison.rows, strict=True) if m.row.trained and m.published_ap]
-    budgets: dict[tuple[int, int], list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for name, m in beside:
         published, own = m.row.published.get("epochs"), m.row.recipe.section("train").epochs
+        data = m.row.recipe.section("data").name
+        theirs, ours = [], []
         if published is not None and published != own:
-            budgets.setdefault((published, own), []).append(name)
-    return [
-        f"published: for {published} epochs, against {own} here"
-        + ("." if len(found) == len(beside) else f", in {', '.join(found)}.")
-        for (published, own), found in budgets.items()
-    ]
+            theirs.append(f"for {published} epochs")
+            ours.append(f"for {own}")
+        if data != "coco":
+            theirs.append("on COCO val2017")
+            ours.append(f'on the data "{data}"')
+        if theirs:
+            notes.setdefault(f"published: {' '.join(theirs)}, here {' '.join(ours)}", []).append(name)
+    return [note + ("." if len(found) == len(beside) else f", in {', '.join(found)}.") for note, found in notes.items()]
 
 
 def _parts(comparison: Comparison, names: Sequence[str]) -> Sheet:

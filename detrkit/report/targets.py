@@ -50,7 +50,7 @@ def gather_rows(
     """One row for each recipe, in the order of the targets.
 
     Args:
-        targets: recipes (names or files) and folders of runs.
+        targets: recipes (names or files), runs' folders, and folders that hold runs, which stand for all of them.
         overrides: laid over the recipes; a run is what it was.
         runs: the folder below which `--run` trains; its runs of the recipes come along.
         warn: takes a line for each run there that does not belong to its recipe any more.
@@ -60,11 +60,9 @@ def gather_rows(
     rows: list[Row] = []
     loose: list[Run] = []
     for target in dict.fromkeys(targets):
-        if is_run(Path(target)):
-            loose.append(read_run(Path(target)))
-            continue
         if Path(target).is_dir():
-            raise UserError(f"{target} is neither a run's folder (it has no recipe.toml) nor a recipe")
+            loose += [read_run(path) for path in _runs_meant(Path(target))]
+            continue
         recipe = load_recipe(target, overrides)
         if any(row.name == recipe.name for row in rows):
             raise UserError(f"two of the recipes are called {recipe.name}; give one of the files another name")
@@ -83,6 +81,16 @@ def make_jobs(rows: Sequence[Row], seeds: Sequence[int], overrides: Sequence[str
         for row in rows
         if row.target is not None
     ]
+
+
+def _runs_meant(folder: Path) -> list[Path]:
+    """The folder itself if it is a run's, else the runs that lie in it, as --run leaves them."""
+    found = [folder] if is_run(folder) else [path for path in sorted(folder.iterdir()) if is_run(path)]
+    if not found:
+        raise UserError(
+            f"{folder} is neither a run's folder (it has no recipe.toml), nor does it hold any, nor a recipe"
+        )
+    return found
 
 
 def _runs_below(folder: Path, row: Row, warn: list[str] | None) -> tuple[Run, ...]:

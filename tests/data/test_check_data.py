@@ -94,6 +94,24 @@ def test_mistakes_are_told(good, tmp_path):
         assert isinstance(run(*arguments).exception, error)
 
 
+def test_outputs_that_cannot_be_written_are_named_before_the_report(good, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for option, path, told in (("--json", "folder", "is a folder"), ("--pictures", "file", "is a file")):
+        result = run(good, option, tmp_path / path)
+        assert isinstance(result.exception, UserError)
+        assert f"{option} {tmp_path / path} {told}" in str(result.exception)
+        assert result.output == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_count_without_pictures_is_refused(good, tmp_path):
+    assert "--count goes with --pictures" in str(run(good, "--count", 3).exception)
+    assert run(good, "--count", 1, "--pictures", tmp_path / "pictures").exit_code == 0
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"train_1.jpg", "val_1.jpg"}
+
+
 def test_a_recipe_is_enough():
     result = run("sap_detr_r50_50ep", "data.type=shapes", "data.train_images=5", "data.val_images=3")
     assert result.exit_code == 0, result.output

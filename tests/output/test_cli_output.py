@@ -18,6 +18,7 @@ from detrkit.errors import CheckpointError, UserError
 from detrkit.zoo.classes import count_classes
 
 SMALL = [
+    'title="a tiny detector"',
     "backbone.name=resnet10t",
     "backbone.pretrained=false",
     "backbone.norm=batch",
@@ -57,10 +58,29 @@ def run(tmp_path_factory):
     recipe = small_recipe(8)
     torch.manual_seed(0)
     detector = detrkit.build_detector(recipe)
-    write_checkpoint(folder / "last", weights=detector.state_dict(), average=None, state={}, metadata={})
+    said = {"step": "120"}
+    write_checkpoint(folder / "last", weights=detector.state_dict(), average=None, state={}, metadata=said)
     (folder / "recipe.toml").write_text(recipe.to_toml())
     (folder / "categories.json").write_text(format_categories(recipe.section("data")().categories))
     return folder
+
+
+def write_coco(folder, split, categories):
+    """A split of one image with one box of the first category."""
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / split).mkdir()
+    Image.new("RGB", (64, 48), "white").save(folder / split / "a.png")
+    box = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": categories[0]["id"],
+        "bbox": [8, 8, 20, 20],
+        "area": 400,
+        "iscrowd": 0,
+    }
+    images = [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}]
+    content = {"images": images, "annotations": [box], "categories": categories}
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
 def test_evaluate_a_run(run):
@@ -70,6 +90,9 @@ def test_evaluate_a_run(run):
     summary = json.loads((run / "evaluation.json").read_text())
     assert set(summary["stats"]) >= {"AP", "AP50", "ARL"}
     assert summary["overrides"] == ["evaluate.batch_size=2"]
+    assert (summary["target"], summary["step"]) == (str(run), 120)
+    assert summary["title"] == "a tiny detector"
+    assert (summary["data"]["type"], summary["data"]["val_images"]) == ("shapes", 3)
     assert [row["name"] for row in summary["per_class"]][:2] == ["circle", "square"]
     detections = json.loads((run / "detections.json").read_text())
     assert {row["category_id"] for row in detections} <= set(range(1, 9))
@@ -84,6 +107,20 @@ def test_evaluate_the_training_images(run):
     call("evaluate", run, "data.train_images=5", "data.augment.flip=0.0", "--split", "train")
     again = json.loads((run / "detections_train.json").read_text())
     assert [row["score"] for row in detections] == pytest.approx([row["score"] for row in again], abs=1e-5)
+
+
+def test_evaluate_a_run_on_other_data_leaves_its_own_numbers(run, tmp_path):
+    call("evaluate", run)
+    before = {path.name: path.read_bytes() for path in run.glob("*.json")}
+    shapes = detrkit.load_recipe("quickstart").section("data")().categories
+    for split in ("train", "val"):
+        write_coco(tmp_path / "other", split, [{"id": category.id, "name": category.name} for category in shapes])
+    with pytest.raises(UserError, match="name another by --out"):
+        call("evaluate", run, "--data", tmp_path / "other")
+    call("evaluate", run, "--data", tmp_path / "other", "--out", tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in run.glob("*.json")} == before
+    data = json.loads((tmp_path / "out" / "evaluation.json").read_text())["data"]
+    assert (data["type"], data["root"]) == ("coco", str(tmp_path / "other"))
 
 
 def test_evaluate_a_recipe_with_weights(run, tmp_path):
@@ -101,13 +138,9 @@ def test_evaluate_a_recipe_with_weights(run, tmp_path):
 
 
 def test_evaluate_on_data_of_other_classes(run, tmp_path):
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "val").mkdir()
-    annotations = {"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}], "annotations": []}
-    annotations["categories"] = [{"id": 1, "name": "circle"}, {"id": 2, "name": "cat"}]
-    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(annotations))
+    write_coco(tmp_path, "val", [{"id": 1, "name": "circle"}, {"id": 2, "name": "cat"}])
     with pytest.raises(CheckpointError, match=r"class 1 is 'square' there and 'cat' here \(8 and 2 classes"):
-        call("evaluate", run, "--data", tmp_path)
+        call("evaluate", run, "--data", tmp_path, "--out", tmp_path / "out")
 
 
 def test_predict(run, tmp_path):
@@ -161,6 +194,54 @@ def test_an_object_of_no_class_is_neither_measured_nor_drawn(tmp_path):
     assert "0 detections" in result.output
     assert json.loads((tmp_path / "drawn" / "predictions.json").read_text()) == []
     assert len(Image.open(tmp_path / "drawn" / "a.png").getcolors()) == 1
+
+
+def test_an_output_that_cannot_be_written_is_named_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("detrkit.cli.trained.open_trained", None)  # no detector is opened
+    (tmp_path / "file").touch()
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "more" / "a.png")
+    for command in (("evaluate", run), ("predict", run, tmp_path / "photos"), ("show", run, "val:1")):
+        with pytest.raises(UserError, match=r"--out .*file is a file; it should be a folder"):
+            call(*command, "--out", tmp_path / "file")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "more").touch()
+    with pytest.raises(UserError, match=r"--out .*more is a file"):
+        call("predict", run, tmp_path / "photos", "--out", tmp_path / "out")
+    with pytest.raises(UserError, match=r"--run-dir .*file is a file"):
+        call("train", "quickstart", "--run-dir", tmp_path / "file")
+    (tmp_path / "w.safetensors").mkdir()
+    with pytest.raises(UserError, match=r"-o .*w.safetensors is a folder"):
+        call("convert", tmp_path / "official.pth", "quickstart", "-o", tmp_path / "w.safetensors")
+
+
+def test_options_that_would_do_nothing_are_refused(run, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "mine.toml").write_text((run / "recipe.toml").read_text())
+    out = tmp_path / "out"
+    for command in (("evaluate",), ("predict", tmp_path / "a.png"), ("show", "val:1")):
+        verb, *rest = command
+        weights = run / "last" / "weights.safetensors"
+        with pytest.raises(UserError, match="--which chooses among the checkpoints of a run; --weights is one file"):
+            call(verb, tmp_path / "mine.toml", *rest, "--weights", weights, "--which", "last", "--out", out)
+        with pytest.raises(UserError, match="last is one checkpoint of a run"):
+            call(verb, run / "last", *rest, "--which", "best", "--out", out)
+        with pytest.raises(UserError, match="accepted are 'best' and 'last'"):
+            call(verb, run, *rest, "--which", "lst", "--out", out)
+    assert not out.exists()
+
+
+def test_points_of_a_detector_without_any_are_refused(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    said = [text for text in SMALL if not text.startswith("queries.grid")]
+    recipe = detrkit.load_recipe("base/dab_detr", [*said, "queries.count=5", "detector.classes=8"])
+    save_weights(detrkit.build_detector(recipe).state_dict(), tmp_path / "dab.safetensors", {"classes": "8"})
+    (tmp_path / "dab.toml").write_text(recipe.to_toml())
+    command = ["predict", tmp_path / "dab.toml", tmp_path / "a.png", "--weights", tmp_path / "dab.safetensors"]
+    with pytest.raises(UserError, match=r"--points: this detector has none \(a tiny detector\)"):
+        call(*command, "--out", tmp_path / "out", "--points")
+    assert not (tmp_path / "out").exists()
+    assert call(*command, "--out", tmp_path / "out").exit_code == 0
 
 
 def test_predict_never_draws_over_its_input(run, tmp_path):

@@ -11,12 +11,13 @@ import pytest
 from detrkit.cli import main
 from detrkit.errors import DataError
 from detrkit.recipe import list_recipes, load_recipe
+from detrkit.zoo.published import find_published
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the command line; returns its exit code, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
+    """Runs the command line into a pipe; returns its exit code, standard output and standard error."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run_main(*arguments: str):
         monkeypatch.setattr(sys, "argv", ["detrkit", *arguments])
@@ -43,9 +44,11 @@ def test_the_help_page_lists_the_verbs_and_does_not_wait_for_torch():
 def test_recipes_lists_what_ships_without_the_bases(run):
     code, out, _ = run("recipes")
     assert code == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
     for entry in list_recipes():
-        assert entry.name in out
-        assert entry.title in out
+        row = find_published(entry.reproduces)
+        published = "" if row is None else f"{row['table']} {row['AP']:.1f} "
+        assert f"{entry.name} {published}{entry.title}" in lines
     assert "base/" not in out
 
 

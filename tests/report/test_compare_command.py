@@ -88,6 +88,7 @@ def test_the_files_agree_with_the_runs(tmp_path, make_run):
         (["quickstart", "--run", "--seeds", ""], "--seeds is ''"),
         (["quickstart", "--seeds", "3"], "--seeds goes with --run"),
         (["quickstart", "--parallel", "1"], "--parallel goes with --run"),
+        (["quickstart", "--epochs-to", "20"], "--epochs-to goes with trainings"),
         (["train.epochs=3"], "compare what"),
         (["quickstar"], "did you mean"),
     ],
@@ -95,6 +96,20 @@ def test_the_files_agree_with_the_runs(tmp_path, make_run):
 def test_mistakes_are_named(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         CliRunner().invoke(app, ["compare", *arguments, "--runs", str(tmp_path)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("option", ["--out", "--runs"])
+def test_an_output_that_is_a_file_is_named_before_the_work(tmp_path, monkeypatch, option):
+    monkeypatch.setattr("detrkit.report.targets.gather_rows", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"{option} .*file is a file; it should be a folder"):
+        invoke("quickstart", "--run", option, tmp_path / "file")
+
+
+def test_overrides_on_runs_alone_are_refused(tmp_path, make_run):
+    run = make_run(tmp_path / "x", "quickstart", {1: 10})
+    with pytest.raises(UserError, match=r"train\.epochs=9 is laid over recipes, and only runs were named"):
+        invoke(run, "train.epochs=9", "--size", "64x64")
 
 
 def job_of(folder, *overrides, seed=0):

@@ -1,13 +1,16 @@
 """Rows from recipes and runs, and what is worked out of them."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from detrkit.engine.history import differences, read_run
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
-from detrkit.report.comparison import compare, epochs_needed
+from detrkit.recipe.shipped import find_shipped
+from detrkit.report.comparison import compare, epochs_needed, find_row
 from detrkit.report.sheets import make_sheets
 from detrkit.report.targets import gather_rows, split_arguments
 
@@ -56,6 +59,45 @@ def test_a_recipe_finds_its_runs_and_names_those_of_another(tmp_path, make_run):
     assert [run.seed for run in row.runs] == [4]
 
 
+def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path, make_run):
+    runs = tmp_path / "runs"
+    alone = make_run(runs / "quickstart", "quickstart", {1: 10}, seed=7)
+    for seed in (0, 1):
+        make_run(runs / "compare" / f"quickstart-seed{seed}", "quickstart", {1: 10}, seed=seed)
+    make_run(runs / "compare" / "quickstart_dab-seed0", "quickstart_dab", {1: 10})
+    (runs / "compare" / "failed-seed0").mkdir()
+    every = rows_of(tmp_path, *sorted(runs.iterdir()))  # runs/*
+    assert [(row.name, [run.seed for run in row.runs]) for row in every] == [
+        ("quickstart", [0, 1, 7]),
+        ("quickstart_dab", [0]),
+    ]
+    assert [[run.seed for run in row.runs] for row in rows_of(tmp_path, runs)] == [[7]]
+    assert [run.path for run in rows_of(tmp_path, alone)[0].runs] == [alone]
+
+
+def test_a_baseline_is_named_as_it_was_typed(tmp_path, make_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(Path("runs/quickstart-seed1"), "quickstart", {1: 10}, seed=1)
+    for name in ("mine", "other"):
+        Path(f"{name}.toml").write_text(f'extends = "quickstart"\ntrain.epochs = {2 * len(name)}\n')
+    shipped = str(find_shipped(TABLE4[2]))
+    rows = rows_of(tmp_path, "./mine.toml", "other.toml", shipped, run)
+    for name in ("runs/quickstart-seed1", "runs/quickstart-seed1/", str(run.resolve()), "quickstart"):
+        assert find_row(rows, name) is rows[3]
+    for name in ("mine.toml", "./mine.toml", "mine"):
+        assert find_row(rows, name) is rows[0]
+    for name in (shipped, TABLE4[2], "7_dab_baseline", "baseline", "7_dab_baseline.toml"):
+        assert find_row(rows, name) is rows[2]
+
+
+def test_the_end_of_a_baselines_name_is_taken_by_whole_parts_first(tmp_path, make_run):
+    rows = [replace(rows_of(tmp_path, "quickstart")[0], name=name) for name in ("quickstart_dab", "a/dab", "the_dab")]
+    assert find_row(rows, "dab").name == "a/dab"
+    assert find_row(rows, "t_dab").name == "quickstart_dab"
+    with pytest.raises(UserError, match=r"--baseline _dab fits 2 rows: quickstart_dab, the_dab$"):
+        find_row(rows, "_dab")
+
+
 def test_how_a_run_was_run_makes_no_other_recipe():
     asked = load_recipe("quickstart")
     same = load_recipe("quickstart", ["train.workers=3", "train.device=cpu", "train.seed=7", "detector.classes=8"])
@@ -76,22 +118,25 @@ def test_rank_correlation_with_the_published_order(tmp_path, make_run):
     assert compare(rows_of(tmp_path, *TABLE4[:2], runs=tmp_path)).rank is None
 
 
-def test_a_figure_that_was_published_for_other_epochs_is_told(tmp_path, make_run):
+def test_a_figure_that_was_published_for_other_epochs_or_data_is_told(tmp_path, make_run):
     def notes(*targets):
         accuracy = make_sheets(compare(rows_of(tmp_path, *targets, runs=tmp_path)), {}, {})[0]
         return [note for note in accuracy.notes if note.startswith("published:")]
 
     for name in TABLE4[:2]:  # published for 12 epochs, as a proxy trained for 4
         make_run(tmp_path / f"{name.replace('/', '-')}-seed0", name, {4: 20})
-    assert notes(*TABLE4[:2]) == ["published: for 12 epochs, against 4 here."]
+    assert notes(*TABLE4[:2]) == ['published: for 12 epochs on COCO val2017, here for 4 on the data "shapes".']
     begun = make_run(tmp_path / "begun", "ablations/table4/1_full", {3: 20})  # on its way to 12 epochs
     assert notes(begun) == []
     assert notes(begun, TABLE4[1]) == [
-        "published: for 12 epochs, against 4 here, in proxy/cpu/table4/4_no_peca_no_sdg."
+        'published: for 12 epochs on COCO val2017, here for 4 on the data "shapes", '
+        "in proxy/cpu/table4/4_no_peca_no_sdg."
     ]
     changed = make_run(tmp_path / "changed", "sap_detr_r50_50ep", {10: 30}, overrides=["train.epochs=10"])
-    assert notes(begun, changed) == ["published: for 50 epochs, against 10 here, in changed."]
+    assert notes(begun, changed) == ["published: for 50 epochs, here for 10, in changed."]
     assert notes(begun, TABLE4[2]) == []  # that one was not run
+    shapes = make_run(tmp_path / "shapes", "sap_detr_r50_50ep", {50: 30}, overrides=["data.type=shapes"])
+    assert notes(shapes) == ['published: on COCO val2017, here on the data "shapes".']
 
 
 def test_epochs_to_an_ap_lie_on_lines_between_evaluations(tmp_path, make_run):
@@ -129,7 +174,9 @@ def test_what_cannot_be_compared_is_named(tmp_path, make_run):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither a run's folder"):
         rows_of(tmp_path, tmp_path / "empty")
-    with pytest.raises(UserError, match=r"baseline quick fits 0|is no row"):
+    with pytest.raises(
+        UserError, match=r'baseline quickstar is no row; did you mean "quickstart"\?; the rows are: quick'
+    ):
         compare(rows_of(tmp_path, "quickstart"), baseline="quickstar")
     wrong = tmp_path / "wrong.toml"
     wrong.write_text('extends = "quickstart"\nreproduces = { table = "2", method = "SAP" }\n')
