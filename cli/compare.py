@@ -101,6 +101,10 @@ def compare(
     sheets = make_sheets(comparison, costs, timings)
     for sheet in sheets:
         print_sheet(console, sheet)
+    missing = sum(row.target is not None and not row.trained for row in rows)
+    if missing and not run:
+        told = f"{missing} of {len(rows)} rows have no result yet: the same command with --run trains them"
+        console.print(f"\n{told}", style="dim", highlight=False)
     if out is not None:
         from detrkit.report.comparison_files import write_comparison
 

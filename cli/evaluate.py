@@ -65,7 +65,7 @@ def evaluate(
     with processes(device) as here:
         console = Console(quiet=not here.is_first)
         chosen = choose_device(device, here.local_rank)
-        console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False)
+        console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False, markup=False, soft_wrap=True)
         with _progress(console) as progress:
             task = progress.add_task("evaluating", total=None)
             result = run_evaluation(

@@ -62,12 +62,12 @@ def predict(
     console = Console()
     rows: list[dict] = []
     table: list[dict] = []
-    broken = 0
+    broken, best = 0, 0.0
     stream = run_prediction(
         trained.detector.to(chosen),
         [path for path, _ in images],
         transform=trained.source.augment.evaluate,
-        threshold=threshold,
+        threshold=0.0,  # what is below is not kept, but the best of it is told
         batch_size=batch,
         device=chosen,
         precision=trained.recipe.section("train").precision,
@@ -79,7 +79,10 @@ def predict(
             continue
         if points and "points" not in entry.result:
             raise UserError(f"--points: this detector has none ({trained.recipe.title or run})")
-        entry = replace(entry, result=_of_categories(entry.result, ids))
+        result = _of_categories(entry.result, ids)
+        best = max([best, *result["scores"].tolist()])
+        kept = result["scores"] >= threshold
+        entry = replace(entry, result={name: values[kept] for name, values in result.items()})
         _draw(entry, names, pictures[entry.index], threshold=threshold, points=points)
         rows += _coco_rows(entry, ids)
         table.append(_image_row(entry))
@@ -87,6 +90,8 @@ def predict(
     used = [{"id": category.id, "name": category.name} for category in trained.categories]
     write_text(out / "images.json", json.dumps({"images": table, "categories": used}, ensure_ascii=False, indent=1))
     told = f"{len(rows)} detections from {threshold:g} on {len(table)} images, written to {out}"
+    if table and not rows:
+        told += f"; the best score was {best:.3f}, so try a lower --threshold"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
     if broken:
         console.print(f"{broken} of {len(images)} images could not be read", style="red")

@@ -164,7 +164,7 @@ class Checker:
         for key in offered:
             self.report((*path, key), "is set by the model around this part, not in a recipe")
         rest = {key: value for key, value in table.items() if key not in offered}
-        self._check_keys(rest, {"type", *wanted}, path, owner=f'{slot} "{name}"')
+        self._check_keys(rest, {"type", *wanted}, path, owner=f'{slot} "{name}"', slot=slot)
         found = {key: self.value(parameter, table, path) for key, parameter in wanted.items()}
         if any(value is FAILED for value in found.values()):
             return FAILED
@@ -177,9 +177,15 @@ class Checker:
             build=build,
         )
 
-    def _check_keys(self, table: Mapping[str, Any], known: Collection[str], path: KeyPath, *, owner: str) -> None:
+    def _check_keys(
+        self, table: Mapping[str, Any], known: Collection[str], path: KeyPath, *, owner: str, slot: str = ""
+    ) -> None:
         for key in [key for key in table if key not in known]:
             hint = nearest(key, known) or f"; accepted: {one_of(sorted(known))}"
+            others = (
+                [other for other, build in parts(slot).items() if key in parameters_of(build, slot)] if slot else []
+            )
+            hint += f"; {slot} {one_of(sorted(others))} has it" if others else ""
             self.report((*path, key), f"there is no such option of {owner}{hint}")
 
     def _over_default(self, default: Any, table: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, RecipeError, Source, nearest
 from detrkit.recipe.reading import Reader
 from detrkit.recipe.registry import REQUIRED, Factory, load_shipped_parts
-from detrkit.recipe.shipped import find_shipped, recipe_name, shipped_names
+from detrkit.recipe.shipped import display_name, find_shipped, recipe_name, shipped_names
 
 DEFAULT = Source("default")
 
@@ -157,14 +157,19 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     layer = merge(document.merged(), over, implied_type)
     if reader.imports:
         layer.values["imports"] = list(reader.imports)
-    return _checked(recipe_name(path), layer, [*reader.problems, *problems], complete=not reader.problems)
+    name = recipe_name(path)
+    # Mistakes are told of a path: every run's recipe is called "recipe".
+    told = name if find_shipped(name) == path else display_name(path)
+    return _checked(name, layer, [*reader.problems, *problems], told=told, complete=not reader.problems)
 
 
-def _checked(name: str, layer: Layer, problems: Sequence[Problem], *, complete: bool = True) -> Recipe:
+def _checked(
+    name: str, layer: Layer, problems: Sequence[Problem], *, told: str | None = None, complete: bool = True
+) -> Recipe:
     checker = Checker(layer, complete=complete)
     sections = checker.check()
     if problems or checker.problems:
-        raise RecipeError(name, _in_order_of_lines(dict.fromkeys([*problems, *checker.problems])))
+        raise RecipeError(told or name, _in_order_of_lines(dict.fromkeys([*problems, *checker.problems])))
     return Recipe(name=name, values=layer.values, sections=sections, sources=layer.sources)
 
 

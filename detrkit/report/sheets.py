@@ -154,7 +154,7 @@ def _reached(reached: Reached) -> str:
 def _costs(comparison: Comparison, names: Sequence[str], costs: Mapping[str, Costs]) -> Sheet:
     counted = [costs[m.row.name] for m in comparison.rows if m.row.name in costs]
     means = any(c.coco_mean is not None for c in counted)
-    folds = any(c.work.plain_form != c.work.total.multiply_adds for c in counted)
+    folds = any(_shows(c.work.saved) or _shows(c.work.zeros) for c in counted)
     columns = ["recipe", "params M", "trained M", "GFLOPs", *(["plain form"] if folds else [])]
     columns += ["COCO mean"] if means else []
     columns += ["publ. AP", "publ. M", "publ. GFLOPs"]
@@ -178,12 +178,14 @@ def _cost_notes(counted: Sequence[Costs]) -> list[str]:
     notes = [f"GFLOPs: 1e9 multiply-adds, forward, one image of {work.height} x {work.width}."]
     saved = [c.work.saved / 1e9 for c in counted]
     zeros = [c.work.zeros / 1e9 for c in counted]
-    if max(zeros) or max(saved):
-        notes.append(
-            "plain form: with a copy of the keys for each term, as official codes concatenate them. Terms that share "
-            f"keys are added up first, which saves {_range(saved)} GFLOPs; the fused kernel's channels of zeros cost "
-            f"{_range(zeros)}."
-        )
+    told = []
+    if any(_shows(c.work.saved) for c in counted):
+        told.append(f" Terms that share keys are added up first, which saves {_range(saved)} GFLOPs.")
+    if any(_shows(c.work.zeros) for c in counted):
+        told.append(f" The fused kernel's channels of zeros cost {_range(zeros)} GFLOPs.")
+    if told:
+        plain = "plain form: with a copy of the keys for each term, as official codes concatenate them."
+        notes.append(plain + "".join(told))
     if any(c.coco_mean is not None for c in counted):
         notes.append("COCO mean: over the first 100 images of val2017 at 800 (at most 1333), as the published GFLOPs.")
     if assumed := [c.assumed_classes for c in counted if c.assumed_classes]:
@@ -196,6 +198,11 @@ def _cost_notes(counted: Sequence[Costs]) -> list[str]:
             f"({most}, ...); their results are {_range([100 * s for s in shares], 1)} % as many numbers."
         )
     return notes
+
+
+def _shows(multiply_adds: float) -> bool:
+    """Whether there is anything of it left in a table of GFLOPs with two decimals."""
+    return round(multiply_adds / 1e9, 2) != 0
 
 
 def _range(values: Sequence[float], digits: int = 2) -> str:

@@ -85,6 +85,7 @@ def write_coco(folder, split, categories):
 
 def test_evaluate_a_run(run):
     result = call("evaluate", run, "evaluate.batch_size=2")
+    assert result.output.startswith(f"{run / 'last' / 'weights.safetensors'} on cpu, val split\n")  # in one line
     assert "3 images" in result.output
     assert "crescent" in result.output
     summary = json.loads((run / "evaluation.json").read_text())
@@ -242,6 +243,19 @@ def test_points_of_a_detector_without_any_are_refused(tmp_path):
         call(*command, "--out", tmp_path / "out", "--points")
     assert not (tmp_path / "out").exists()
     assert call(*command, "--out", tmp_path / "out").exit_code == 0
+
+
+def test_predict_tells_the_best_score_where_none_is_kept(run, tmp_path):
+    Image.new("RGB", (64, 64), "orange").save(tmp_path / "a.png")
+    command = ["predict", run, tmp_path / "a.png", "--out", tmp_path / "out", "--threshold"]
+    call(*command, 0)
+    scores = {row["score"] for row in json.loads((tmp_path / "out" / "predictions.json").read_text())}
+    *_, second, best = sorted(scores)
+    assert f"0 detections from 1 on 1 images, written to {tmp_path / 'out'}; the best score was {best:.3f}" in (
+        call(*command, 1).output
+    )
+    call(*command, (second + best) / 2)
+    assert {row["score"] for row in json.loads((tmp_path / "out" / "predictions.json").read_text())} == {best}
 
 
 def test_predict_never_draws_over_its_input(run, tmp_path):

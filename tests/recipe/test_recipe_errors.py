@@ -109,7 +109,9 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_lines(base, write):
 
 
 def test_the_error_is_one_for_the_command_line(base):
-    with pytest.raises(UserError, match=r"2 mistakes in recipe base:\n.*train.epochs.*\n.*train.rate") as caught:
+    with pytest.raises(
+        UserError, match=r"2 mistakes in recipe .*base\.toml:\n.*train.epochs.*\n.*train.rate"
+    ) as caught:
         load_recipe(base, ["train.epochs=0", "train.rate=-1"])
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.problems) == (str(caught.value), caught.value.problems)
@@ -178,3 +180,20 @@ def test_a_module_that_fails_is_named_with_its_error(base, write):
     [problem] = problems_of(write("mine.toml", 'extends = "base"\nimports = ["my_broken_part"]\n'))
     assert (problem.line, problem.key) == (2, "imports")
     assert "RuntimeError: not today" in problem.message
+
+
+def test_mistakes_laid_over_a_run_are_told_of_its_folder(base, monkeypatch):
+    run = base.parent / "runs" / "x"
+    run.mkdir(parents=True)
+    base.rename(run / "recipe.toml")
+    monkeypatch.chdir(base.parent)
+    for named in ("runs/x", run / "recipe.toml"):
+        with pytest.raises(UserError, match=r"one mistake in recipe runs/x/recipe\.toml:\n"):
+            load_recipe(named, ["train.epochs=0"])
+
+
+def test_an_option_of_another_type_names_that_type():
+    with pytest.raises(
+        UserError, match=r'no such option of data "shapes"; accepted: .*"val_images"; data "coco" has it'
+    ):
+        load_recipe("quickstart", ["data.root=/x"])

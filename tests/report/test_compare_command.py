@@ -38,8 +38,13 @@ def invoke(*arguments):
 def test_recipes_alone_are_counted(tmp_path):
     output = invoke("quickstart", "quickstart_dab", "--size", "64x64", "--runs", tmp_path)
     [line] = [line for line in output.splitlines() if line.startswith("quickstart_dab")]
-    assert re.fullmatch(r"quickstart_dab +0\.\d\d +0\.\d\d +0\.\d\d +0\.\d\d +- +- +-", line.rstrip())
+    assert re.fullmatch(r"quickstart_dab +0\.\d\d +0\.\d\d +0\.\d\d +- +- +-", line.rstrip())
     assert "Average precision" not in output
+    assert "plain form" not in output  # it saves nothing that a table of two decimals shows
+    assert "0.00" not in output
+    assert "2 of 2 rows have no result yet: the same command with --run trains them" in output
+    large = invoke("quickstart", "--size", "800x800", "--runs", tmp_path)
+    assert re.search(r"plain form: .* saves 0\.\d*[1-9]\d* GFLOPs\. The fused kernel's channels of zeros cost", large)
 
 
 def test_the_files_agree_with_the_runs(tmp_path, make_run):
