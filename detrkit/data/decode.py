@@ -31,8 +31,9 @@ def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None, *,
 
     Greyscale, palette and CMYK are converted, transparent pixels are laid over white, 16-bit values are
     scaled to 8. ``size`` (height, width) is what the annotations were made for: where only one of the
-    upright and the stored image has it, that one is meant, whatever ``exif`` says. Raises ``DataError``,
-    naming the file, where it is missing, broken or cut short, or has another size.
+    upright and the stored image has it, that one is meant, whatever ``exif`` says. TIFF files
+    are always upright: Pillow turns them itself. Raises ``DataError``, naming the file, where it is missing,
+    broken or cut short, or has another size.
     """
     try:
         with Image.open(path) as file:
@@ -54,7 +55,7 @@ def stored_size(path: Path, *, exif: Exif = "upright") -> tuple[int, int]:
     """(height, width) of an image as ``decode`` gives it, from its header only; ``DataError`` likewise."""
     try:
         with Image.open(path) as file:
-            turned = exif == "upright" and file.getexif().get(_EXIF_ORIENTATION) in _TURNED
+            turned = exif == "upright" and _orientation(file) in _TURNED
             return (file.width, file.height) if turned else (file.height, file.width)
     except Exception as error:
         raise _named(error, path) from error
@@ -66,9 +67,14 @@ def open_orientation(path: Path) -> int | None:
     Of such an image the size in its annotations does not tell for which of the two they were made.
     """
     with Image.open(path) as file:
-        orientation = file.getexif().get(_EXIF_ORIENTATION)
+        orientation = _orientation(file)
         same = orientation in _MIRRORED or (orientation in _TURNED and file.width == file.height)
         return orientation if same else None
+
+
+def _orientation(file: Image.Image) -> int | None:
+    # Pillow turns TIFF files itself, their size in the header included, and leaves nothing to do.
+    return None if file.format == "TIFF" else file.getexif().get(_EXIF_ORIENTATION)
 
 
 def _named(error: Exception, path: str | os.PathLike[str]) -> DataError:

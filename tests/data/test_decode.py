@@ -21,8 +21,9 @@ def scene():
     return Image.fromarray(pixels)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_rotated_photographs_are_turned_upright(tmp_path, scene, orientation):
+def test_rotated_photographs_are_turned_upright(tmp_path, scene, orientation, suffix):
     # What a camera held otherwise would have stored; the viewer has to undo it.
     undo = {
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -36,11 +37,12 @@ def test_rotated_photographs_are_turned_upright(tmp_path, scene, orientation):
     stored = scene
     for step in undo.get(orientation, []):
         stored = stored.transpose(step)
+    path = tmp_path / f"a.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored.save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(np.asarray(decode(tmp_path / "a.png")), np.asarray(scene))
-    assert stored_size(tmp_path / "a.png") == (12, 20)
+    stored.save(path, exif=exif)
+    assert np.array_equal(np.asarray(decode(path)), np.asarray(scene))
+    assert stored_size(path) == (12, 20)
 
 
 def test_annotations_that_ignore_the_rotation_get_the_stored_image(tmp_path, scene):
