@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 def compare(
     targets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="TARGET...", help="Recipes (names or files), runs, folders of runs, and KEY=VALUE."),
-    ],
+    ] = None,
+    table: Annotated[
+        list[str] | None, typer.Option(metavar="N", help="All recipes of a published table; several times for several.")
+    ] = None,
     baseline: Annotated[str | None, typer.Option(help="The row that the others are compared with.")] = None,
     size: Annotated[
         str, typer.Option(metavar="HxW", help="Image size that work and time are measured for.")
@@ -59,7 +62,7 @@ def compare(
     from detrkit.report.comparison import compare as measure
     from detrkit.report.comparison import find_row
     from detrkit.report.sheets import make_sheets
-    from detrkit.report.targets import gather_rows, make_jobs, split_arguments
+    from detrkit.report.targets import gather_rows, make_jobs, recipes_of_table, split_arguments
     from detrkit.writing import check_folder
 
     console = open_console()
@@ -71,19 +74,21 @@ def compare(
         check_folder(out, "--out")
     if run:
         check_folder(runs, "--runs")
-    wanted, overrides = split_arguments(targets)
+    wanted, overrides = split_arguments(targets or [])
+    wanted = [*(name for one in table or [] for name in recipes_of_table(one)), *wanted]
     warnings: list[str] = []
     rows = gather_rows(wanted, overrides, runs=runs, warn=None if run else warnings)
     if not rows:
-        raise UserError("compare what? Name recipes (`detrkit recipes` lists them) or folders of runs")
+        raise UserError("compare what? Name recipes (`detrkit recipes` lists them), --table 1, or folders of runs")
     if baseline is not None:
         find_row(rows, baseline)
     if overrides and all(row.target is None for row in rows):
         raise UserError(f"{overrides[0]} is laid over recipes, and only runs were named: a run stays what it was")
-    if epochs_to is not None and not run and not any(row.trained for row in rows):
-        raise UserError(
-            "--epochs-to goes with trainings, and nothing named here has been evaluated; --run trains recipes"
-        )
+    for option, said in {"--baseline": baseline, "--epochs-to": epochs_to}.items():
+        if said is not None and not run and not any(row.trained for row in rows):
+            raise UserError(
+                f"{option} goes with trainings, and nothing named here has been evaluated; --run trains recipes"
+            )
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     failed = False
@@ -96,7 +101,7 @@ def compare(
         failed = not _train(console, jobs, parallel or 1)
         rows = gather_rows(wanted, overrides, runs=runs)
     costs = _count(console, rows, height=height, width=width, coco_mean=coco_mean)
-    timings = _time(console, rows, height=height, width=width) if time else {}
+    timings = _time(console, [r for r in rows if r.name in costs], height=height, width=width) if time else {}
     comparison = measure(rows, baseline=baseline, epochs_to=epochs_to)
     sheets = make_sheets(comparison, costs, timings)
     for sheet in sheets:
@@ -184,8 +189,16 @@ def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_m
     from detrkit.report.costs import count_costs, counts_of
 
     recipes = {row.name: row.recipe for row in rows}
+    faults: dict[str, UserError] = {}
+    options = {"height": height, "width": width, "coco_mean": coco_mean, "faults": faults}
     with _progress(console, "counting", len(rows) * counts_of(coco_mean)) as advance:
-        return count_costs(recipes, height=height, width=width, coco_mean=coco_mean, progress=advance)
+        costs = count_costs(recipes, **options, progress=advance)
+    told = [f"{name} cannot be built: {error}" for name, error in faults.items()]
+    if told and not costs:
+        raise UserError("\n".join(told))
+    for line in told:
+        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return costs
 
 
 def _time(console: Console, rows: list[Row], *, height: int, width: int) -> dict:

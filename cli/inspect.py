@@ -83,7 +83,9 @@ def print_workload(console: Console, recipe: Recipe, *, height: int, width: int)
     console.print(table)
     console.print(f"\nGFLOPs: 1e9 multiply-adds for one image of {height} x {width}, forward only.")
     if assumed:
-        console.print(f"Counted with {assumed} classes; the recipe leaves detector.classes to the data set.")
+        console.print(
+            f"Counted with {assumed} classes; the recipe leaves detector.classes to a data set that is not here."
+        )
     console.print(_coverage(work))
 
 

@@ -14,9 +14,10 @@ def recipes(
     words: Annotated[
         list[str] | None, typer.Argument(help="Show only recipes that have all these words in name or title.")
     ] = None,
+    table: Annotated[str | None, typer.Option(metavar="N", help="Show only rows of this published table.")] = None,
 ) -> None:
     """List the shipped recipes, folder by folder, with the table and AP of the published row that each reproduces."""
-    from rich.table import Table
+    from rich.table import Table as Listing
     from rich.text import Text
 
     from detrkit.cli.console import open_console
@@ -27,24 +28,28 @@ def recipes(
     entries = [e for e in list_recipes() if all(word in f"{e.name} {e.title}".lower() for word in wanted)]
     if not entries:
         raise UserError(f"no shipped recipe has {' and '.join(map(repr, wanted))} in its name or title")
+    if table is not None:
+        entries = [e for e in entries if e.reproduces and find_published(e.reproduces)["table"] == table]
+        if not entries:
+            raise UserError(f"none of these recipes has a row of Table {table}")
     console = open_console()
     entries.sort(key=lambda entry: (entry.name.rpartition("/")[0], entry.name))
     for folder, group in groupby(entries, key=lambda entry: entry.name.rpartition("/")[0]):
         group = list(group)
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        listing = Listing(box=None, pad_edge=False, header_style="bold")
         names = max(len(entry.name) for entry in group)
         # A name has to be typed, so titles alone give way in a narrow terminal.
         room = max(8, console.width - names - len("  table  43.1  ")) if console.is_terminal else None
-        table.add_column(folder or "recipe", no_wrap=True, style="cyan")
-        table.add_column("table", justify="right")
-        table.add_column("AP", justify="right")
-        table.add_column("title", no_wrap=True)
+        listing.add_column(folder or "recipe", no_wrap=True, style="cyan")
+        listing.add_column("table", justify="right")
+        listing.add_column("AP", justify="right")
+        listing.add_column("title", no_wrap=True)
         for entry in group:
             row = find_published(entry.reproduces)
             published = ("", "") if row is None else (row["table"], f"{row['AP']:.1f}")
             title = Text(entry.title)
             if room is not None:
                 title.truncate(room, overflow="ellipsis")
-            table.add_row(entry.name, *published, title)
-        console.print(table)
+            listing.add_row(entry.name, *published, title)
+        console.print(listing)
         console.print()

@@ -254,7 +254,7 @@ def build_detector(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
         nothing = {"backbone.pretrained": False, "backbone.weights": None}
         recipe = recipe.with_values({key: value for key, value in nothing.items() if recipe.get(key, None)})
     system: System = recipe.section("detector")()
-    return system.build_detector(recipe, system.classes or _classes_of_data(recipe))
+    return system.build_detector(recipe, system.classes or classes_of_data(recipe))
 
 
 def build_criterion(recipe: Recipe) -> nn.Module:
@@ -267,7 +267,12 @@ def build_criterion(recipe: Recipe) -> nn.Module:
     return system.build_criterion(recipe)
 
 
-def _classes_of_data(recipe: Recipe) -> int:
+def classes_of_data(recipe: Recipe) -> int:
+    """How many classes a recipe's data set has.
+
+    Raises:
+        UserError: the data set cannot be read.
+    """
     try:
         return len(recipe.section("data")().categories)
     except UserError as error:

@@ -165,7 +165,10 @@ class Reference:
     def require_sides(self, asker: str) -> Tensor:
         """The sides, or an error that names who needs them."""
         if self.sides is None:
-            raise UserError(f"{asker} needs a reference with sides, but this geometry has points only")
+            raise UserError(
+                f"{asker} needs references with sides, but this geometry's have points only; "
+                'set geometry.type = "box" or "salient_point"'
+            )
         return self.sides
 
     def corners(self, asker: str) -> Tensor:

@@ -100,7 +100,10 @@ class Denoising(Block):
     ):
         super().__init__()
         if not geometry.holds_boxes:
-            raise UserError("denoising noises boxes, and references of this recipe's geometry keep nothing of a box")
+            raise UserError(
+                "denoising gives queries true boxes with noise, and references of this geometry keep nothing of a box; "
+                'set geometry.type = "box" or "salient_point"'
+            )
         self.geometry, self.classes = geometry, classes
         self.repeats, self.noise = groups, noise
         self.labels = nn.Parameter(torch.randn(classes + 1, width)) if labels == "own" else None

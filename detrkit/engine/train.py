@@ -20,6 +20,7 @@ from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
 from detrkit.engine.precision import choose_device, choose_precision
 from detrkit.engine.progress import Reporter
+from detrkit.engine.rehearsal import rehearse
 from detrkit.engine.run_folder import RunFolder
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
@@ -42,7 +43,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
     Raises:
         DataError: the data set cannot be used, or has more classes than `detector.classes`
         CheckpointError: no run to resume, or weights that do not fit
-        UserError: the folder already holds a run; a device that is not there
+        UserError: parts that do not go together; the folder already holds a run; a device that is not there
         NotFiniteError: the loss was not a number any more
     """
     from detrkit.detector import build_criterion, build_detector
@@ -75,6 +76,8 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         report = None
         if options.init_from is not None and not has_checkpoint:
             report = init_from(detector, options.init_from, classes=recipe.get("detector.classes"))
+        criterion = build_criterion(recipe)
+        rehearse(detector, criterion, name=recipe.name)
         toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
         if resume:
             _check_categories(run, source)
@@ -92,7 +95,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         common = {"device": device, "precision": precision}
         trainer = Trainer(
             detector=detector.to(device),
-            criterion=build_criterion(recipe).to(device),
+            criterion=criterion.to(device),
             source=source,
             options=options,
             workload=workload,

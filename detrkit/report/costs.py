@@ -12,11 +12,12 @@ from importlib.resources import files
 import torch
 
 from detrkit.data.transforms import resized
-from detrkit.detector import build_detector
+from detrkit.detector import build_detector, classes_of_data
+from detrkit.errors import UserError
 from detrkit.recipe import Recipe
 from detrkit.report.workload import ModelWorkload, measure_workload
 
-ASSUMED_CLASSES = 80  # COCO's; a recipe may leave the number to its data set
+ASSUMED_CLASSES = 80  # COCO's; a recipe may leave the number to a data set that is not here
 SHORT_SIDE, LONG_SIDE = 800, 1333
 
 
@@ -27,7 +28,7 @@ class Costs:
     work: for one image of the asked size.
     coco_mean: mean multiply-adds over the first 100 images of COCO val2017, shorter side 800, longer at most 1333;
         None if it was not asked for.
-    assumed_classes: the class count, where the recipe leaves it to its data set.
+    assumed_classes: the class count, where the recipe leaves it to a data set that is not here.
     """
 
     work: ModelWorkload
@@ -42,20 +43,32 @@ def count_costs(
     width: int,
     coco_mean: bool = False,
     progress: Callable[[], None] | None = None,
+    faults: dict[str, UserError] | None = None,
 ) -> dict[str, Costs]:
     """Count the detectors of recipes, by name; those that are the same detector once.
 
-    progress: called `counts_of(coco_mean)` times for each recipe.
+    Args:
+        progress: called `counts_of(coco_mean)` times for each recipe.
+        faults: takes the recipes whose parts do not go together, with what is said of each; they are left out.
+
+    Raises UserError for the first such recipe, by its name, where `faults` is None.
     """
     known: dict[str, Costs] = {}
     found = {}
     for name, recipe in recipes.items():
-        key = _detector_of(recipe)
-        if key not in known:
-            known[key] = measure_costs(recipe, height=height, width=width, coco_mean=coco_mean, progress=progress)
-        elif progress is not None:
-            for _ in range(counts_of(coco_mean)):
+        counted, assumed = for_counting(recipe)
+        key = _detector_of(counted)
+        if key in known:
+            for _ in range(counts_of(coco_mean) if progress is not None else 0):
                 progress()
+        else:
+            try:
+                known[key] = _measure(counted, assumed, height, width, coco_mean, progress)
+            except UserError as error:
+                if faults is None:
+                    raise UserError(f"{name}: {error}") from error
+                faults[name] = error
+                continue
         found[name] = known[key]
     return found
 
@@ -77,7 +90,17 @@ def measure_costs(
 
     Raises UserError if the recipe's parts do not go together.
     """
-    counted, assumed = for_counting(recipe)
+    return _measure(*for_counting(recipe), height, width, coco_mean, progress)
+
+
+def _measure(
+    counted: Recipe,
+    assumed: int | None,
+    height: int,
+    width: int,
+    coco_mean: bool,
+    progress: Callable[[], None] | None,
+) -> Costs:
     try:
         with torch.device("meta"):
             detector = build_detector(counted)
@@ -98,7 +121,10 @@ def measure_costs(
 
 
 def for_counting(recipe: Recipe) -> tuple[Recipe, int | None]:
-    """The recipe without weights to fetch and with a class count; and that count, if it had to be assumed."""
+    """The recipe without weights to fetch and with a class count; and that count, if it had to be assumed.
+
+    Where the recipe leaves it to its data set, that is asked, and COCO's is assumed if the data are not here.
+    """
     without_weights = {
         f"backbone.{key}": value
         for key, value in (("pretrained", False), ("weights", None))
@@ -107,7 +133,10 @@ def for_counting(recipe: Recipe) -> tuple[Recipe, int | None]:
     counted = recipe.with_values(without_weights)
     if recipe.get("detector.classes", None) is not None:
         return counted, None
-    return counted.with_values({"detector.classes": ASSUMED_CLASSES}), ASSUMED_CLASSES
+    try:
+        return counted.with_values({"detector.classes": classes_of_data(recipe)}), None
+    except UserError:
+        return counted.with_values({"detector.classes": ASSUMED_CLASSES}), ASSUMED_CLASSES
 
 
 _NOT_THE_DETECTOR = ("train", "evaluate", "data", "matcher", "losses", "detect")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
+from detrkit.engine.history import differences
 from detrkit.report.comparison import BEST, EQUAL, LAST, STATS, Comparison, Measured, Reached, Spread
-from detrkit.report.costs import Costs
+from detrkit.report.costs import ASSUMED_CLASSES, Costs
 from detrkit.report.timing import Timing
 
 NOTHING = "-"
@@ -91,7 +93,8 @@ def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:
             f"Spearman's rank correlation of measured AP ({where}) and published AP, {comparison.rank_rows} rows: "
             f"{comparison.rank:+.2f}"
         )
-    notes += _published_for_others(comparison, names)
+    notes += [*_published_for_others(comparison, names), *_other_data(comparison, names)]
+    notes += _overridden(comparison)
     return Sheet("Average precision", tuple(columns), tuple(rows), tuple(notes))
 
 
@@ -112,6 +115,29 @@ def _published_for_others(comparison: Comparison, names: Sequence[str]) -> list[
         if theirs:
             notes.setdefault(f"published: {' '.join(theirs)}, here {' '.join(ours)}", []).append(name)
     return [note + ("." if len(found) == len(beside) else f", in {', '.join(found)}.") for note, found in notes.items()]
+
+
+def _other_data(comparison: Comparison, names: Sequence[str]) -> list[str]:
+    """Which trained rows were trained or evaluated on other images than the baseline, or than the first of them."""
+    trained = [(name, m.row) for name, m in zip(names, comparison.rows, strict=True) if m.row.trained]
+    bases = [(name, row) for name, row in trained if row.name == comparison.baseline] or trained
+    first, base = bases[0]
+    notes: dict[str, list[str]] = {}
+    for name, row in trained:
+        told = [d for d in differences(base.recipe, row.recipe) if d.startswith("data.") and ".augment" not in d]
+        if told:
+            kind = [difference for difference in told if difference.startswith("data.type ")]
+            notes.setdefault(", ".join(kind or told[:3]), []).append(name)
+    return [
+        f"Other data than {first}'s in {', '.join(found)}: {told}. Their AP tells nothing of the recipes."
+        for told, found in notes.items()
+    ]
+
+
+def _overridden(comparison: Comparison) -> list[str]:
+    """What the command line changed in rows that stand beside a published figure."""
+    said = {m.row.overrides for m in comparison.rows if m.row.overrides and m.row.published}
+    return [f"With {' '.join(overrides)}; published figures are those of the recipes without." for overrides in said]
 
 
 def _parts(comparison: Comparison, names: Sequence[str]) -> Sheet:
@@ -157,7 +183,7 @@ def _costs(comparison: Comparison, names: Sequence[str], costs: Mapping[str, Cos
     folds = any(_shows(c.work.saved) or _shows(c.work.zeros) for c in counted)
     columns = ["recipe", "params M", "trained M", "GFLOPs", *(["plain form"] if folds else [])]
     columns += ["COCO mean"] if means else []
-    columns += ["publ. AP", "publ. M", "publ. GFLOPs"]
+    columns += ["published in", "publ. AP", "publ. M", "publ. GFLOPs"]
     rows = []
     for name, m in zip(names, comparison.rows, strict=True):
         if m.row.name not in costs:
@@ -168,9 +194,30 @@ def _costs(comparison: Comparison, names: Sequence[str], costs: Mapping[str, Cos
         cells += [number(total.multiply_adds / 1e9, 2)]
         cells += [number(cost.work.plain_form / 1e9, 2)] if folds else []
         cells += [number(None if cost.coco_mean is None else cost.coco_mean / 1e9, 2)] if means else []
-        cells += [number(published.get("AP")), number(published.get("params_m"), 0), number(published.get("gflops"), 0)]
+        cells += [_where(published), number(published.get("AP"))]
+        cells += [number(published.get("params_m"), 0), number(published.get("gflops"), 0)]
         rows.append(tuple(cells))
-    return Sheet("Parameters and work", tuple(columns), tuple(rows), tuple(_cost_notes(counted)))
+    notes = [*_cost_notes(counted), *_published_notes(comparison, means), *_overridden(comparison)]
+    if assumed := [name for name, m in zip(names, comparison.rows, strict=True) if _assumes(costs.get(m.row.name))]:
+        notes.append(f"Counted with {ASSUMED_CLASSES} classes, as the data set is not here: {', '.join(assumed)}.")
+    return Sheet("Parameters and work", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _where(published: Mapping[str, Any]) -> str:
+    """ "Table 1, 36 ep", or a dash."""
+    return f"Table {published['table']}, {published['epochs']} ep" if published else NOTHING
+
+
+def _assumes(costs: Costs | None) -> bool:
+    return costs is not None and costs.assumed_classes is not None
+
+
+def _published_notes(comparison: Comparison, means: bool) -> list[str]:
+    if not any((m.row.published or {}).get("gflops") for m in comparison.rows):
+        return []
+    compared = "COCO mean" if means else "--coco-mean, to be compared with them,"
+    sizes = "published GFLOPs are a mean over COCO images of many sizes"
+    return [f"{sizes}: {compared} counts the first 100 of val2017 at 800 (at most 1333)."]
 
 
 def _cost_notes(counted: Sequence[Costs]) -> list[str]:
@@ -180,16 +227,14 @@ def _cost_notes(counted: Sequence[Costs]) -> list[str]:
     zeros = [c.work.zeros / 1e9 for c in counted]
     told = []
     if any(_shows(c.work.saved) for c in counted):
-        told.append(f" Terms that share keys are added up first, which saves {_range(saved)} GFLOPs.")
+        told.append(f"adds up terms that share keys first, which saves {_range(saved)} GFLOPs")
     if any(_shows(c.work.zeros) for c in counted):
-        told.append(f" The fused kernel's channels of zeros cost {_range(zeros)} GFLOPs.")
+        told.append(f"fills the fused kernel's channels with zeros, which costs {_range(zeros)} GFLOPs")
     if told:
-        plain = "plain form: with a copy of the keys for each term, as official codes concatenate them."
-        notes.append(plain + "".join(told))
-    if any(c.coco_mean is not None for c in counted):
-        notes.append("COCO mean: over the first 100 images of val2017 at 800 (at most 1333), as the published GFLOPs.")
-    if assumed := [c.assumed_classes for c in counted if c.assumed_classes]:
-        notes.append(f"Counted with {assumed[0]} classes where a recipe leaves them to its data set.")
+        notes.append(
+            "plain form: as official codes compute it, with a copy of the keys for each term. What runs here "
+            f"{', and '.join(told)}."
+        )
     shares = [sum(c.work.uncounted.values()) / max(1, c.work.total.multiply_adds) for c in counted]
     if max(shares) > 0:
         most = ", ".join(list(counted[0].work.uncounted)[:4])

@@ -11,9 +11,10 @@ from typing import Any
 from detrkit.engine.history import Run, differences, is_run, read_run
 from detrkit.engine.matrix import Job, run_name, run_stem
 from detrkit.errors import UserError
-from detrkit.recipe import Recipe, load_recipe
+from detrkit.recipe import Recipe, list_recipes, load_recipe
 from detrkit.recipe.overrides import parse_path
-from detrkit.zoo.published import PublishedError, find_published
+from detrkit.recipe.problems import dotted, format_value
+from detrkit.zoo.published import PublishedError, find_published, published_results
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Row:
     target: str | None = None
 
     @property
+    def overrides(self) -> tuple[str, ...]:
+        """What the command line laid over the recipe: keys and values."""
+        said = [(path, value) for path, value, source in self.recipe.rows() if str(source) == "command line"]
+        return tuple(f"{dotted(path)}={format_value(value)}" for path, value in said)
+
+    @property
     def trained(self) -> tuple[Run, ...]:
         """The runs that have been evaluated at least once."""
         return tuple(run for run in self.runs if run.evaluations)
@@ -42,6 +49,21 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         a: parse_path(a.partition("=")[0]) is not None and "=" in a and not Path(a).exists() for a in arguments
     }
     return [a for a in arguments if not is_override[a]], [a for a in arguments if is_override[a]]
+
+
+def recipes_of_table(table: str) -> list[str]:
+    """The shipped recipes of a published table, in its order; its rows on the proxy are not among them.
+
+    Raises UserError for a table that no recipe has a row of.
+    """
+    order = published_results()
+    found = [(entry.name, find_published(entry.reproduces)) for entry in list_recipes()]
+    found = [(name, row) for name, row in found if row is not None and not name.startswith("proxy/")]
+    names = [(order.index(row), name) for name, row in found if row["table"] == table]
+    if not names:
+        tables = sorted({row["table"] for _, row in found})
+        raise UserError(f"no shipped recipe has a row of Table {table}; there are recipes of {', '.join(tables)}")
+    return [name for _, name in sorted(names)]
 
 
 def gather_rows(
@@ -128,8 +150,8 @@ def _published(recipe: Recipe, target: str) -> Mapping[str, Any] | None:
 
 
 def _stem(path: Path) -> str:
-    """ "runs/quickstart-seed3" and "runs/quickstart-3" are runs of "quickstart"."""
-    return re.sub(r"([-_]seed\d+|-\d+)$", "", path.resolve().name)
+    """ "runs/quickstart-seed3" is a run of "quickstart"; "runs/quickstart-3" may have been given other values."""
+    return re.sub(r"[-_]seed\d+$", "", path.resolve().name)
 
 
 def _escaped(text: str) -> str:

@@ -52,6 +52,21 @@ def whole(recipe, tmp_path_factory):
     return folder, outcome
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "said"),
+    [
+        ("quickstart", ["geometry.type=box", "queries.type=anchor_boxes"], "needs a geometry that predicts points"),
+        ("quickstart", ["decoder.positions=['point']"], "'side' needs a query position that gives the code 'side'"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_named_before_a_run_is_made(tmp_path, recipe, overrides, said):
+    grid = "queries.grid=[3,3]"
+    small = [value for value in SMALL if value != grid or "queries.type=anchor_boxes" not in overrides]
+    with pytest.raises(UserError, match=f"the parts of {recipe} do not go together: .*{said}"):
+        train(load_recipe(recipe, [*small, *overrides]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_a_folder(whole):
     folder, outcome = whole
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -306,7 +306,7 @@ def test_refusals_say_why(monkeypatch):
     monkeypatch.setitem(parts("geometry"), "no_boxes", NoBoxes)
     with pytest.raises(UserError, match=r'blocks.groups wants 3 groups of queries, and queries "one_group" makes one'):
         detrkit.build_detector(detrkit.load_recipe("base/dab_detr", [*SMALL, "queries={type='one_group'}", GROUPS]))
-    with pytest.raises(UserError, match="geometry keep nothing of a box"):
+    with pytest.raises(UserError, match="keep nothing of a box"):
         build("base/dab_detr", "geometry={type='no_boxes'}", DN)
     with pytest.raises(UserError, match=r'labels = "queries" needs queries.content = "label"'):
         build("base/dab_detr", "blocks.denoising.labels=queries")

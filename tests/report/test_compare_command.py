@@ -18,6 +18,8 @@ from detrkit.cli.app import app
 from detrkit.engine.matrix import Job, check_jobs, run_name, train_all
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
+from detrkit.report.targets import gather_rows, recipes_of_table
+from detrkit.zoo.published import published_results
 
 TINY = """
 extends = "quickstart"
@@ -38,13 +40,66 @@ def invoke(*arguments):
 def test_recipes_alone_are_counted(tmp_path):
     output = invoke("quickstart", "quickstart_dab", "--size", "64x64", "--runs", tmp_path)
     [line] = [line for line in output.splitlines() if line.startswith("quickstart_dab")]
-    assert re.fullmatch(r"quickstart_dab +0\.\d\d +0\.\d\d +0\.\d\d +- +- +-", line.rstrip())
+    assert re.fullmatch(r"quickstart_dab +0\.\d\d +0\.\d\d +0\.\d\d +- +- +- +-", line.rstrip())
     assert "Average precision" not in output
     assert "plain form" not in output  # it saves nothing that a table of two decimals shows
     assert "0.00" not in output
     assert "2 of 2 rows have no result yet: the same command with --run trains them" in output
     large = invoke("quickstart", "--size", "800x800", "--runs", tmp_path)
-    assert re.search(r"plain form: .* saves 0\.\d*[1-9]\d* GFLOPs\. The fused kernel's channels of zeros cost", large)
+    assert re.search(r"plain form: .* saves 0\.\d*[1-9]\d* GFLOPs, and fills the .* with zeros, which costs", large)
+
+
+def test_published_tables_are_compared_whole_and_in_their_order(tmp_path):
+    names = recipes_of_table("1")
+    rows = gather_rows(names, [], runs=tmp_path)
+    published = [row for row in published_results() if row["table"] == "1"]
+    assert [row.published for row in rows] == published  # each row has its recipe, and none has two
+    with pytest.raises(UserError, match="no shipped recipe has a row of Table 9; there are recipes of 1, 2, 3, 4"):
+        recipes_of_table("9")
+
+
+def test_tables_stand_beside_other_targets(tmp_path):
+    output = invoke("--table", "4", "quickstart", "--size", "64x64", "--runs", tmp_path)
+    lines = output.splitlines()
+    first, last = (next(i for i, line in enumerate(lines) if line.startswith(n)) for n in ("ablations/", "quickstart"))
+    assert last - first == 8
+    assert re.search(r" Table 4, 12 ep +36\.2 ", lines[first])
+    assert "published GFLOPs are a mean over COCO images of many sizes: --coco-mean" in output
+
+
+def test_overrides_are_told_beside_a_published_row(tmp_path):
+    few = ["queries.grid=[5, 5]", "decoder.layers=1", "backbone.name=test_resnet", "backbone.levels=[-1]"]
+    output = invoke("sap_detr_r50_50ep", *few, "--size", "64x64", "--runs", tmp_path)
+    assert "decoder.layers=1" in output
+    assert "published figures are those of the recipes without" in output
+
+
+def test_runs_that_cannot_be_counted_are_named_and_the_others_shown(tmp_path, make_run):
+    make_run(tmp_path / "broken", "quickstart", {}, overrides=["geometry.type=point"])
+    make_run(tmp_path / "sound", "quickstart", {1: 10})
+    output = invoke(tmp_path, "--size", "64x64", "--runs", tmp_path / "none")
+    assert re.search(r"warning: broken cannot be built: .* needs references with sides", output)
+    assert re.search(r"(?m)^sound +1\.37", output)
+    with pytest.raises(UserError, match=r"broken cannot be built: .*needs references with sides"):
+        invoke(tmp_path / "broken", "--size", "64x64", "--runs", tmp_path / "none")
+
+
+def test_runs_on_other_data_are_told_apart(tmp_path, make_run):
+    make_run(tmp_path / "quickstart", "quickstart", {1: 10})
+    make_run(tmp_path / "quickstart-2", "quickstart", {1: 20}, overrides=["data.val_images=20"])
+    output = invoke(tmp_path, "--baseline", "quickstart", "--size", "64x64", "--runs", tmp_path / "none")
+    told = "Other data than quickstart's in quickstart-2: data.val_images is 20, not 300."
+    assert told in output
+    make_run(tmp_path / "same" / "a", "quickstart", {1: 10})
+    make_run(tmp_path / "same" / "b", "quickstart", {1: 10}, overrides=["data.augment.type=none"])
+    output = invoke(tmp_path / "same", "--size", "64x64", "--runs", tmp_path / "none")
+    assert "Other data" not in output
+
+
+def test_a_run_with_other_values_is_not_called_as_the_recipe(tmp_path, make_run):
+    run = make_run(tmp_path / "quickstart-4", "quickstart", {1: 10}, overrides=["decoder.layers=1"])
+    output = invoke(run, "quickstart_dab", "--size", "64x64", "--runs", tmp_path / "none")
+    assert re.search(r"(?m)^quickstart-4 +1 ", output)
 
 
 def test_the_files_agree_with_the_runs(tmp_path, make_run):
@@ -94,6 +149,7 @@ def test_the_files_agree_with_the_runs(tmp_path, make_run):
         (["quickstart", "--seeds", "3"], "--seeds goes with --run"),
         (["quickstart", "--parallel", "1"], "--parallel goes with --run"),
         (["quickstart", "--epochs-to", "20"], "--epochs-to goes with trainings"),
+        (["quickstart", "--baseline", "quickstart"], "--baseline goes with trainings"),
         (["train.epochs=3"], "compare what"),
         (["quickstar"], "did you mean"),
     ],

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
-from detrkit.report.costs import coco_sizes, count_costs, measure_costs
+from detrkit.report.costs import coco_sizes, count_costs, for_counting, measure_costs
 from detrkit.report.timing import HeldMemory, measure_timings
 
 OFFICIAL = {  # million parameters, all and trained; GFLOPs at 800 x 1066 with attention counted
@@ -63,8 +64,26 @@ def test_what_differs_in_training_alone_is_counted_once():
     costs = count_costs(recipes, height=64, width=64, progress=lambda: counted.append(1))
     assert costs["a"] is costs["b"]
     assert costs["a"].work.total.parameters > costs["c"].work.total.parameters
-    assert costs["a"].assumed_classes == 80
+    assert costs["a"].assumed_classes is None  # the shapes are at hand
     assert len(counted) == 3
+
+
+def test_classes_are_the_data_sets_or_cocos_where_that_is_not_here(tmp_path):
+    shapes = load_recipe("quickstart", ["data.classes=['bar', 'ring']"])
+    coco = load_recipe("quickstart", ["data.type=coco", f"data.root={tmp_path}"])
+    assert for_counting(shapes)[0].get("detector.classes") == 2
+    counted, assumed = for_counting(coco)
+    assert counted.get("detector.classes") == assumed == 80
+
+
+def test_a_recipe_whose_parts_do_not_go_together_is_named_and_left_out():
+    broken = load_recipe("quickstart", ["geometry.type=point"])
+    recipes = {"broken": broken, "sound": load_recipe("quickstart")}
+    faults = {}
+    assert list(count_costs(recipes, height=64, width=64, faults=faults)) == ["sound"]
+    assert "needs references with sides" in str(faults["broken"])
+    with pytest.raises(UserError, match=r"^broken: .*needs references with sides"):
+        count_costs(recipes, height=64, width=64)
 
 
 def test_held_memory_is_the_worst_moment():
