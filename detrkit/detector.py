@@ -17,7 +17,7 @@ from detrkit.errors import UserError
 from detrkit.layers import Count, take
 from detrkit.losses.criterion import Criterion
 from detrkit.recipe import Factory, Recipe, define_slot, register
-from detrkit.structures import Output, Target
+from detrkit.structures import Output, Sizes, Target
 
 define_slot("detector", offers=())
 
@@ -87,8 +87,8 @@ class Detector(nn.Module):
         Args:
             images: [B, 3, H, W], normalised, padded at the right and bottom with zeros.
             mask: [B, H, W] bool, True where padded; None when nothing is padded.
-            targets: the truth, which training blocks draw extra queries from; not used by the rest, nor outside
-                training.
+            targets: the truth, a `Target` for each image, which training blocks draw extra queries from; not used by
+                the rest, nor outside training.
         """
         features = self.backbone(images, mask)
         memory = self.encoder(features)
@@ -101,7 +101,7 @@ class Detector(nn.Module):
         return extension.cut(self.decoder(queries, memory))
 
     @torch.no_grad()
-    def detect(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> list[dict[str, Tensor]]:
+    def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
         """Detections of a batch, in torchvision's form, best first.
 
         Args:
@@ -125,7 +125,7 @@ class Detector(nn.Module):
             scores = scores * output.objectness[layer].sigmoid()
         return scores
 
-    def select(self, output: Output, sizes: Tensor) -> list[dict[str, Tensor]]:
+    def select(self, output: Output, sizes: Sizes) -> list[dict[str, Tensor]]:
         """The detections that an output means; see `detect`."""
         scores, own = self.scores(output, -1), None
         if self.detect_options.scores == "softmax":  # the best class of each query
@@ -136,7 +136,7 @@ class Detector(nn.Module):
         query, label = index // classes, index % classes
         if own is not None:
             label = own.squeeze(-1).gather(1, query)
-        scale = sizes.to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
+        scale = torch.as_tensor(sizes).to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
         boxes = take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
         columns = {"scores": best, "labels": label, "boxes": boxes, "queries": query}
         if output.points is not None:
@@ -225,11 +225,12 @@ class Detr:
         """
         losses = {name: factory() for name, factory in recipe.section("losses").items()}
         matcher = recipe.section("matcher")()
+        criterion = Criterion(matcher=matcher, losses=losses)
         asking = {f"losses.{name}": loss for name, loss in losses.items()}
         asking |= {f"matcher.costs.{name}": cost for name, cost in getattr(matcher, "costs", {}).items()}
         for name, part in asking.items():
             _require_of_head(recipe, name, part.needs)
-        return Criterion(matcher=matcher, losses=losses)
+        return criterion
 
 
 def _require_of_head(recipe: Recipe, asker: str, needs: Iterable[str]) -> None:

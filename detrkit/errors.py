@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class UserError(Exception):
     """Something in the input is wrong, and the message says what, where and what is accepted instead."""
@@ -13,3 +16,13 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be read safely, or that does not fit the recipe."""
+
+
+def require_kind(parts: Mapping[str, Any], kind: type, where: str) -> None:
+    """Raise UserError if a part, one of a person's own perhaps, is of another class than its slot's."""
+    for name, part in parts.items():
+        if not isinstance(part, kind):
+            raise UserError(
+                f"{where}.{name} is of the class {type(part).__name__}, which is no {kind.__name__}: "
+                f"derive it from {kind.__module__}.{kind.__qualname__}, whose docstrings say what is asked of it"
+            )

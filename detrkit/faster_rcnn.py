@@ -26,7 +26,7 @@ from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
 from detrkit.layers import Count
 from detrkit.recipe import Recipe, register
-from detrkit.structures import Target
+from detrkit.structures import Sizes, Target
 
 POOL = 7  # cells of a region along each side
 STRIDE = 32  # images are padded to whole cells of C5, as torchvision does
@@ -167,14 +167,15 @@ class FasterRcnn(nn.Module):
         return [{**one, "labels": one["labels"] - 1} for one in found]
 
     @torch.no_grad()
-    def detect(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> list[dict[str, Tensor]]:
+    def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
         """Detections of a batch in pixels of the original images; see `Detector.detect`.
 
         Args:
             images, mask: as in `forward`.
             sizes: [B, 2] (height, width) of the original images, in pixels.
         """
-        scale = sizes.flip(-1).to(images.device) / image_sizes(images, mask)  # [B, 2] of (width, height)
+        sizes = torch.as_tensor(sizes).to(images.device)
+        scale = sizes.flip(-1) / image_sizes(images, mask)  # [B, 2] of (width, height)
         found = self(images, mask)
         return [{**one, "boxes": one["boxes"].float() * s.repeat(2)} for one, s in zip(found, scale, strict=True)]
 

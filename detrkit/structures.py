@@ -23,6 +23,8 @@ from detrkit.layers import constant
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
 
+Sizes = Tensor | Sequence[Sequence[float]]
+"""[B, 2] the (height, width) of images in pixels."""
 
 Extent = Literal["padded", "image"]
 """What a place in [0, 1] is a share of, when it becomes a cell: the batch's padded map, or the image's part of it."""

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from detrkit.errors import UserError
+from detrkit.errors import UserError, require_kind
 from detrkit.losses.terms import Loss
+from detrkit.losses.truths import check_truths
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.structures import Matches, Output, Target, Targets
 
@@ -26,6 +27,7 @@ class Criterion(nn.Module):
         super().__init__()
         if not losses:
             raise UserError("losses is empty, so nothing would be learned; name a loss")
+        require_kind(losses, Loss, "losses")
         self.matcher, self.losses = matcher, dict(losses)
 
     @property
@@ -56,7 +58,8 @@ class Criterion(nn.Module):
 
         Args:
             output: the detector's, stacked over Y layers.
-            targets: B dicts with `labels` and `boxes`.
+            targets: for each of B images `labels` [T] int64 in 0 .. K - 1 and `boxes` [T, 4] as (cx, cy, w, h) in
+                shares of the image.
             objects: the normaliser, where the caller knows better (a batch in several pieces); None: `normalizer`.
             images: of the whole batch in this process, where this is a piece of it; None: B.
 
@@ -65,7 +68,11 @@ class Criterion(nn.Module):
             last layer and as "name.i" for layer i before, those of `output.extras` as "extra/name" and
             "extra/name.i"; and "class_error", 100 less the share in percent of matched
             queries of the last layer whose best class is right.
+
+        Raises:
+            UserError: truths in another form; labels and boxes out of range, where they are on the CPU.
         """
+        check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1])
         output = output.float() if output.logits.dtype != torch.float64 else output
         padded = Targets.pad(targets, output.boxes.dtype, images)
         with torch.autocast(output.logits.device.type, enabled=False):

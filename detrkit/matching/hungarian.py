@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from detrkit.errors import UserError
+from detrkit.errors import UserError, require_kind
 from detrkit.matching.costs import Cost
 from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Matches, Output, Targets
@@ -36,6 +36,7 @@ class HungarianMatcher(nn.Module):
         if not costs:
             raise UserError("matcher.costs is empty, so nothing says which query answers which object; name a cost")
         self.costs: dict[str, Cost] = {name: factory() for name, factory in costs.items()}
+        require_kind(self.costs, Cost, "matcher.costs")
         self.bad_costs = 0
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from detrkit.errors import UserError
 from detrkit.recipe.checking import ROOT_KEYS, Checker
 from detrkit.recipe.layers import Layer, merge
 from detrkit.recipe.lines import KeyPath
@@ -145,7 +146,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
     name_or_path: the name of a shipped recipe, a file (with or without ".toml"), or the folder of a run.
     overrides: `key.path=value` texts, laid over it last.
-    Raises RecipeError with every mistake that was found.
+    Raises UserError if there is no such recipe, RecipeError with every mistake that was found in it.
     """
     reader = Reader()
     path = _find(str(name_or_path))
@@ -194,8 +195,7 @@ def _find(name: str) -> Path:
         if candidate is not None and candidate.is_file():
             return candidate
     hint = nearest(name, shipped_names()) or "; `detrkit recipes` lists the shipped ones"
-    message = f"there is no such file, and no shipped recipe of that name{hint}"
-    raise RecipeError(name, [Problem(name, None, "", message)])
+    raise UserError(f"{name}: there is no such file or folder, and no shipped recipe of that name{hint}")
 
 
 def _step(value: Any, part: str | int) -> Any:

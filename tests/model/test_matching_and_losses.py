@@ -14,6 +14,7 @@ import detrkit
 from detrkit.errors import UserError
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import FocalLoss, GIoULoss, L1Loss, ObjectnessLoss, focal_loss
+from detrkit.losses.truths import check_truths
 from detrkit.matching.costs import FocalCost, GIoUCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.sap.inner import InnerCost, InnerLoss, inner_distance
@@ -216,3 +217,28 @@ def test_published_weights_reach_the_criterion():
         "giou": 2,
         "inner": 9999,
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda targets: targets.pop(), r"2 targets for a batch of 3 images"),
+        (
+            lambda targets: targets[1].pop("labels"),
+            r"targets\[1\] has no 'labels'; a target holds boxes \[T, 4\]",
+        ),
+        (lambda targets: targets[0].update(labels=torch.tensor([1])), r"targets\[0\] has 1 labels and 2 boxes"),
+        (lambda targets: targets[2]["labels"].fill_(7), r"targets\[2\] has the label 7; labels are 0 to 4"),
+        (lambda targets: targets[2]["labels"].fill_(-1), r"targets\[2\] has the label -1; labels are 0 to 4"),
+        (
+            lambda targets: targets[0]["boxes"].mul_(640),
+            r"targets\[0\] has a box with \d+\.?\d* in it; a target",
+        ),
+    ],
+)
+def test_truths_in_another_form_are_named(change, said):
+    targets = [{"labels": torch.ones(n, dtype=torch.int64), "boxes": torch.full((n, 4), 0.5)} for n in (2, 0, 3)]
+    check_truths(targets, images=3, classes=5)
+    change(targets)
+    with pytest.raises(UserError, match=said):
+        check_truths(targets, images=3, classes=5)

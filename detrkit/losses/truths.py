@@ -1,0 +1,46 @@
+"""Truths in another form than the losses expect, named before they give losses that mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from detrkit.errors import UserError
+from detrkit.structures import Target
+
+_FORM = "boxes [T, 4] as (cx, cy, w, h) in shares of the image and labels [T] as int64"
+
+
+def check_truths(targets: Sequence[Target], *, images: int, classes: int) -> None:
+    """Look at the form of a batch's truths; at their values on the CPU alone, as a GPU would have to be waited for.
+
+    Args:
+        targets: what `Criterion` was given.
+        images: B, of the predictions.
+        classes: K; labels are below it.
+
+    Raises:
+        UserError: names the image by its place in the batch, and what is expected.
+    """
+    if len(targets) != images:
+        raise UserError(f"{len(targets)} targets for a batch of {images} images; each image has one, empty or not")
+    for index, target in enumerate(targets):
+        where = f"targets[{index}]"
+        if missing := [key for key in ("labels", "boxes") if key not in target]:
+            raise UserError(f"{where} has no {missing[0]!r}; a target holds {_FORM}")
+        labels, boxes = target["labels"], target["boxes"]
+        if len(labels) != len(boxes):
+            raise UserError(f"{where} has {len(labels)} labels and {len(boxes)} boxes; a target holds {_FORM}")
+        if labels.device.type == "cpu" and len(labels):
+            _check_values(labels, boxes, where, classes)
+
+
+def _check_values(labels: Tensor, boxes: Tensor, where: str, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise UserError(f"{where} has the label {wrong}; labels are 0 to {classes - 1}, as the detector's classes are")
+    largest = float(boxes.abs().max())
+    if largest > 2:  # a box that is cut at the image's edge passes 1 by rounding, one in pixels by far
+        raise UserError(f"{where} has a box with {largest:g} in it; a target holds {_FORM}")

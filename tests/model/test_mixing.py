@@ -1,0 +1,116 @@
+"""What docs/mixing.md says of parts and their needs: each line refused without, and taken with what it needs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import detrkit
+from detrkit.engine.rehearsal import rehearse
+from detrkit.errors import UserError
+from tests.model.test_detector import small
+
+DAB, CONDITIONAL, DETR = "dab_detr_r50_50ep", "conditional_detr_r50_50ep", "detr_r50_500ep"
+SAP, DEFORMABLE = "sap_detr_r50_50ep", "deformable_detr_r50_50ep"
+SIDES = "geometry.type=salient_point"
+
+
+def terms(*names):
+    return f"decoder.cross_attention.terms={list(names)}"
+
+
+NEEDS = {  # recipe, a part that something is lacking for, what is said, and what it takes
+    "sides for SDG": (
+        CONDITIONAL,
+        [terms("content", "point", "side_directed_gaussian")],
+        'needs references with sides.*"box" or "salient_point"',
+        [SIDES],
+    ),
+    "sides for codes of boxes": (
+        CONDITIONAL,
+        ["decoder.positions=['learned', 'box']"],
+        "references with sides",
+        [SIDES],
+    ),
+    "sides for codes of sides": (
+        CONDITIONAL,
+        ["decoder.positions=['learned', 'point', 'side']"],
+        "references with sides",
+        [SIDES],
+    ),
+    "sides for aligned attention": (
+        DETR,
+        ["decoder.cross_attention.type=semantics_aligned"],
+        "references with sides",
+        ["geometry.type=box"],
+    ),
+    "code of points": (
+        SAP,
+        ["decoder.positions=['side']", "decoder.content_scale=false"],
+        "gives the code 'point'",
+        None,
+    ),
+    "code of sides": (
+        DAB,
+        [terms("content", "point", "side")],
+        "gives the code 'side'",
+        ["decoder.positions=['box', 'side']"],
+    ),
+    "entering": (
+        DAB,
+        [terms("content", "point", "head_gaussian")],
+        '"entering" in decoder.positions',
+        ["decoder.positions=['entering', 'box']"],
+    ),
+    "embeddings": (
+        CONDITIONAL,
+        ["queries.type=anchor_boxes", SIDES],
+        "bring no embedding",
+        ["decoder.positions=['point']"],
+    ),
+    "axes in the encoder": (DAB, ["encoder.type=row_column"], 'position.type = "axes"', ["position.type=axes"]),
+    "axes in the decoder": (
+        DAB,
+        ["decoder.cross_attention.type=row_column"],
+        'position.type = "axes"',
+        ["position.type=axes"],
+    ),
+    "levels": (DAB, ["backbone.levels=[-2,-1]"], "reads one feature map", ["encoder.type=deformable"]),
+    "points for the inner loss": (DAB, ["losses.inner.weight=1"], "a geometry that predicts points", [SIDES]),
+    "points for the inner cost": (DAB, ["matcher.costs.inner.weight=1"], "a geometry that predicts points", [SIDES]),
+    "objectness": (DAB, ["losses.objectness.weight=1"], "head.objectness = true", ["head.objectness=true"]),
+    "no object": (DAB, ["detect.scores=softmax"], "head.background = true", ["head.background=true"]),
+    "boxes to noise": (
+        DETR,
+        ["blocks.denoising.groups=2", "queries.point_depth=1"],
+        "keep nothing of a box",
+        ["geometry.type=box", "decoder.positions=['point']"],
+    ),
+    "places of known boxes": (
+        "deformable_detr_4scale_refined_r50_50ep",
+        ["blocks.denoising.groups=2"],
+        "a known box has none of",
+        ["decoder.positions=['point']"],
+    ),
+    "groups": (DEFORMABLE, ["blocks.groups.count=2"], "and queries .* makes one", None),
+}
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_what_is_lacking_is_named_and_then_goes(case):
+    name, asking, said, remedy = NEEDS[case]
+    with pytest.raises(UserError, match=said):
+        rehearse(*small(name, *asking), name=name)
+    if remedy is not None:
+        rehearse(*small(name, *asking, *remedy), name=name)
+
+
+def test_the_pages_recipes_train(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "mixing.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"    extends = .*\n(?:    .+\n)+", page)
+    assert len(recipes) == 4
+    for recipe in recipes:
+        file = tmp_path / "mixed.toml"
+        file.write_text(re.sub(r"(?m)^    ", "", recipe))
+        detrkit.load_recipe(file)
+        rehearse(*small(file), name="mixed")
