@@ -55,10 +55,8 @@ def evaluate(
     if out is not None:
         check_folder(out, "--out")
     trained = open_trained(run, overrides or (), which=which, weights=weights, data=data)
-    if data is not None and out is None and trained.folder is not None:
-        raise UserError(
-            "the run's folder keeps the evaluation on the run's own data; with --data name another by --out"
-        )
+    if out is None and trained.folder is not None and trained.has_other_data:
+        raise UserError("the run's folder keeps the evaluation on the run's own data; for other data name --out FOLDER")
     check_categories(trained)
     options, limits = trained.recipe.section("train"), trained.recipe.section("evaluate")
     device = device or options.device

@@ -23,6 +23,7 @@ class Trained:
     Args:
         origin: the file that the weights came from
         step: the optimiser step that they are of; None where the file does not say
+        has_other_data: whether it is to see other data than the run was trained with
         folder: the run's folder; None for a recipe with weights
     """
 
@@ -33,6 +34,7 @@ class Trained:
     origin: Path
     folder: Path | None
     step: int | None
+    has_other_data: bool = False
 
 
 def open_trained(
@@ -77,11 +79,20 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
     from detrkit.engine.run_folder import RunFolder
 
     origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
-    recipe = _recipe(str(run / RunFolder.RECIPE), overrides, data)
+    saved = run / RunFolder.RECIPE
+    recipe = _recipe(str(saved), overrides, data)
     state, metadata = read_weights(origin)
     categories = read_categories(run / RunFolder.CATEGORIES)
+    own, asked = (r.full_values()["data"] | {"augment": None} for r in (_recipe(str(saved), [], None), recipe))
     return Trained(
-        recipe, _build(recipe, state, origin), recipe.section("data")(), categories, origin, run, _step(metadata)
+        recipe=recipe,
+        detector=_build(recipe, state, origin),
+        source=recipe.section("data")(),
+        categories=categories,
+        origin=origin,
+        folder=run,
+        step=_number(metadata, "step"),
+        has_other_data=own != asked,
     )
 
 
@@ -98,17 +109,19 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
         try:
             categories = source.categories
         except UserError:  # without the data set there are no names, only numbers
-            classes = recipe.get("detector.classes") or int(metadata.get("classes", 0))
+            classes = recipe.get("detector.classes") or _number(metadata, "classes") or 0
             categories = tuple(Category(label, f"class {label}") for label in range(classes))
             if not categories:
                 raise
     if recipe.get("detector.classes") is None:
-        recipe = recipe.with_values({"detector.classes": int(metadata.get("classes", len(categories)))})
-    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None, _step(metadata))
+        recipe = recipe.with_values({"detector.classes": _number(metadata, "classes") or len(categories)})
+    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None, _number(metadata, "step"))
 
 
-def _step(metadata: Mapping[str, str]) -> int | None:
-    return int(metadata["step"]) if "step" in metadata else None
+def _number(metadata: Mapping[str, str], key: str) -> int | None:
+    """None where the file does not say, or is of another program and says something else."""
+    said = metadata.get(key, "")
+    return int(said) if said.isdecimal() else None
 
 
 def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:

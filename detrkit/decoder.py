@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.attention.query_position import QueryPositionPart
-from detrkit.errors import UserError
+from detrkit.errors import UserError, require_kind
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import HeadOutput, PredictionHead
 from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
@@ -81,8 +81,9 @@ class Decoder(nn.Module):
         moved_by: content that moves the reference: "raw" layer output (published DAB and SAP), or "normed", which
             makes the next reference the very box that was predicted.
         final_norm: norm what the heads read; Anchor, SAM- and Deformable DETR do not.
-        start: "xavier" draws every matrix of the layers Xavier-uniform (DETR and most after it); "copies" leaves them
-            as their parts draw themselves, and starts all layers as the first (Anchor DETR, official code).
+        start: "xavier" draws every matrix of the layers and of the content's scale Xavier-uniform (DETR and most after
+            it); "copies" leaves them as their parts draw themselves, and starts all layers as the first (Anchor DETR,
+            official code).
     """
 
     def __init__(
@@ -113,12 +114,13 @@ class Decoder(nn.Module):
         if repeated := [f.name for f in positions if [g.name for g in positions].count(f.name) > 1]:
             raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
         sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in positions}
+        require_kind(sources, QueryPositionPart, "decoder.positions")
         _require_one_giver("embedding", {name: source.embeddings for name, source in sources.items()})
         _require_one_giver("code", {name: source.codes for name, source in sources.items()})
         if content_scale and not any(source.codes for source in sources.values()):
             raise UserError(
-                f"decoder.content_scale = true scales codes of places, and decoder.positions = {list(sources)} gives "
-                'none; set it to false, or name a position that gives one, such as "point"'
+                f"decoder.content_scale = true scales codes of places, and decoder.positions = {list(sources)} "
+                'declares none (`codes` of a part); set it to false, or name a position that does, such as "point"'
             )
         names = tuple(name for source in sources.values() for name in source.embeddings)
         offered = {"width": width, "heads": heads, "positions": names, "dropout": dropout}

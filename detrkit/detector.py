@@ -225,7 +225,8 @@ class Detr:
         """
         losses = {name: factory() for name, factory in recipe.section("losses").items()}
         matcher = recipe.section("matcher")()
-        criterion = Criterion(matcher=matcher, losses=losses)
+        background = bool(recipe.section("head").options.get("background"))
+        criterion = Criterion(matcher=matcher, losses=losses, background=background)
         asking = {f"losses.{name}": loss for name, loss in losses.items()}
         asking |= {f"matcher.costs.{name}": cost for name, cost in getattr(matcher, "costs", {}).items()}
         for name, part in asking.items():

@@ -24,7 +24,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from detrkit.backbones.timm_backbone import image_sizes, pad_to_multiple
 from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
-from detrkit.layers import Count
+from detrkit.layers import Count, at_least_float32
 from detrkit.recipe import Recipe, register
 from detrkit.structures import Sizes, Target
 
@@ -149,7 +149,8 @@ class FasterRcnn(nn.Module):
         sizes = image_sizes(images, mask)
         images, mask = pad_to_multiple(images, mask, STRIDE)
         levels = self.pyramid(OrderedDict((str(i), f.values) for i, f in enumerate(self.backbone(images, mask))))
-        levels = OrderedDict((name, _precise(level)) for name, level in levels.items())  # anchors take their type
+        # Anchors take the type of the maps.
+        levels = OrderedDict((name, at_least_float32(level)) for name, level in levels.items())
         shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
         truths = None
         if self.training:
@@ -188,7 +189,7 @@ class ProposalHead(RPNHead):
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, offsets = super().forward(x)
-        return [_precise(level) for level in logits], [_precise(level) for level in offsets]
+        return [at_least_float32(level) for level in logits], [at_least_float32(level) for level in offsets]
 
 
 class RegionPredictor(FastRCNNPredictor):
@@ -196,7 +197,7 @@ class RegionPredictor(FastRCNNPredictor):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, offsets = super().forward(x)
-        return _precise(logits), _precise(offsets)
+        return at_least_float32(logits), at_least_float32(offsets)
 
 
 class RegionHeads(RoIHeads):
@@ -255,11 +256,6 @@ class OwnLosses(nn.Module):
 def _absolute(target: Target, size: Tensor) -> dict[str, Tensor]:
     """A truth in torchvision's form: corners in pixels of the input, class 0 kept for the background."""
     return {"labels": target["labels"] + 1, "boxes": center_to_corners(target["boxes"]).float() * size.repeat(2)}
-
-
-def _precise(values: Tensor) -> Tensor:
-    """At least in float32."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _rows(boxes: Tensor, index: Tensor) -> Tensor:

@@ -28,9 +28,10 @@ class QueryPositionPart(nn.Module):
     embeddings: tuple[str, ...]
     """names of the embeddings [B, N, D] that it gives"""
     codes: tuple[str, ...] = ()
-    """names of the codes [B, N, F] of the query's place that it gives, each scaled by content where that is asked"""
+    """names of the codes [B, N, F] of the query's place that it gives, each scaled by content where that is asked; one
+    that is not declared here is given all the same, but is no reason for `decoder.content_scale`"""
     reads_embeddings = False
-    """whether it takes a query's place from the embedding that the query brings along"""
+    """whether it takes a query's place from the embedding that the query brings along, and so tells those apart"""
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         """`queries` enter the layer; codes are multiplied by `scale` [B, N, D] where it is given."""

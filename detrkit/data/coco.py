@@ -6,6 +6,7 @@ import json
 import math
 import mmap
 import re
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,14 @@ def first_file_names(path: Path, count: int = 50) -> list[str]:
     They serve to recognise a folder: among them may be names that stand elsewhere than in ``images``.
     Raises ``DataError`` where the file is no annotation file, or names no image.
     """
-    names = []
+    found: list[bytes] = []
     if path.stat().st_size:  # an empty file cannot be mapped
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            found = islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text), count)
-            names = [json.loads(match[1].decode("utf-8", "replace"), strict=False) for match in found]
-    if names:
-        return names
+            matches = islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text), count)
+            found = [match[1] for match in matches]
+    with suppress(ValueError):  # no JSON: parsed whole, it is named with its line
+        if names := [json.loads(name.decode("utf-8", "replace"), strict=False) for name in found]:
+            return names
     data = _parse(path)
     _categories(path, data)
     return [row[3] for row in _images(path, data, path.parent, "upright")[0][:count]]
@@ -237,9 +239,10 @@ def _annotation(
     numbers = [_finite(side) for side in box] if isinstance(box, list) else []
     if len(numbers) != 4 or None in numbers:
         return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {_shown(box)}")
-    crowd = entry.get("iscrowd", 0)
-    if not isinstance(crowd, int) or crowd not in (0, 1):  # true and false are 1 and 0
-        return left_out("bad crowd flag", f"iscrowd must be 0, 1, true or false, but is {_shown(crowd)}")
+    crowd = entry.get("iscrowd")
+    crowd = 0 if crowd is None else crowd  # null is what some exporters write for an empty column
+    if not isinstance(crowd, int | float) or crowd not in (0, 1):  # true and false are 1 and 0
+        return left_out("bad crowd flag", f"iscrowd must be 0, 1, true, false or null, but is {_shown(crowd)}")
     given = entry.get("area")
     area = _finite(given)
     fault = None

@@ -46,12 +46,19 @@ def image_folder_of(annotations: Path) -> Path:
     names = first_file_names(annotations)
     near = [annotations.parent, annotations.parent.parent]
     candidates = [*near, *(entry for folder in near for entry in sorted(folder.iterdir()) if entry.is_dir())]
-    found = {folder: sum((folder / name).is_file() for name in names) for folder in candidates}
+    found = {folder: sum(_is_file(folder / name) for name in names) for folder in candidates}
     best = max(candidates, key=found.__getitem__)  # the nearest of equals
     if not found[best]:
         some = names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more that were tried)"
         raise DataError(f"{annotations}: where are its images? {some} is in no folder beside it; name the folder")
     return best
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # in a folder that may not be read, or with a name that is too long
+        return False
 
 
 class CocoDataset(Dataset):

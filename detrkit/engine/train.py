@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             world=here.world,
         )
         workload = plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
+        lost = left_out(source)
         torch.manual_seed(options.seed)
         # A run that was killed before its first checkpoint is resumed from its beginning.
         has_checkpoint = resume and find_folder(run.last) is not None
@@ -86,10 +88,6 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if report is not None:
             reporter.say(f"started from {report}")
-        for line in introduction(recipe, workload, device, precision):
-            reporter.say(line)
-        for line in warnings(workload, options):
-            reporter.say(f"warning: {line}", style="yellow")
         settings: EvaluateOptions = recipe.section("evaluate")
         workers = workers_for(options, here.world)
         common = {"device": device, "precision": precision}
@@ -108,8 +106,13 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             metadata={"recipe": toml, "categories": categories, "classes": str(recipe.get("detector.classes"))},
             **common,
         )
-        if has_checkpoint:
+        if has_checkpoint:  # before anything is said, as a refused resume leaves the run as it was, its log too
             trainer.resume()
+        for line in introduction(recipe, workload, device, precision):
+            reporter.say(line)
+        for line in [*lost, *warnings(workload, options)]:
+            reporter.say(f"warning: {line}", style="yellow")
+        if has_checkpoint:
             reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
         elif resume:
             reporter.say("there is no checkpoint yet: the run begins again")
@@ -153,6 +156,17 @@ def introduction(recipe: Recipe, workload: Workload, device: torch.device, preci
     if said == "command line" and recipe.source("train.learning_rate") != said:
         lines.append("the batch size is the command line's; the learning rate was not changed with it")
     return lines
+
+
+def left_out(source: Any) -> list[str]:
+    """What of each split's images and annotations is lost to faults."""
+    found = []
+    for split, dataset in (("train", source.train), ("val", source.val)):
+        lost = Counter(fault.kind for fault in getattr(dataset, "faults", ()) if fault.loses)
+        if lost:
+            kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.most_common())
+            found.append(f"{lost.total()} images or annotations of {split} are left out ({kinds}); see check-data")
+    return found
 
 
 def workers_for(options: TrainOptions, world: int) -> int:

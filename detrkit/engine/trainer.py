@@ -334,14 +334,12 @@ class Trainer:
         state = read_state(folder)
         position = Position(**state["position"])
         before, now = state["steps_per_epoch"], self.workload.steps_per_epoch
-        if before != now and position.step % before:
+        if before != now:  # rates, records and random numbers all go by the step
             raise CheckpointError(
-                f"{folder} stands within an epoch of {before} steps, but an epoch has {now} steps now: the batch size "
-                "or the data have changed"
+                f"{folder} is of a run whose epochs have {before} steps, but an epoch has {now} steps now: the batch "
+                "size or the data have changed. train.micro_batch takes the same batch in smaller pieces; a new run "
+                f"begins from these weights with train.init_from={self.run.path}"
             )
-        if before != now:  # an epoch has other steps now, and what is done is counted in epochs
-            for name in ("step", "evaluated", "best_step"):
-                setattr(position, name, getattr(position, name) // before * now)
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
         restore_optimiser(self.optimiser, state["optimiser"], folder)
         if self.average is not None:

@@ -88,7 +88,7 @@ def weights_path(path: Path) -> Path:
 
 def _classes_of(metadata: Mapping[str, str]) -> int | None:
     """K of the detector that a file's weights are of, which may be more than its data set has; None: not known."""
-    if "classes" in metadata:
+    if metadata.get("classes", "").isdecimal():  # a file of another program may say something else there
         return int(metadata["classes"])
     if "categories" in metadata:
         return len(parse_categories(metadata["categories"]))

@@ -21,14 +21,15 @@ class Criterion(nn.Module):
     Args:
         matcher: gives the pairs.
         losses: the terms, by the names under which they are reported.
+        background: whether the last logit is "no object", which is no label of a truth.
     """
 
-    def __init__(self, *, matcher: HungarianMatcher, losses: Mapping[str, Loss]):
+    def __init__(self, *, matcher: HungarianMatcher, losses: Mapping[str, Loss], background: bool = False):
         super().__init__()
         if not losses:
             raise UserError("losses is empty, so nothing would be learned; name a loss")
         require_kind(losses, Loss, "losses")
-        self.matcher, self.losses = matcher, dict(losses)
+        self.matcher, self.losses, self.background = matcher, dict(losses), background
 
     @property
     def bad_costs(self) -> int:
@@ -72,7 +73,7 @@ class Criterion(nn.Module):
         Raises:
             UserError: truths in another form; labels and boxes out of range, where they are on the CPU.
         """
-        check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1])
+        check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - self.background)
         output = output.float() if output.logits.dtype != torch.float64 else output
         padded = Targets.pad(targets, output.boxes.dtype, images)
         with torch.autocast(output.logits.device.type, enabled=False):

@@ -60,8 +60,8 @@ class LearnedQueries(nn.Module):
         tells = self.point is not None and self.geometry.holds_boxes
         if not tells and getattr(decoder, "embedding_readers", None) == []:  # a decoder of one's own may not say
             raise UserError(
-                'queries "learned" differ by their embeddings, which no part of decoder.positions reads: all queries '
-                'would be the same one. Name "learned" there'
+                'queries "learned" differ by their embeddings, and no part of decoder.positions says that it reads '
+                'them (`reads_embeddings`): all queries would be the same one. Name "learned" there'
                 + (", or set queries.point_depth" if self.geometry.holds_boxes else "")
             )
 

@@ -183,7 +183,9 @@ class Checker:
         for key in [key for key in table if key not in known]:
             hint = nearest(key, known) or f"; accepted: {one_of(sorted(known))}"
             others = (
-                [other for other, build in parts(slot).items() if key in parameters_of(build, slot)] if slot else []
+                [other for other, build in parts(slot).items() if _is_option(key, parameters_of(build, slot))]
+                if slot
+                else []
             )
             hint += f"; {slot} {one_of(sorted(others))} has it" if others else ""
             self.report((*path, key), f"there is no such option of {owner}{hint}")
@@ -198,6 +200,11 @@ class Checker:
             self.report((key,), f"is {format_value(value)}, should be a string")
         if key == "reproduces" and not isinstance(value, dict):
             self.report((key,), f"is {format_value(value)}, should be a table")
+
+
+def _is_option(key: str, of: Mapping[str, Parameter]) -> bool:
+    """Whether a part has an option of that name, rather than nothing or what its model gives it."""
+    return key in of and of[key].kind != "offered"
 
 
 def _when_missing(parameter: Parameter, section: bool) -> Any:

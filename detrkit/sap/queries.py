@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
-from detrkit.layers import constant
+from detrkit.layers import at_least_float32, constant
 from detrkit.recipe import register
 from detrkit.structures import Extent, Memory, Queries
 
@@ -135,7 +135,7 @@ def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Te
 
     Computed at least in float32, and given in the wider type of map and norm.
     """
-    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    wide = at_least_float32(values)
     grouped = wide.unflatten(1, (norm.num_groups, -1))  # [B, G, C / G, h, w]
     inside = (~outside)[:, None].to(grouped.dtype)
     axes = (2, 3, 4)

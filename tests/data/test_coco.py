@@ -1,13 +1,14 @@
 """Annotation files: what is kept, what is left out, and that each fault is named."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detrkit.data.coco import read_categories, read_coco
-from detrkit.data.coco_source import open_annotations
+from detrkit.data.coco_source import image_folder_of, open_annotations
 from detrkit.errors import DataError
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry
@@ -100,13 +101,13 @@ def test_a_missing_area_is_no_fault(tmp_path):
 
 
 def test_only_a_crowd_flag_makes_a_crowd(tmp_path):
-    flags = [0, 1, True, False, "0", "1", 2, -1, None, 1.0, [], 10**400]
+    flags = [0, 1, True, False, None, 0.0, 1.0, "0", "1", "", 2, -1, 0.5, [], 10**400]
     annotations = [box_entry(i, 1, [1, 1, 5, 6], iscrowd=flag) for i, flag in enumerate(flags)]
     _, records, faults = read(tmp_path, [image_entry(1)], annotations)
-    assert records.annotation_ids.tolist() == [0, 1, 2, 3]
-    assert records.crowd.tolist() == [False, True, True, False]
+    assert records.annotation_ids.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert records.crowd.tolist() == [False, True, True, False, False, False, True]
     assert {(fault.kind, fault.loses) for fault in faults} == {("bad crowd flag", True)}
-    assert [fault.annotation_id for fault in faults] == list(range(4, len(flags)))
+    assert [fault.annotation_id for fault in faults] == list(range(7, len(flags)))
 
 
 def test_annotation_id_zero_survives_evaluation(write_set):
@@ -242,6 +243,23 @@ def test_the_image_folder_is_found_by_its_names(tmp_path):
     file.write_text(file.read_text().replace("größe", "big"))
     with pytest.raises(DataError, match="where are its images"):
         open_annotations(file)
+    file.write_text(json.dumps(content | {"images": images}).replace("lost.png", "im\\g.png"))
+    with pytest.raises(DataError, match=r"a\.json.*escape"):
+        open_annotations(file)
+
+
+def test_folders_that_may_not_be_read_are_passed_over(write_set, monkeypatch):
+    folder = write_set([image_entry(1)], [])
+    (folder / "lost+found").mkdir()
+    real = Path.is_file
+
+    def is_file(path):
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert image_folder_of(folder / "annotations" / "instances_val.json").name != "lost+found"
 
 
 def test_splits_must_agree_on_categories(write_set):

@@ -146,24 +146,13 @@ def test_nothing_to_resume(tmp_path):
         toy_trainer(tmp_path).resume()
 
 
-def test_another_batch_within_an_epoch(tmp_path):
+@pytest.mark.parametrize("killed_at", [8, 12])
+def test_another_batch_is_refused_with_two_ways_out(tmp_path, killed_at):
     with pytest.raises(Killed):
-        toy_trainer(tmp_path, hook=kill_at(8), checkpoint_steps=1).fit()
-    with pytest.raises(CheckpointError, match="an epoch of 5 steps, but an epoch has 11 steps now"):
+        toy_trainer(tmp_path, hook=kill_at(killed_at), checkpoint_steps=1).fit()
+    said = r"epochs have 5 steps, but an epoch has 11 steps now.*train\.micro_batch .*train\.init_from="
+    with pytest.raises(CheckpointError, match=said):
         toy_trainer(tmp_path, batch_size=2).resume()
-
-
-def test_another_batch_between_epochs(tmp_path):
-    """Two of three epochs of 5 steps are done; the third has 11 steps, and the rate goes on with it."""
-    with pytest.raises(Killed):
-        toy_trainer(tmp_path, hook=kill_at(12)).fit()
-    resumed = toy_trainer(tmp_path, batch_size=2)
-    resumed.resume()
-    assert (resumed.at.step, resumed.at.evaluated) == (22, 22)
-    outcome = resumed.fit()
-    assert (outcome.finished, outcome.step) == (True, 33)
-    lines = comparable_metrics(tmp_path)
-    assert [line["epoch"] for line in lines if line["kind"] == "evaluate"] == [1, 2, 3]
 
 
 def test_a_changed_rate_counts_after_resume(tmp_path):

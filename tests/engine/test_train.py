@@ -1,6 +1,7 @@
 """The whole way with real parts: a recipe on the shapes data, made as small as it goes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 from detrkit.cli.app import app
 from detrkit.detector import build_detector
 from detrkit.engine.checkpoint import load_run, read_weights
-from detrkit.engine.train import train
+from detrkit.engine.train import left_out, train
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.recipe import load_recipe
@@ -174,12 +175,21 @@ def test_other_classes_on_resume(whole, recipe):
 
 def test_a_refused_resume_leaves_the_run_as_it_was(whole):
     folder, _ = whole
-    before = (folder / "recipe.toml").read_text()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     other = load_recipe(folder / "recipe.toml", ["decoder.layers=3"])
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
         train(other, folder, resume=True)
-    assert (folder / "recipe.toml").read_text() == before
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {path for path in before | after if before.get(path) != after.get(path)} <= set(folder.rglob("events.*"))
     load_run(folder)
+
+
+def test_what_the_data_lost_is_said():
+    def split(*faults):
+        return SimpleNamespace(faults=[SimpleNamespace(kind=kind, loses=loses) for kind, loses in faults])
+
+    source = SimpleNamespace(train=split(("bad box", True), ("bad box", True), ("bad area", False)), val=split())
+    assert left_out(source) == ["2 images or annotations of train are left out (bad box: 2); see check-data"]
 
 
 def test_too_few_classes(recipe, tmp_path):

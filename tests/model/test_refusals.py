@@ -1,11 +1,15 @@
 """Recipes whose parts do not go together are refused before anything trains, by the keys to change."""
 
 import pytest
+import torch
 
 import detrkit
 from detrkit.attention.query_position import QueryPositionPart
+from detrkit.engine.rehearsal import rehearse
 from detrkit.errors import UserError
-from detrkit.recipe import register
+from detrkit.recipe import register, registry
+from detrkit.structures import QueryPosition
+from tests.model.test_detector import batch, small, small_recipe
 
 SMALL = ["backbone.name=resnet18", "backbone.pretrained=false", "detector.classes=4", "encoder.layers=1"]
 
@@ -50,11 +54,11 @@ class OneMoreBox(QueryPositionPart):
             ['decoder.positions=["box","test_box"]', "decoder.content_scale=false"],
             'decoder.positions: "box" and "test_box" both give the embedding "box"',
         ),
-        ("detr_r50_500ep", ["decoder.content_scale=true"], r"content_scale = true .* \['learned'\] gives none"),
+        ("detr_r50_500ep", ["decoder.content_scale=true"], r"content_scale = true .* \['learned'\] declares none"),
         (
             "smca_detr_r50_50ep",
             ["decoder.content_scale=true"],
-            r"content_scale = true .* \['learned', 'entering'\] gives none",
+            r"content_scale = true .* \['learned', 'entering'\] declares none",
         ),
         ("detr_r50_500ep", ["queries.point_norm=true"], r"queries\.point_depth = 0 no point is read"),
         ("detr_r50_500ep", ['decoder.positions=["point"]'], 'Name "learned" there$'),
@@ -94,3 +98,41 @@ def test_learned_queries_may_differ_by_their_points_alone():
 
 def build(recipe):
     return detrkit.build_detector(recipe), detrkit.build_criterion(recipe)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Module, QueryPositionPart])
+def test_a_position_of_ones_own_is_taken_where_it_is_one(kind, monkeypatch):
+    class Mine(kind):
+        embeddings = ("mine",)
+
+        def __init__(self):
+            super().__init__()
+
+        def forward(self, queries, scale, memory):
+            return QueryPosition({"mine": queries.content}, {"point": queries.content})
+
+    registry.load_shipped_parts()
+    monkeypatch.setitem(registry._current.parts, "query_position", {**registry.parts("query_position"), "mine": Mine})
+    asked = ["dab_detr_r50_50ep", "decoder.positions=['mine']"]
+    if kind is QueryPositionPart:
+        with pytest.raises(UserError, match=r"\['mine'\] declares none \(`codes` of a part\)"):
+            small(*asked)
+        rehearse(*small(*asked, "decoder.content_scale=false"), name="mine")
+    else:
+        with pytest.raises(UserError, match=r"decoder\.positions\.mine is of the class Mine, which is no Q"):
+            small(*asked)
+
+
+def test_no_object_is_no_label():
+    detector, criterion = small("detr_r50_500ep", "detector.classes=5")
+    images, mask, targets = batch()
+    output = detector(images, mask)
+    targets[0]["labels"].fill_(5)
+    with pytest.raises(UserError, match=r"targets\[0\] has the label 5; labels are 0 to 4"):
+        criterion(output, targets)
+
+
+def test_what_a_model_gives_its_parts_is_no_option_of_another_type():
+    with pytest.raises(UserError, match='no such option of queries "anchor_boxes"') as caught:
+        small_recipe("dab_detr_r50_50ep", "queries.head=1")
+    assert "has it" not in str(caught.value)

@@ -119,7 +119,7 @@ def test_the_error_is_one_for_the_command_line(base):
 
 def test_a_missing_recipe_suggests_the_nearest_shipped_one(toys, monkeypatch):
     monkeypatch.setattr("detrkit.recipe.recipe.shipped_names", lambda: ["sap_detr_r50", "dab_detr_r50"])
-    with pytest.raises(UserError, match='^sap_detr_50: there is no such file .* did you mean "sap_detr_r50"'):
+    with pytest.raises(UserError, match=r'^sap_detr_50: there is no such file .* did you mean "sap_detr_r50"'):
         load_recipe("sap_detr_50")
 
 
