@@ -120,7 +120,7 @@ def test_the_encoder_s_boxes_keep_the_sizes_of_their_cells():
 
 
 def test_a_point_without_sides_says_who_needs_them():
-    with pytest.raises(UserError, match="the side term needs a reference with sides"):
+    with pytest.raises(UserError, match="the side term needs references with sides"):
         Reference(torch.zeros(1, 1, 2)).corners("the side term")
 
 
