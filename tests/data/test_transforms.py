@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -93,6 +93,7 @@ def test_mean_evaluation_size_of_coco(real_data, order, mean):
 
 
 @given(st.integers(0, 2**32), st.integers(20, 90), st.integers(20, 90))
+@example(seed=20, height=20, width=46)
 @settings(max_examples=60)
 def test_the_whole_augmentation_keeps_boxes_on_their_objects(seed, height, width):
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
@@ -109,8 +110,9 @@ def test_the_whole_augmentation_keeps_boxes_on_their_objects(seed, height, width
     assert len(result.labels) == len(boxes)
     found = extent(result.image)
     if found is not None and 1 in result.labels:
-        box = result.boxes[result.labels.tolist().index(1)].tolist()
-        assert np.abs(np.array(box) - found).max() <= 3  # blurred by two resizes
+        box = result.boxes[result.labels.tolist().index(1)].numpy()
+        if (box[2:] - box[:2]).min() >= 4:  # what a crop left of it in a sliver is blurred to less than half white
+            assert np.abs(box - found).max() <= 2  # blurred by two resizes
 
 
 def test_augmentation_is_fixed_by_its_generator_and_varied_by_it():
