@@ -136,7 +136,7 @@ def _other_data(comparison: Comparison, names: Sequence[str]) -> list[str]:
 
 def _overridden(comparison: Comparison) -> list[str]:
     """What the command line changed in rows that stand beside a published figure."""
-    said = {m.row.overrides for m in comparison.rows if m.row.overrides and m.row.published}
+    said = dict.fromkeys(m.row.overrides for m in comparison.rows if m.row.overrides and m.row.published)
     return [f"With {' '.join(overrides)}; published figures are those of the recipes without." for overrides in said]
 
 
