@@ -52,6 +52,15 @@ def test_recipes_lists_what_ships_without_the_bases(run):
     assert "base/" not in out
 
 
+def test_recipes_of_a_table_alone(run):
+    code, out, _ = run("recipes", "sap", "--table", "2")
+    assert code == 0
+    named = {line.split()[0] for line in out.splitlines() if line.startswith("sap_")}
+    assert named == {f"sap_detr_{backbone}_50ep" for backbone in ("r50", "r101", "dc5_r50", "dc5_r101")}
+    code, _, err = run("recipes", "sap", "--table", "9")
+    assert (code, "none of these recipes has a row of Table 9" in err) == (2, True)
+
+
 @pytest.mark.parametrize("name", [entry.name for entry in list_recipes()])
 def test_every_shipped_recipe_is_valid_and_says_what_it_is(name):
     recipe = load_recipe(name)
