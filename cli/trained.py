@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ def open_trained(
 
 
 def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) -> Trained:
-    from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, read_categories, read_weights
+    from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, metadata_number, read_categories, read_weights
     from detrkit.engine.run_folder import RunFolder
 
     origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
@@ -91,14 +91,14 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
         categories=categories,
         origin=origin,
         folder=run,
-        step=_number(metadata, "step"),
+        step=metadata_number(metadata, "step"),
         has_other_data=own != asked,
     )
 
 
 def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None) -> Trained:
     from detrkit.data import Category
-    from detrkit.engine.checkpoint import parse_categories, read_weights
+    from detrkit.engine.checkpoint import metadata_number, parse_categories, read_weights
 
     state, metadata = read_weights(weights)
     recipe = _recipe(name, overrides, data)
@@ -109,19 +109,14 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
         try:
             categories = source.categories
         except UserError:  # without the data set there are no names, only numbers
-            classes = recipe.get("detector.classes") or _number(metadata, "classes") or 0
+            classes = recipe.get("detector.classes") or metadata_number(metadata, "classes") or 0
             categories = tuple(Category(label, f"class {label}") for label in range(classes))
             if not categories:
                 raise
     if recipe.get("detector.classes") is None:
-        recipe = recipe.with_values({"detector.classes": _number(metadata, "classes") or len(categories)})
-    return Trained(recipe, _build(recipe, state, weights), source, categories, weights, None, _number(metadata, "step"))
-
-
-def _number(metadata: Mapping[str, str], key: str) -> int | None:
-    """None where the file does not say, or is of another program and says something else."""
-    said = metadata.get(key, "")
-    return int(said) if said.isdecimal() else None
+        recipe = recipe.with_values({"detector.classes": metadata_number(metadata, "classes") or len(categories)})
+    detector, step = _build(recipe, state, weights), metadata_number(metadata, "step")
+    return Trained(recipe, detector, source, categories, weights, None, step)
 
 
 def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:

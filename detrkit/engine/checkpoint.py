@@ -128,6 +128,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from None
 
 
+def metadata_number(metadata: Mapping[str, str], key: str) -> int | None:
+    """A count that detrkit wrote into a weights file's metadata; None where it is not said.
+
+    A file of another program may hold something else under the same name.
+    """
+    said = metadata.get(key, "")
+    return int(said) if said.isdecimal() else None
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """The trainer's state of a checkpoint folder; nothing in it is executed.
 

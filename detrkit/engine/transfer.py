@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, locate, parse_categories, read_weights
+from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, locate, metadata_number, parse_categories, read_weights
 from detrkit.errors import CheckpointError
 
 
@@ -88,8 +88,8 @@ def weights_path(path: Path) -> Path:
 
 def _classes_of(metadata: Mapping[str, str]) -> int | None:
     """K of the detector that a file's weights are of, which may be more than its data set has; None: not known."""
-    if metadata.get("classes", "").isdecimal():  # a file of another program may say something else there
-        return int(metadata["classes"])
+    if (classes := metadata_number(metadata, "classes")) is not None:
+        return classes
     if "categories" in metadata:
         return len(parse_categories(metadata["categories"]))
     return None

@@ -6,7 +6,14 @@ import torch
 from safetensors.torch import save_file
 
 from detrkit.engine import checkpoint
-from detrkit.engine.checkpoint import find_folder, load_exactly, read_state, read_weights, write_checkpoint
+from detrkit.engine.checkpoint import (
+    find_folder,
+    load_exactly,
+    metadata_number,
+    read_state,
+    read_weights,
+    write_checkpoint,
+)
 from detrkit.engine.transfer import init_from
 from detrkit.errors import CheckpointError
 from tests.engine.toys import ToyDetector
@@ -170,3 +177,9 @@ def test_init_from_another_kind_of_detector(tmp_path):
     save_file({"layer1.weight": torch.ones(3)}, tmp_path / "strange.safetensors")
     with pytest.raises(CheckpointError, match=r"another kind of detector \(0 of the detector's 8 tensors fit\)"):
         init_from(ToyDetector(), tmp_path / "strange.safetensors", classes=3)
+
+
+def test_metadata_of_another_program_says_no_number():
+    assert metadata_number({"classes": "5"}, "classes") == 5
+    for metadata in ({}, {"classes": "['cat', 'dog']"}, {"classes": "-1"}, {"classes": ""}):
+        assert metadata_number(metadata, "classes") is None
