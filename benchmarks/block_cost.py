@@ -23,7 +23,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import detrkit
-from detrkit.engine.evaluate import autocast
+from detrkit.evaluation.evaluate import autocast
 
 BLOCKS = {
     "no block": [],

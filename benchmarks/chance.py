@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detrkit.engine.checkpoint import load_run
-from detrkit.engine.coco_stats import coco_stats
-from detrkit.engine.evaluate import evaluate
+from detrkit.evaluation.coco_stats import coco_stats
+from detrkit.evaluation.evaluate import evaluate
+from detrkit.runs.checkpoint import load_run
 
 MOVES = 10
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import detrkit
-from detrkit.engine.evaluate import autocast
+from detrkit.evaluation.evaluate import autocast
 
 
 def measure(name: str, batch_size: int, steps: int, pixels: int) -> dict:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import detrkit
-from detrkit.recipe import Factory, shipped
+from detrkit.recipe import Factory
 from detrkit.recipe.registry import parts, slots
 
 SYSTEMS = [
@@ -90,7 +90,7 @@ def main() -> None:
         lines = set().union(*(own_lines(build) for build in new.values())) - known if new else set()
         known |= lines
         seen |= set(new)
-        text = shipped.find_shipped(f"base/{system}").read_text(encoding="utf-8").splitlines()
+        text = library.find_recipe(f"base/{system}").read_text(encoding="utf-8").splitlines()
         written = [line for line in text if line.strip() and not line.strip().startswith("#")]
         names = ", ".join(sorted(new)) if system != SYSTEMS[0] else f"the {len(new)} that every system starts from"
         print(f"| {system} | {names or 'none'} | {len(lines)} | {len(written)} |")

@@ -150,8 +150,8 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
     import numpy as np
     from PIL import ImageDraw
 
+    from detrkit.drawing.labels import class_colour, write_names
     from detrkit.errors import DataError
-    from detrkit.report.labels import class_colour, write_names
     from detrkit.writing import replaced_file
 
     drawn = 0

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from detrkit.engine.matrix import Job
-    from detrkit.report.sheets import Sheet
-    from detrkit.report.targets import Row
+    from detrkit.compare.matrix import Job
+    from detrkit.compare.sheets import Sheet
+    from detrkit.compare.targets import Row
 
 
 def compare(
@@ -59,10 +59,10 @@ def compare(
     recipe with each seed, one run below --runs for each, and goes on where it was interrupted.
     """
     from detrkit.cli.console import open_console
-    from detrkit.report.comparison import compare as measure
-    from detrkit.report.comparison import find_row
-    from detrkit.report.sheets import make_sheets
-    from detrkit.report.targets import gather_rows, make_jobs, recipes_of_table, split_arguments
+    from detrkit.compare.comparison import compare as measure
+    from detrkit.compare.comparison import find_row
+    from detrkit.compare.sheets import make_sheets
+    from detrkit.compare.targets import gather_rows, make_jobs, recipes_of_table, split_arguments
     from detrkit.writing import check_folder
 
     console = open_console()
@@ -111,7 +111,7 @@ def compare(
         told = f"{missing} of {len(rows)} rows have no result yet: the same command with --run trains them"
         console.print(f"\n{told}", style="dim", highlight=False)
     if out is not None:
-        from detrkit.report.comparison_files import write_comparison
+        from detrkit.compare.files import write_comparison
 
         console.print()
         for path in write_comparison(out, comparison, sheets, costs, timings):
@@ -163,8 +163,8 @@ def _table(sheet: Sheet, *, stacked: bool = False, numbered: bool = False) -> Ta
 
 def _train(console: Console, jobs: list[Job], parallel: int) -> bool:
     """Train what is missing; whether all of it worked."""
-    from detrkit.engine.matrix import check_jobs, train_all
-    from detrkit.report.matrix_progress import MatrixProgress
+    from detrkit.compare.matrix import check_jobs, train_all
+    from detrkit.compare.matrix_progress import MatrixProgress
 
     check_jobs(jobs)
     todo = sum(job.state != "done" for job in jobs)
@@ -186,7 +186,7 @@ def _train(console: Console, jobs: list[Job], parallel: int) -> bool:
 
 
 def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_mean: bool) -> dict:
-    from detrkit.report.costs import count_costs, counts_of
+    from detrkit.compare.costs import count_costs, counts_of
 
     recipes = {row.name: row.recipe for row in rows}
     faults: dict[str, UserError] = {}
@@ -202,7 +202,7 @@ def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_m
 
 
 def _time(console: Console, rows: list[Row], *, height: int, width: int) -> dict:
-    from detrkit.report.timing import ROUNDS, WARMUP, measure_timings
+    from detrkit.compare.timing import ROUNDS, WARMUP, measure_timings
 
     recipes = {row.name: row.recipe for row in rows}
     with _progress(console, "measuring time", len(rows) * (WARMUP + ROUNDS)) as advance:

@@ -22,9 +22,9 @@ def convert(
     from rich.console import Console
     from rich.table import Table
 
-    from detrkit.engine.checkpoint import format_categories, save_weights
     from detrkit.errors import UserError
     from detrkit.recipe import load_recipe
+    from detrkit.runs.checkpoint import format_categories, save_weights
     from detrkit.writing import check_file, replaced_file
     from detrkit.zoo import convert as run_conversion
     from detrkit.zoo.classes import coco_categories, count_classes

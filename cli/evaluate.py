@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrkit.engine.coco_stats import ClassResult, EvalResult
+    from detrkit.evaluation.coco_stats import ClassResult, EvalResult
 
 PRECISION_OF = ("all IoU", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
 RECALL_OF = ("1 found", "10 found", "100 found", "small", "medium", "large")
@@ -44,10 +44,10 @@ def evaluate(
 
     from detrkit.cli.trained import check_categories, open_trained
     from detrkit.engine.distributed import processes
-    from detrkit.engine.evaluate import evaluate as run_evaluation
-    from detrkit.engine.precision import choose_device
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
+    from detrkit.evaluation.evaluate import evaluate as run_evaluation
+    from detrkit.evaluation.precision import choose_device
     from detrkit.writing import check_folder
 
     if split not in ("val", "train"):
@@ -98,7 +98,7 @@ def numbers_table(result: EvalResult) -> Table:
     """The twelve numbers, in percent."""
     from rich.table import Table
 
-    from detrkit.engine.coco_stats import STAT_NAMES
+    from detrkit.evaluation.coco_stats import STAT_NAMES
 
     title = f"average precision and recall, in percent, on {result.images} images"
     table = Table(title=title, title_justify="left", title_style="", show_header=False)

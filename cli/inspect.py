@@ -9,8 +9,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from detrkit.compare.workload import ModelWorkload
     from detrkit.recipe import Recipe
-    from detrkit.report.workload import ModelWorkload
 
 
 def inspect(
@@ -66,8 +66,8 @@ def print_workload(console: Console, recipe: Recipe, *, height: int, width: int)
     from rich.table import Table
 
     import detrkit
-    from detrkit.report.costs import for_counting
-    from detrkit.report.workload import measure_workload
+    from detrkit.compare.costs import for_counting
+    from detrkit.compare.workload import measure_workload
 
     counted, assumed = for_counting(recipe)
     work = measure_workload(detrkit.build_detector(counted), height=height, width=width)

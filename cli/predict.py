@@ -39,8 +39,8 @@ def predict(
     from rich.progress import track
 
     from detrkit.cli.trained import open_trained
-    from detrkit.engine.precision import choose_device
     from detrkit.errors import UserError
+    from detrkit.evaluation.precision import choose_device
     from detrkit.predict import Unreadable, find_images
     from detrkit.predict import predict as run_prediction
     from detrkit.writing import check_folder, write_text
@@ -115,7 +115,7 @@ def _picture_paths(below: list[Path], out: Path) -> list[Path]:
 
 
 def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, points: bool) -> None:
-    from detrkit.report.drawing import draw_predictions
+    from detrkit.drawing.predictions import draw_predictions
     from detrkit.writing import replaced_file
 
     picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
@@ -130,7 +130,7 @@ def _of_categories(result: dict[str, Tensor], ids: list[int | None]) -> dict[str
 
 
 def _coco_rows(entry: Prediction, ids: list[int | None]) -> list[dict]:
-    from detrkit.engine.evaluate import coco_detections
+    from detrkit.evaluation.evaluate import coco_detections
 
     rows = coco_detections(entry.index + 1, entry.result, ids)
     salient = entry.result.get("points")

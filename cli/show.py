@@ -41,9 +41,9 @@ def show(
 
     from detrkit.cli.trained import open_trained
     from detrkit.errors import UserError
-    from detrkit.report.inside import draw_inside, missing
-    from detrkit.report.look import look_at
-    from detrkit.report.picture_page import picture_page
+    from detrkit.show.inside import draw_inside, missing
+    from detrkit.show.look import look_at
+    from detrkit.show.page import picture_page
     from detrkit.writing import check_folder, write_bytes
 
     if out is not None:

@@ -29,9 +29,9 @@ def train(
     """Train a detector: `detrkit train quickstart`, `detrkit train sap_detr_r50_50ep data.root=~/coco`."""
     # Here and not above, so that `detrkit --help` does not wait for torch.
     from detrkit.engine.distributed import processes
-    from detrkit.engine.run_folder import RunFolder, new_run_folder
     from detrkit.engine.train import train as run_training
     from detrkit.recipe import load_recipe
+    from detrkit.runs.run_folder import RunFolder, new_run_folder
     from detrkit.writing import check_folder
 
     values = list(overrides or [])

@@ -56,7 +56,7 @@ def open_trained(
     Raises:
         UserError: neither a run nor a recipe, weights that do not fit, ...
     """
-    from detrkit.engine.checkpoint import locate
+    from detrkit.runs.checkpoint import locate
 
     overrides = list(overrides)
     path = Path(target)
@@ -75,8 +75,8 @@ def open_trained(
 
 
 def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) -> Trained:
-    from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, metadata_number, read_categories, read_weights
-    from detrkit.engine.run_folder import RunFolder
+    from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, metadata_number, read_categories, read_weights
+    from detrkit.runs.run_folder import RunFolder
 
     origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
     saved = run / RunFolder.RECIPE
@@ -98,7 +98,7 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
 
 def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None) -> Trained:
     from detrkit.data import Category
-    from detrkit.engine.checkpoint import metadata_number, parse_categories, read_weights
+    from detrkit.runs.checkpoint import metadata_number, parse_categories, read_weights
 
     state, metadata = read_weights(weights)
     recipe = _recipe(name, overrides, data)
@@ -133,7 +133,7 @@ def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:
 
 def _build(recipe: Recipe, state: dict, origin: Path) -> nn.Module:
     from detrkit.detector import build_detector
-    from detrkit.engine.checkpoint import load_exactly
+    from detrkit.runs.checkpoint import load_exactly
 
     detector = build_detector(recipe, pretrained=False)
     load_exactly(detector, state, origin)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from detrkit.data.batch import Example, collate, to_pixels
 from detrkit.data.decode import decode
-from detrkit.engine.evaluate import autocast
 from detrkit.errors import DataError, UserError
+from detrkit.evaluation.evaluate import autocast
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif", ".avif")
 

@@ -46,7 +46,7 @@ def test_the_readmes_python_runs():
 @pytest.fixture
 def own_costs(monkeypatch):
     """Costs that a test registers are known in it alone."""
-    registry.load_shipped_parts()
+    registry.load_registered_parts()
     monkeypatch.setitem(registry._current.parts, "cost", dict(registry.parts("cost")))
 
 

@@ -9,9 +9,9 @@ import torch
 
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Clock, Reporter, Status, memory_gb
-from detrkit.engine.run_folder import RunFolder
 from detrkit.engine.schedule import rate_factor
 from detrkit.engine.workload import Workload
+from detrkit.runs.run_folder import RunFolder
 
 
 class Meter:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from detrkit.boxes import center_to_corners
 from detrkit.data.transforms import MEAN, STD
-from detrkit.engine.evaluate import autocast
-from detrkit.report.drawing import draw_predictions, image_of
+from detrkit.drawing.predictions import draw_predictions, image_of
+from detrkit.evaluation.evaluate import autocast
 from detrkit.writing import replaced_file
 
 

@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from detrkit.engine.run_folder import RunFolder
 from detrkit.engine.workload import Workload
+from detrkit.runs.run_folder import RunFolder
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -13,20 +13,20 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from detrkit.engine.checkpoint import find_folder, format_categories, read_categories
 from detrkit.engine.distributed import Processes, processes
-from detrkit.engine.environment import describe_environment
-from detrkit.engine.evaluate import evaluate
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
-from detrkit.engine.precision import choose_device, choose_precision
 from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse
-from detrkit.engine.run_folder import RunFolder
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
 from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
 from detrkit.errors import CheckpointError, DataError
+from detrkit.evaluation.evaluate import evaluate
+from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.runs.checkpoint import find_folder, format_categories, read_categories
+from detrkit.runs.environment import describe_environment
+from detrkit.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from detrkit.recipe import Recipe

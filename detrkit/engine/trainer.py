@@ -12,7 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detrkit.engine.checkpoint import (
+from detrkit.engine.distributed import Processes
+from detrkit.engine.ema import MovingAverage
+from detrkit.engine.interrupt import StopRequest, stop_on_signals
+from detrkit.engine.meter import Meter
+from detrkit.engine.microbatch import cut
+from detrkit.engine.optimiser import build_optimiser, clip_and_step, restore_optimiser, set_rate
+from detrkit.engine.options import TrainOptions
+from detrkit.engine.progress import Reporter
+from detrkit.engine.readback import Readback, Reading
+from detrkit.engine.schedule import rate_factor
+from detrkit.engine.workload import Workload
+from detrkit.errors import CheckpointError, UserError
+from detrkit.evaluation.evaluate import autocast
+from detrkit.runs.checkpoint import (
     AVERAGE,
     WEIGHTS,
     copy_checkpoint,
@@ -22,20 +35,7 @@ from detrkit.engine.checkpoint import (
     read_weights,
     write_checkpoint,
 )
-from detrkit.engine.distributed import Processes
-from detrkit.engine.ema import MovingAverage
-from detrkit.engine.evaluate import autocast
-from detrkit.engine.interrupt import StopRequest, stop_on_signals
-from detrkit.engine.meter import Meter
-from detrkit.engine.microbatch import cut
-from detrkit.engine.optimiser import build_optimiser, clip_and_step, restore_optimiser, set_rate
-from detrkit.engine.options import TrainOptions
-from detrkit.engine.progress import Reporter
-from detrkit.engine.readback import Readback, Reading
-from detrkit.engine.run_folder import RunFolder
-from detrkit.engine.schedule import rate_factor
-from detrkit.engine.workload import Workload
-from detrkit.errors import CheckpointError, UserError
+from detrkit.runs.run_folder import RunFolder
 
 AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
 

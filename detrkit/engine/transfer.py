@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from detrkit.engine.checkpoint import AVERAGE, WEIGHTS, locate, metadata_number, parse_categories, read_weights
 from detrkit.errors import CheckpointError
+from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, locate, metadata_number, parse_categories, read_weights
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Recipes: TOML files that name parts and their options, read, merged and checked before they are built."""
 
+from detrkit.recipe.library import RecipeEntry, list_recipes
 from detrkit.recipe.problems import Problem, RecipeError
 from detrkit.recipe.recipe import Recipe, load_recipe
 from detrkit.recipe.registry import Factory, Slot, define_section, define_slot, register
-from detrkit.recipe.shipped import RecipeEntry, list_recipes
 
 __all__ = [
     "Factory",

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.recipe.layers import Layer, merge
+from detrkit.recipe.library import display_name, find_recipe, recipe_names
 from detrkit.recipe.lines import key_lines
 from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, Source, format_value, nearest
-from detrkit.recipe.shipped import display_name, find_shipped, shipped_names
 
 OWN_KEYS = ("title", "description", "reproduces")  # true of the file that says them, not of those that extend it
 
@@ -93,13 +93,13 @@ class Reader:
         return []
 
     def _read_base(self, name: str, said: Source, path: Path, chain: tuple[Path, ...]) -> Document | None:
-        # A recipe may extend a shipped one of its own name.
-        candidates = [path.parent / name, path.parent / f"{name}.toml", find_shipped(name.removesuffix(".toml"))]
+        # A recipe may extend a known one of its own name.
+        candidates = [path.parent / name, path.parent / f"{name}.toml", find_recipe(name.removesuffix(".toml"))]
         found = [c.resolve() for c in candidates if c is not None and c.is_file()]
         base = next((c for c in found if c != path), found[0] if found else None)
         if base is None:
-            hint = nearest(name, shipped_names())
-            self.report(said, "extends", f"there is no recipe {format_value(name)} beside this file or shipped{hint}")
+            hint = nearest(name, recipe_names())
+            self.report(said, "extends", f"there is no recipe {format_value(name)} beside this file or known by name{hint}")
             return None
         if base in chain:
             circle = " extends ".join(display_name(each) for each in (*chain[chain.index(base) :], base))

@@ -14,13 +14,13 @@ import tomli_w
 from detrkit.errors import UserError
 from detrkit.recipe.checking import ROOT_KEYS, Checker
 from detrkit.recipe.layers import Layer, merge
+from detrkit.recipe.library import display_name, find_recipe, recipe_name, recipe_names
 from detrkit.recipe.lines import KeyPath
 from detrkit.recipe.overrides import layer_from_values, parse_overrides, parse_path, plain
 from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, RecipeError, Source, nearest
 from detrkit.recipe.reading import Reader
-from detrkit.recipe.registry import REQUIRED, Factory, load_shipped_parts
-from detrkit.recipe.shipped import display_name, find_shipped, recipe_name, shipped_names
+from detrkit.recipe.registry import REQUIRED, Factory, load_registered_parts
 
 DEFAULT = Source("default")
 
@@ -29,7 +29,7 @@ DEFAULT = Source("default")
 class Recipe:
     """A checked recipe; `load_recipe` and `with_values` make it.
 
-    name: the shipped name, or the file's name without ".toml".
+    name: the name that it is known by, or the file's name without ".toml".
     values: what the files and overrides say, merged: nested plain dicts, without the parts' defaults.
     sections: the checked sections: options (a dataclass), a Factory, None, or a list or dict of factories.
     """
@@ -144,7 +144,7 @@ class Recipe:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe and checks it against the registered parts.
 
-    name_or_path: the name of a shipped recipe, a file (with or without ".toml"), or the folder of a run.
+    name_or_path: the name of a known recipe, a file (with or without ".toml"), or the folder of a run.
     overrides: `key.path=value` texts, laid over it last.
     Raises UserError if there is no such recipe, RecipeError with every mistake that was found in it.
     """
@@ -153,14 +153,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     document = reader.read(path)
     over, problems = parse_overrides(overrides)
     reader.take_imports(over, Path("command line"))
-    load_shipped_parts()
+    load_registered_parts()
     reader.import_parts()
     layer = merge(document.merged(), over, implied_type)
     if reader.imports:
         layer.values["imports"] = list(reader.imports)
     name = recipe_name(path)
     # Mistakes are told of a path: every run's recipe is called "recipe".
-    told = name if find_shipped(name) == path else display_name(path)
+    told = name if find_recipe(name) == path else display_name(path)
     return _checked(name, layer, [*reader.problems, *problems], told=told, complete=not reader.problems)
 
 
@@ -181,7 +181,7 @@ def _in_order_of_lines(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _find(name: str) -> Path:
-    shipped = find_shipped(name)
+    shipped = find_recipe(name)
     if shipped:
         return shipped
     path = Path(name).expanduser()
@@ -189,13 +189,13 @@ def _find(name: str) -> Path:
         path,
         Path(f"{path}.toml"),
         path / "recipe.toml",
-        find_shipped(name.removesuffix(".toml")),
+        find_recipe(name.removesuffix(".toml")),
     ]
     for candidate in candidates:
         if candidate is not None and candidate.is_file():
             return candidate
-    hint = nearest(name, shipped_names()) or "; `detrkit recipes` lists the shipped ones"
-    raise UserError(f"{name}: there is no such file or folder, and no shipped recipe of that name{hint}")
+    hint = nearest(name, recipe_names()) or "; `detrkit recipes` lists the known ones"
+    raise UserError(f"{name}: there is no such file or folder, and no known recipe of that name{hint}")
 
 
 def _step(value: Any, part: str | int) -> Any:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, TypeVar
 
+from detrkit.recipe.plugins import BrokenPlugin, load_parts
+
 Build = TypeVar("Build", bound=Callable[..., Any])
 REQUIRED = inspect.Parameter.empty  # stands for "has no default"
 
@@ -86,7 +88,8 @@ class Registry:
     parts: dict[str, dict[str, Callable[..., Any]]] = field(default_factory=dict)
     slots: dict[str, SlotDefinition] = field(default_factory=dict)
     sections: dict[str, SectionDefinition] = field(default_factory=dict)
-    has_shipped_parts: bool = False
+    has_loaded_parts: bool = False
+    broken_plugins: list[BrokenPlugin] = field(default_factory=list)
 
 
 _current = Registry()
@@ -150,19 +153,24 @@ def sections() -> Mapping[str, SectionDefinition]:
     return _current.sections
 
 
-def load_shipped_parts() -> None:
-    """Imports every module of detrkit that registers something, once."""
-    if not _current.has_shipped_parts:
-        import detrkit.parts  # noqa: F401  (here, because the parts' modules import this one)
+def load_registered_parts() -> None:
+    """Imports what registers parts, detrkit's own and those of installed packages, once."""
+    if not _current.has_loaded_parts:
+        _current.broken_plugins = load_parts()
+        _current.has_loaded_parts = True
 
-        _current.has_shipped_parts = True
+
+def broken_plugins() -> list[BrokenPlugin]:
+    """The installed packages whose parts could not be loaded, each with its cause."""
+    load_registered_parts()
+    return _current.broken_plugins
 
 
 @contextmanager
 def empty_registry() -> Iterator[Registry]:
-    """Within the block nothing is registered and nothing shipped is loaded: for tests."""
+    """Within the block nothing is registered and nothing is loaded: for tests."""
     global _current
-    before, _current = _current, Registry(has_shipped_parts=True)
+    before, _current = _current, Registry(has_loaded_parts=True)
     try:
         yield _current
     finally:

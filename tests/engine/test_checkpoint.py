@@ -5,8 +5,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from detrkit.engine import checkpoint
-from detrkit.engine.checkpoint import (
+from detrkit.engine.transfer import init_from
+from detrkit.errors import CheckpointError
+from detrkit.runs import checkpoint
+from detrkit.runs.checkpoint import (
     find_folder,
     load_exactly,
     metadata_number,
@@ -14,8 +16,6 @@ from detrkit.engine.checkpoint import (
     read_weights,
     write_checkpoint,
 )
-from detrkit.engine.transfer import init_from
-from detrkit.errors import CheckpointError
 from tests.engine.toys import ToyDetector
 
 

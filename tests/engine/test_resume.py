@@ -4,9 +4,9 @@ import signal
 import pytest
 import torch
 
-from detrkit.engine.checkpoint import read_state, read_weights
 from detrkit.engine.interrupt import StopRequest
 from detrkit.errors import CheckpointError, UserError
+from detrkit.runs.checkpoint import read_state, read_weights
 from tests.engine.toys import ToyDetector, toy_trainer
 
 

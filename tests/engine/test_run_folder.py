@@ -7,10 +7,10 @@ from rich.console import Console
 
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter, Status, duration
-from detrkit.engine.run_folder import RunFolder, new_run_folder
 from detrkit.engine.train import with_classes
 from detrkit.engine.workload import plan, warnings
 from detrkit.errors import DataError, UserError
+from detrkit.runs.run_folder import RunFolder, new_run_folder
 
 
 def test_a_run_is_not_overwritten(tmp_path):

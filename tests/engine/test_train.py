@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from detrkit.cli.app import app
 from detrkit.detector import build_detector
-from detrkit.engine.checkpoint import load_run, read_weights
 from detrkit.engine.train import left_out, train
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.recipe import load_recipe
+from detrkit.runs.checkpoint import load_run, read_weights
 
 SMALL = (
     "detector.width=16",

@@ -11,9 +11,9 @@ from detrkit.data.loader import plan_batches
 from detrkit.engine.distributed import Processes
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
-from detrkit.engine.run_folder import RunFolder
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.workload import plan
+from detrkit.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

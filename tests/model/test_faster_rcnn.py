@@ -8,10 +8,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import detrkit
 from detrkit.boxes import corners_to_center, overlaps
+from detrkit.compare.workload import measure_workload
 from detrkit.engine.transfer import init_from
 from detrkit.errors import UserError
 from detrkit.faster_rcnn import RegionHeads
-from detrkit.report.workload import measure_workload
 
 SMALL = ["backbone.pretrained=false", "backbone.name=resnet18", "detector.giou_weight=0"]
 HEIGHT, WIDTH = 96, 128
@@ -273,7 +273,7 @@ def test_the_giou_loss_by_hand():
 
 def test_it_starts_from_a_run_with_other_classes(tmp_path):
     from detrkit.data import Category
-    from detrkit.engine.checkpoint import format_categories, save_weights
+    from detrkit.runs.checkpoint import format_categories, save_weights
 
     old = detrkit.build_detector(recipe(classes=2))
     names = format_categories(tuple(Category(i, f"class {i}") for i in range(2)))

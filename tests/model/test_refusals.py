@@ -111,7 +111,7 @@ def test_a_position_of_ones_own_is_taken_where_it_is_one(kind, monkeypatch):
         def forward(self, queries, scale, memory):
             return QueryPosition({"mine": queries.content}, {"point": queries.content})
 
-    registry.load_shipped_parts()
+    registry.load_registered_parts()
     monkeypatch.setitem(registry._current.parts, "query_position", {**registry.parts("query_position"), "mine": Mine})
     asked = ["dab_detr_r50_50ep", "decoder.positions=['mine']"]
     if kind is QueryPositionPart:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import detrkit
 from detrkit.cli.app import app
 from detrkit.data import Category
-from detrkit.engine.checkpoint import format_categories, save_weights, write_checkpoint
 from detrkit.errors import CheckpointError, UserError
+from detrkit.runs.checkpoint import format_categories, save_weights, write_checkpoint
 from detrkit.zoo.classes import count_classes
 
 SMALL = [

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 
-from detrkit.engine.coco_stats import STAT_NAMES, coco_stats
 from detrkit.errors import DataError
+from detrkit.evaluation.coco_stats import STAT_NAMES, coco_stats
 
 EXPECTED_NAMES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),

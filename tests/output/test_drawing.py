@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.report.drawing import draw_predictions, image_of
-from detrkit.report.labels import class_colour, fitted, font_of
+from detrkit.drawing.labels import class_colour, fitted, font_of
+from detrkit.drawing.predictions import draw_predictions, image_of
 
 GREY = (128, 128, 128)
 NAMES = ("cat", "a name that is very much longer than any picture is wide, as some data sets have it", "Ζεύς")

@@ -7,8 +7,8 @@ import torch.multiprocessing as mp
 from pycocotools.coco import COCO
 from torch import nn
 
-from detrkit.engine.evaluate import coco_detections, evaluate
 from detrkit.errors import UserError
+from detrkit.evaluation.evaluate import coco_detections, evaluate
 
 IMAGES = (11, 5, 8)  # not in order
 BOXES = {11: [10.0, 10, 30, 40], 5: [1.0, 2, 61, 72], 8: [5.0, 5, 9, 9]}  # (x1, y1, x2, y2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from detrkit.recipe.shipped import shipped_folder, shipped_names
+from detrkit.recipe.library import recipe_names
+from detrkit.recipe.plugins import recipe_folders
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +19,6 @@ def test_every_package_is_listed():
 
 
 def test_every_recipe_file_is_known_by_name():
-    assert shipped_folder().resolve() == ROOT / "recipes"
+    assert next((f.package, f.path.resolve()) for f in recipe_folders()) == ("detrkit", ROOT / "recipes")
     files = {path.relative_to(ROOT / "recipes").with_suffix("").as_posix() for path in ROOT.glob("recipes/**/*.toml")}
-    assert set(shipped_names()) == files
+    assert set(recipe_names()) == files

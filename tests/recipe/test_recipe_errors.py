@@ -118,13 +118,13 @@ def test_the_error_is_one_for_the_command_line(base):
 
 
 def test_a_missing_recipe_suggests_the_nearest_shipped_one(toys, monkeypatch):
-    monkeypatch.setattr("detrkit.recipe.recipe.shipped_names", lambda: ["sap_detr_r50", "dab_detr_r50"])
+    monkeypatch.setattr("detrkit.recipe.recipe.recipe_names", lambda: ["sap_detr_r50", "dab_detr_r50"])
     with pytest.raises(UserError, match=r'^sap_detr_50: there is no such file .* did you mean "sap_detr_r50"'):
         load_recipe("sap_detr_50")
 
 
 def test_a_missing_base_is_named_and_what_it_may_hold_is_not_called_missing(toys, write, monkeypatch):
-    monkeypatch.setattr("detrkit.recipe.reading.shipped_names", lambda: ["base/sap_detr"])
+    monkeypatch.setattr("detrkit.recipe.reading.recipe_names", lambda: ["base/sap_detr"])
     path = write("mine.toml", '\nextends = "base/sapdetr"\n[encoder]\nlayers = 3\n[train]\nrat = 1\n')
     problems = problems_of(path)
     assert [(p.line, p.key) for p in problems] == [(2, "extends"), (6, "train.rat")]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from detrkit.report.workload import measure_workload
+from detrkit.compare.workload import measure_workload
 
 
 class Attention(nn.Module):

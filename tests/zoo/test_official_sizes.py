@@ -1,14 +1,14 @@
 """Parameters and GFLOPs against the official codes' own, as the fact sheets measured them with fvcore at 800 x 1066.
 
 GFLOPs count the encoder's attention scores ("all" or "+ scores" in the sheets), which fvcore leaves out by itself.
-SAP-, DAB- and the default SMCA-DETR are held to theirs in tests/report/test_costs.py.
+SAP-, DAB- and the default SMCA-DETR are held to theirs in tests/compare/test_costs.py.
 """
 
 import pytest
 import torch
 
 import detrkit
-from detrkit.report.workload import ModelWorkload, measure_workload
+from detrkit.compare.workload import ModelWorkload, measure_workload
 
 SIZES = [
     # recipe, overrides, parameters in millions (all, trained), GFLOPs

@@ -1,0 +1,207 @@
+"""What is measured of each row: AP over its seeds, differences, speed of learning, agreement with the paper."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from detrkit.compare.targets import Row
+from detrkit.errors import UserError
+from detrkit.recipe.problems import nearest
+from detrkit.runs.history import Evaluation, Run
+
+STATS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+LAST, BEST, EQUAL = "last", "best", "equal"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of several seeds: their mean, and the standard deviation (over n - 1) if there are two or more."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Epochs that each of a row's runs needed to reach an AP, None for one that never did.
+
+    faster: the baseline's mean over this row's; None where one of the two has a run that never did.
+    """
+
+    epochs: tuple[float | None, ...]
+    faster: float | None
+
+    @property
+    def mean(self) -> float | None:
+        """None unless every run reached it: a mean of those that did would flatter the row."""
+        return _mean_if_all(self.epochs)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of one row.
+
+    at: by "last", "best" (each run's evaluation with the highest AP) and "equal" (all at one epoch): the COCO
+        numbers in percent over the runs. Empty tables where there is nothing.
+    difference: the mean AP minus the baseline's, for the same three.
+    """
+
+    row: Row
+    at: Mapping[str, Mapping[str, Spread]]
+    difference: Mapping[str, float | None]
+    reached: Reached | None = None
+
+    @property
+    def published_ap(self) -> float | None:
+        return (self.row.published or {}).get("AP")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows. equal_epoch: the last epoch that every run has evaluated; None if there is none.
+
+    rank: Spearman's correlation of measured mean AP (by the name in `ranked`) and published AP, over `rank_rows`
+    rows; None with fewer than three, and where either side is all alike.
+    """
+
+    rows: tuple[Measured, ...]
+    equal_epoch: int | None
+    baseline: str | None
+    epochs_to: float | None
+    ranked: str
+    rank: float | None
+    rank_rows: int
+
+
+def compare(rows: Sequence[Row], *, baseline: str | None = None, epochs_to: float | None = None) -> Comparison:
+    """Measure all rows.
+
+    Args:
+        baseline: a row's name, or what else `find_row` takes.
+        epochs_to: an AP in percent.
+
+    Raises UserError if no row, or more than one, is called so.
+    """
+    base = find_row(rows, baseline) if baseline is not None else None
+    equal = equal_epoch(rows)
+    at = {id(row): _at(row, equal) for row in rows}
+    reached = {id(row): _epochs_needed(row, epochs_to) for row in rows}
+    measured = []
+    for row in rows:
+        difference = {
+            kind: _difference(at[id(row)][kind], at[id(base)][kind] if base else None) for kind in (LAST, BEST, EQUAL)
+        }
+        epochs, faster = reached[id(row)], None
+        if epochs is not None and base is not None:
+            mine, its = _mean_if_all(epochs), _mean_if_all(reached[id(base)] or ())
+            faster = its / mine if mine and its else None
+        measured.append(Measured(row, at[id(row)], difference, None if epochs is None else Reached(epochs, faster)))
+    ranked = EQUAL if equal is not None else LAST
+    rank, count = _rank(measured, ranked)
+    return Comparison(tuple(measured), equal, base.name if base else None, epochs_to, ranked, rank, count)
+
+
+def find_row(rows: Sequence[Row], name: str) -> Row:
+    """The row of that name or of that target or run; else the only one whose name ends in it.
+
+    An end that begins a part of the name ("x" of "folder/x") goes before one that does not ("x" of "folder/the_x").
+    Raises UserError if there is none, or several.
+    """
+    end = name.removesuffix(".toml")
+    kinds = (
+        lambda row: row.name == name,
+        lambda row: _path(name) in [_path(text) for text in (row.target, *(run.path for run in row.runs)) if text],
+        lambda row: f"/{row.name}".endswith(f"/{end}"),
+        lambda row: row.name.endswith(end),
+    )
+    found = next((fits for kind in kinds if (fits := [row for row in rows if kind(row)])), [])
+    if len(found) == 1:
+        return found[0]
+    names = [row.name for row in found or rows]
+    problem = f"fits {len(found)} rows" if found else f"is no row{nearest(name, names)}; the rows are"
+    raise UserError(f"--baseline {name} {problem}: {', '.join(names)}")
+
+
+def _path(text: Path | str) -> Path:
+    """A target or a run's folder, whatever way it was typed."""
+    return Path(str(text).removesuffix(".toml")).expanduser().resolve()
+
+
+def equal_epoch(rows: Sequence[Row]) -> int | None:
+    """The last epoch that every run which was ever evaluated has evaluated."""
+    runs = [run for row in rows for run in row.trained]
+    common = set.intersection(*({e.epoch for e in run.evaluations} for run in runs)) if runs else set()
+    return max(common, default=None)
+
+
+def epochs_needed(run: Run, ap: float) -> float | None:
+    """Epochs until a run reached an AP (percent), on straight lines between its evaluations; None if it never did.
+
+    Before its first evaluation a run that starts from nothing is taken to rise from AP 0; one that started from
+    given weights counts from its first evaluation.
+    """
+    from_nothing = run.recipe.section("train").init_from is None
+    before = (0.0, 0.0) if from_nothing else None
+    for evaluation in run.evaluations:
+        value = 100 * (evaluation.stats["AP"] or 0.0)
+        if value >= ap:
+            if before is None or value == before[1]:
+                return float(evaluation.epoch)
+            share = (ap - before[1]) / (value - before[1])
+            return before[0] + share * (evaluation.epoch - before[0])
+        before = (float(evaluation.epoch), value)
+    return None
+
+
+def _at(row: Row, equal: int | None) -> dict[str, dict[str, Spread]]:
+    chosen: dict[str, list[Evaluation]] = {LAST: [], BEST: [], EQUAL: []}
+    for run in row.trained:
+        chosen[LAST].append(run.evaluations[-1])
+        chosen[BEST].append(max(run.evaluations, key=lambda e: e.stats["AP"] or 0.0))
+        chosen[EQUAL] += [e for e in run.evaluations if e.epoch == equal][-1:]
+    return {kind: _spreads(evaluations) for kind, evaluations in chosen.items()}
+
+
+def _spreads(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
+    found = {}
+    for name in STATS:
+        values = [100 * e.stats[name] for e in evaluations if e.stats[name] is not None]
+        if values:
+            found[name] = Spread(tuple(values))
+    return found
+
+
+def _difference(own: Mapping[str, Spread], base: Mapping[str, Spread] | None) -> float | None:
+    return own["AP"].mean - base["AP"].mean if base and "AP" in own and "AP" in base else None
+
+
+def _epochs_needed(row: Row, ap: float | None) -> tuple[float | None, ...] | None:
+    return None if ap is None or not row.trained else tuple(epochs_needed(run, ap) for run in row.trained)
+
+
+def _mean_if_all(values: Sequence[float | None]) -> float | None:
+    return mean(values) if values and None not in values else None
+
+
+def _rank(rows: Sequence[Measured], kind: str) -> tuple[float | None, int]:
+    from scipy.stats import spearmanr
+
+    pairs = [(m.at[kind]["AP"].mean, m.published_ap) for m in rows if "AP" in m.at[kind] and m.published_ap is not None]
+    if len(pairs) < 3:
+        return None, len(pairs)
+    with warnings.catch_warnings():  # it warns where one side is all alike, and gives nan
+        warnings.simplefilter("ignore")
+        value = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    return (None if math.isnan(value) else value), len(pairs)

@@ -1,0 +1,105 @@
+"""Curves of AP against epochs and against minutes, one line for each row, with a band over its seeds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from detrkit.compare.sheets import short_names
+from detrkit.compare.targets import Row
+from detrkit.runs.history import Evaluation, Run
+
+Theme = Literal["light", "dark"]
+# Okabe and Ito's colours, which colour-blind readers tell apart; line styles go on where they end.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#7F7F7F")
+_STYLES = ("-", "--", ":", "-.")
+_INK = {"light": ("#ffffff", "#1f2328", "#d0d7de"), "dark": ("#15181d", "#e6e8eb", "#3a414b")}
+
+
+def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
+    """A PNG of two panels; None if no row has an evaluation.
+
+    Thick: the mean over seeds; band: one standard deviation to each side; where seeds have been evaluated at
+    different epochs, the mean is over those that have. Against minutes a mean joins each epoch's mean minutes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    trained = [(name, row) for name, row in zip(short_names([r.name for r in rows]), rows, strict=True) if row.trained]
+    if not trained:
+        return None
+    paper, ink, grid = _INK[theme]
+    below = 0.25 * -(-len(trained) // 2) + 0.2
+    figure = Figure(figsize=(10, 4 + below), layout="constrained", facecolor=paper)
+    FigureCanvasAgg(figure)
+    by_epoch, by_minute = figure.subplots(1, 2, sharey=True)
+    timed, shade = False, 0.2 if len(trained) <= 4 else 0.1
+    for index, (name, row) in enumerate(trained):
+        look = {
+            "color": _COLOURS[index % len(_COLOURS)],
+            "linestyle": _STYLES[index // len(_COLOURS) % len(_STYLES)],
+            "marker": "o" if all(len(run.evaluations) < 30 for run in row.trained) else None,
+            "markersize": 3,
+            "linewidth": 1.6,
+        }
+        epochs, minutes, means, deviations = mean_curve(row.trained)
+        _line(by_epoch, epochs, means, deviations, look, shade, label=name)
+        known = ~np.isnan(minutes)
+        timed = timed or bool(known.any())
+        _line(by_minute, minutes[known], means[known], deviations[known], look, shade)
+    by_epoch.set_xlabel("epochs")
+    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_minute.set_xlabel("minutes of training, evaluations included")
+    by_epoch.set_ylabel("AP on the validation split (%)")
+    if not timed:
+        by_minute.text(
+            0.5, 0.5, "these runs did not note their time", ha="center", transform=by_minute.transAxes, color=ink
+        )
+    for axis in (by_epoch, by_minute):
+        axis.set_facecolor(paper)
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.grid(color=grid, linewidth=0.6)
+        axis.tick_params(colors=ink)
+        axis.xaxis.label.set_color(ink)
+        axis.yaxis.label.set_color(ink)
+        for side, spine in axis.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(grid)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=ink, fontsize=9)
+    several = any(len(row.trained) > 1 for _, row in trained)
+    if several:
+        figure.suptitle("mean and standard deviation over seeds", fontsize=9, color=ink)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, facecolor=paper)
+    return buffer.getvalue()
+
+
+def mean_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Epochs, mean minutes (nan where a run did not note them), mean AP in percent and its deviation (nan for one)."""
+    at: dict[int, list[Evaluation]] = {}
+    for run in runs:
+        for evaluation in run.evaluations:
+            at.setdefault(evaluation.epoch, []).append(evaluation)
+    epochs = sorted(at)
+    minutes = [_mean([e.minutes if e.minutes is not None else np.nan for e in at[epoch]]) for epoch in epochs]
+    values = [[100 * (e.stats["AP"] or 0.0) for e in at[epoch]] for epoch in epochs]
+    deviations = [np.std(v, ddof=1) if len(v) > 1 else np.nan for v in values]
+    return np.array(epochs, float), np.array(minutes, float), np.array([_mean(v) for v in values]), np.array(deviations)
+
+
+def _line(
+    axis, x: np.ndarray, means: np.ndarray, deviations: np.ndarray, look: dict, shade: float, label: str | None = None
+) -> None:
+    axis.plot(x, means, label=label, **look)
+    band = ~np.isnan(deviations)
+    low, high = np.maximum(means - deviations, 0), means + deviations
+    axis.fill_between(x[band], low[band], high[band], color=look["color"], alpha=shade, linewidth=0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -1,0 +1,129 @@
+"""A comparison as files: Markdown, CSV, JSON, the curves and one HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Measured
+from detrkit.compare.costs import Costs
+from detrkit.compare.curves import draw_curves
+from detrkit.compare.page import make_page
+from detrkit.compare.sheets import Sheet
+from detrkit.compare.timing import Timing
+from detrkit.writing import write_bytes
+
+
+def write_comparison(
+    folder: Path,
+    comparison: Comparison,
+    sheets: Sequence[Sheet],
+    costs: Mapping[str, Costs],
+    timings: Mapping[str, Timing],
+) -> list[Path]:
+    """Write table.md, table.csv, table.json, report.html and, where anything is trained, curves.png.
+
+    All are made before the first is written, and each then takes its place in one step.
+    """
+    rows = [m.row for m in comparison.rows]
+    curves = {theme: draw_curves(rows, theme=theme) for theme in ("light", "dark")}
+    records = [_record(m, costs.get(m.row.name), timings.get(m.row.name)) for m in comparison.rows]
+    about = {
+        "baseline": comparison.baseline,
+        "equal_epoch": comparison.equal_epoch,
+        "epochs_to_ap": comparison.epochs_to,
+        "spearman": comparison.rank,
+        "spearman_rows": comparison.rank_rows,
+    }
+    contents = {
+        "table.md": to_markdown(sheets).encode(),
+        "table.csv": _to_csv([_flat(record) for record in records]).encode(),
+        "table.json": json.dumps({**about, "rows": records}, indent=1, ensure_ascii=False).encode() + b"\n",
+        "report.html": make_page(sheets, curves).encode(),
+    }
+    if curves["light"] is not None:
+        contents["curves.png"] = curves["light"]
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def to_markdown(sheets: Sequence[Sheet]) -> str:
+    """All tables, each under its title and with its notes."""
+    parts = []
+    for sheet in sheets:
+        table = [sheet.columns, ("---", *["---:"] * (len(sheet.columns) - 1)), *sheet.rows]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+        notes = [f"\n{note}" for note in sheet.notes]
+        parts.append("\n".join([f"## {sheet.title}\n", *lines, *notes]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _record(m: Measured, costs: Costs | None, timing: Timing | None) -> dict[str, Any]:
+    """One row as plain values; AP and its parts in percent."""
+    record: dict[str, Any] = {
+        "recipe": m.row.name,
+        "title": m.row.recipe.title,
+        "seeds": [run.seed for run in m.row.trained],
+        "runs": [str(run.path) for run in m.row.runs],
+        "epochs": [run.evaluations[-1].epoch for run in m.row.trained],
+        "minutes": [run.evaluations[-1].minutes for run in m.row.trained],
+    }
+    for kind in (LAST, BEST, EQUAL):
+        record[kind] = {
+            name: {"mean": s.mean, "deviation": s.deviation, "values": list(s.values)}
+            for name in STATS
+            if (s := m.at[kind].get(name)) is not None
+        }
+        record[kind]["AP_difference"] = m.difference[kind]
+    if m.reached is not None:
+        record["epochs_to_ap"] = {"mean": m.reached.mean, "values": list(m.reached.epochs), "faster": m.reached.faster}
+    if costs is not None:
+        total = costs.work.total
+        record["costs"] = {
+            "parameters": total.parameters,
+            "trained_parameters": total.trainable,
+            "multiply_adds": total.multiply_adds,
+            "multiply_adds_plain_form": costs.work.plain_form,
+            "multiply_adds_saved_by_shared_keys": costs.work.saved,
+            "multiply_adds_on_zeros": costs.work.zeros,
+            "multiply_adds_coco_mean": costs.coco_mean,
+            "height": costs.work.height,
+            "width": costs.work.width,
+            "assumed_classes": costs.assumed_classes,
+            "uncounted": dict(costs.work.uncounted),
+        }
+    if timing is not None:
+        record["time"] = {**vars(timing), "median_milliseconds": median(timing.milliseconds)}
+        record["time"]["images_per_second"] = timing.images_per_second
+    record["published"] = dict(m.row.published or {})
+    return record
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as `last.AP.mean`; lists as texts with spaces between."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if key == "uncounted":
+            continue
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            flat[prefix + key] = " ".join("" if one is None else str(one) for one in value)
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,158 @@
+"""What `detrkit compare` compares: recipes and runs, gathered into one row for each recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detrkit.compare.matrix import Job, run_name, run_stem
+from detrkit.errors import UserError
+from detrkit.recipe import Recipe, list_recipes, load_recipe
+from detrkit.recipe.overrides import parse_path
+from detrkit.recipe.problems import dotted, format_value
+from detrkit.runs.history import Run, differences, is_run, read_run
+from detrkit.zoo.published import PublishedError, find_published, published_results
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe with its runs, one for each seed as a rule.
+
+    target: what the recipe was asked for by; None if only its runs were.
+    published: the published row that it is meant to reach, or None.
+    """
+
+    name: str
+    recipe: Recipe
+    runs: tuple[Run, ...]
+    published: Mapping[str, Any] | None
+    target: str | None = None
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What the command line laid over the recipe: keys and values."""
+        said = [(path, value) for path, value, source in self.recipe.rows() if str(source) == "command line"]
+        return tuple(f"{dotted(path)}={format_value(value)}" for path, value in said)
+
+    @property
+    def trained(self) -> tuple[Run, ...]:
+        """The runs that have been evaluated at least once."""
+        return tuple(run for run in self.runs if run.evaluations)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Targets and `key=value` overrides, which the command line mixes."""
+    is_override = {
+        a: parse_path(a.partition("=")[0]) is not None and "=" in a and not Path(a).exists() for a in arguments
+    }
+    return [a for a in arguments if not is_override[a]], [a for a in arguments if is_override[a]]
+
+
+def recipes_of_table(table: str) -> list[str]:
+    """The shipped recipes of a published table, in its order; its rows on the proxy are not among them.
+
+    Raises UserError for a table that no recipe has a row of.
+    """
+    order = published_results()
+    found = [(entry.name, find_published(entry.reproduces)) for entry in list_recipes()]
+    found = [(name, row) for name, row in found if row is not None and not name.startswith("proxy/")]
+    names = [(order.index(row), name) for name, row in found if row["table"] == table]
+    if not names:
+        tables = sorted({row["table"] for _, row in found})
+        raise UserError(f"no shipped recipe has a row of Table {table}; there are recipes of {', '.join(tables)}")
+    return [name for _, name in sorted(names)]
+
+
+def gather_rows(
+    targets: Sequence[str], overrides: Sequence[str], *, runs: Path, warn: list[str] | None = None
+) -> list[Row]:
+    """One row for each recipe, in the order of the targets.
+
+    Args:
+        targets: recipes (names or files), runs' folders, and folders that hold runs, which stand for all of them.
+        overrides: laid over the recipes; a run is what it was.
+        runs: the folder below which `--run` trains; its runs of the recipes come along.
+        warn: takes a line for each run there that does not belong to its recipe any more.
+
+    Raises UserError for a target that is neither, two recipes of one name, or a `reproduces` without its row.
+    """
+    rows: list[Row] = []
+    loose: list[Run] = []
+    for target in dict.fromkeys(targets):
+        if Path(target).is_dir():
+            loose += [read_run(path) for path in _runs_meant(Path(target))]
+            continue
+        recipe = load_recipe(target, overrides)
+        if any(row.name == recipe.name for row in rows):
+            raise UserError(f"two of the recipes are called {recipe.name}; give one of the files another name")
+        rows.append(Row(recipe.name, recipe, (), _published(recipe, target), target))
+    rows = [replace(row, runs=_runs_below(runs, row, warn)) for row in rows]
+    for run in loose:
+        rows = _add_run(rows, run)
+    return [replace(row, runs=tuple(sorted(row.runs, key=lambda run: run.seed))) for row in rows]
+
+
+def make_jobs(rows: Sequence[Row], seeds: Sequence[int], overrides: Sequence[str], *, runs: Path) -> list[Job]:
+    """A training for each recipe that was asked for by name and each seed, seed by seed."""
+    return [
+        Job(row.recipe, row.target, overrides, seed, runs / run_name(row.name, seed))
+        for seed in seeds
+        for row in rows
+        if row.target is not None
+    ]
+
+
+def _runs_meant(folder: Path) -> list[Path]:
+    """The folder itself if it is a run's, else the runs that lie in it, as --run leaves them."""
+    found = [folder] if is_run(folder) else [path for path in sorted(folder.iterdir()) if is_run(path)]
+    if not found:
+        raise UserError(
+            f"{folder} is neither a run's folder (it has no recipe.toml), nor does it hold any, nor a recipe"
+        )
+    return found
+
+
+def _runs_below(folder: Path, row: Row, warn: list[str] | None) -> tuple[Run, ...]:
+    found = []
+    for path in sorted(folder.glob(f"{_escaped(run_stem(row.name))}-seed*")):
+        if not re.fullmatch(r"\d+", path.name.removeprefix(f"{run_stem(row.name)}-seed")) or not is_run(path):
+            continue
+        run = read_run(path)
+        told = differences(row.recipe, run.recipe)
+        if not told:
+            found.append(run)
+        elif warn is not None:
+            warn.append(f"{path} is left out, a run of another recipe: {'; '.join(told[:3])}")
+    return tuple(found)
+
+
+def _add_run(rows: list[Row], run: Run) -> list[Row]:
+    """Puts a run into the row of its recipe, or into a new one."""
+    for index, row in enumerate(rows):
+        if any(other.path.resolve() == run.path.resolve() for other in row.runs):
+            return rows
+        if not differences(row.recipe, run.recipe):
+            return [*rows[:index], replace(row, runs=(*row.runs, run)), *rows[index + 1 :]]
+    name, taken = _stem(run.path), {row.name for row in rows}
+    if name in taken:
+        name = run.path.name if run.path.name not in taken else str(run.path)
+    return [*rows, Row(name, run.recipe, (run,), _published(run.recipe, str(run.path)))]
+
+
+def _published(recipe: Recipe, target: str) -> Mapping[str, Any] | None:
+    try:
+        return find_published(recipe.reproduces)
+    except PublishedError as error:
+        raise PublishedError(f"{target}: {error}") from None
+
+
+def _stem(path: Path) -> str:
+    """ "runs/quickstart-seed3" is a run of "quickstart"; "runs/quickstart-3" may have been given other values."""
+    return re.sub(r"[-_]seed\d+$", "", path.resolve().name)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", text)

@@ -1,0 +1,157 @@
+"""Milliseconds and memory of detectors, measured side by side."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from detrkit.compare.costs import for_counting
+from detrkit.detector import build_detector
+from detrkit.evaluation.evaluate import autocast
+from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.recipe import Recipe
+
+WARMUP, ROUNDS = 2, 10
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Forward passes of one detector.
+
+    milliseconds: of each round, a batch at a time; memory: bytes that tensors held at the same time, weights included.
+    """
+
+    device: str
+    precision: str
+    batch: int
+    height: int
+    width: int
+    milliseconds: tuple[float, ...]
+    memory: int
+
+    @property
+    def images_per_second(self) -> float:
+        return 1000 * self.batch / median(self.milliseconds)
+
+
+def measure_timings(
+    recipes: Mapping[str, Recipe],
+    *,
+    height: int,
+    width: int,
+    batch: int = 1,
+    rounds: int = ROUNDS,
+    warmup: int = WARMUP,
+    progress: Callable[[], None] | None = None,
+) -> dict[str, Timing]:
+    """Time the detectors of recipes, by name. They take turns, so that whatever else the machine does meets all alike.
+
+    Each runs on its recipe's `train.device` and in its `train.precision`, in evaluation mode with fresh weights.
+
+    Args:
+        rounds: measured forward passes of each, after `warmup` that are not.
+        progress: called after each forward pass.
+
+    Raises UserError for a device or a precision that is not there.
+    """
+    told = progress or (lambda: None)
+    prepared = {name: _prepare(recipe, batch, height, width) for name, recipe in recipes.items()}
+    milliseconds: dict[str, list[float]] = {name: [] for name in recipes}
+    with torch.inference_mode():
+        for turn in range(warmup + rounds):
+            for name, (run, device, _, _) in prepared.items():
+                taken = _milliseconds(run, device)
+                if turn >= warmup:
+                    milliseconds[name].append(taken)
+                told()
+        memory = {name: _peak(run, device, weights) for name, (run, device, _, weights) in prepared.items()}
+    return {
+        name: Timing(_device_name(device), precision, batch, height, width, tuple(milliseconds[name]), memory[name])
+        for name, (_, device, precision, _) in prepared.items()
+    }
+
+
+def _prepare(recipe: Recipe, batch: int, height: int, width: int) -> tuple[Callable, torch.device, str, int]:
+    options = recipe.section("train")
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    detector = build_detector(for_counting(recipe)[0]).to(device).eval()
+    images = torch.randn(batch, 3, height, width, device=device, generator=torch.Generator(device).manual_seed(0))
+
+    def run() -> Any:
+        with autocast(device, precision):
+            return detector(images)
+
+    return run, device, precision, _bytes_of(detector) + images.nbytes
+
+
+def _milliseconds(run: Callable, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _peak(run: Callable, device: torch.device, weights: int) -> int:
+    """Bytes at the worst moment of one run, the detector's own weights and images included and nobody else's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before + weights
+    with HeldMemory() as held:
+        run()
+    return held.peak + weights
+
+
+class HeldMemory(TorchDispatchMode):
+    """Follows the storages that operations make until they are freed; what a kernel needs inside is not seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        """bytes, at present and at most so far"""
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        given = {id(s) for s in _storages((args, kwargs))}
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages(out):
+            key = storage.data_ptr()
+            if id(storage) in given or key in self._known or not key:
+                continue
+            self._known.add(key)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._free, key, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"the CPU ({torch.get_num_threads()} threads)"

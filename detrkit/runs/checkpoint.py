@@ -1,0 +1,240 @@
+"""Checkpoints: a folder of weights (safetensors) and trainer state, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from detrkit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from detrkit.data import Category
+    from detrkit.recipe import Recipe
+
+WEIGHTS, AVERAGE, STATE = "weights.safetensors", "ema.safetensors", "state.pt"
+FORMAT = 1
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """An empty temporary folder, which takes `folder`'s place when the block ends without an error.
+
+    A folder cannot be exchanged in one step on every system: for a moment the old one stands beside as
+    `.<name>.old`, where `find_folder` finds it. So a kill at any time leaves a whole folder, old or new.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = folder.with_name(f".{folder.name}.old")
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(leftover)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if folder.exists():
+        if old.exists():
+            shutil.rmtree(old)
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_folder(folder: Path) -> Path | None:
+    """The checkpoint folder, or the one that a kill in the middle of its replacement has left; None if neither."""
+    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+        if (candidate / WEIGHTS).is_file():
+            return candidate
+    return None
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    weights: Mapping[str, Tensor],
+    average: Mapping[str, Tensor] | None,
+    state: Mapping[str, Any],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a checkpoint folder, replacing the one that is there.
+
+    Args:
+        average: the moving average's weights, if there is one
+        state: what the trainer needs to go on: tensors, numbers, strings, lists, tuples and dicts only
+        metadata: goes into the weights' files, so that one of them explains itself alone
+    """
+    with replaced_folder(folder) as temporary:
+        save_weights(weights, temporary / WEIGHTS, metadata)
+        if average is not None:
+            save_weights(average, temporary / AVERAGE, metadata)
+        torch.save({"format": FORMAT, **state}, temporary / STATE)
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Make `folder` the same checkpoint as `source`. Its files never change, so a hard link will do."""
+    with replaced_folder(folder) as temporary:
+        for path in source.iterdir():
+            try:
+                os.link(path, temporary / path.name)
+            except OSError:
+                shutil.copyfile(path, temporary / path.name)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; a tensor that has several names is stored under each."""
+    stored: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        tensor = tensor.detach().cpu().contiguous()
+        shared = tensor.untyped_storage().data_ptr()
+        stored[name] = tensor.clone() if shared in seen else tensor
+        seen.add(shared)
+    save_file(stored, path, metadata=dict(metadata))
+    mask = os.umask(0)  # reading it means setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # safetensors leaves the file to its owner alone
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors (on the CPU) and the metadata of a safetensors file.
+
+    Raises CheckpointError if it is another kind of file, incomplete, or not there.
+    """
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path} is not a .safetensors file. Other formats (.pt, .pth, .pkl) can run code while they are "
+            "loaded, so detrkit does not load them; `detrkit convert` reads official checkpoints safely"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from None
+
+
+def metadata_number(metadata: Mapping[str, str], key: str) -> int | None:
+    """A count that detrkit wrote into a weights file's metadata; None where it is not said.
+
+    A file of another program may hold something else under the same name.
+    """
+    said = metadata.get(key, "")
+    return int(said) if said.isdecimal() else None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The trainer's state of a checkpoint folder; nothing in it is executed.
+
+    Raises CheckpointError if it is missing, damaged or of a later format.
+    """
+    path = folder / STATE
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file, so the run cannot be resumed from here") from None
+    except Exception as error:  # damaged zip archives and refused pickles raise many kinds
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read safely ({first})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a trainer state that this version of detrkit (format {FORMAT}) knows")
+    return state
+
+
+def load_exactly(detector: nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:
+    """Load weights that must fit name by name and shape by shape.
+
+    Raises CheckpointError that says what differs: then the weights are another recipe's.
+    """
+    own = detector.state_dict()
+    faults = [f"{name} is missing in the file" for name in own if name not in weights]
+    faults += [f"{name} is not part of the detector" for name in weights if name not in own]
+    faults += [
+        f"{name} is {list(weights[name].shape)} in the file, {list(tensor.shape)} in the detector"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if faults:
+        shown = "\n  ".join(faults[:8] + ([f"... and {len(faults) - 8} more"] if len(faults) > 8 else []))
+        raise CheckpointError(f"{origin} belongs to another recipe than this detector:\n  {shown}")
+    detector.load_state_dict(dict(weights))
+
+
+def load_run(run_dir: Path | str, which: str = "best") -> tuple[Recipe, nn.Module, tuple[Category, ...]]:
+    """The recipe, the trained detector and its categories from a run's folder.
+
+    Args:
+        run_dir: a run's folder, or one of the checkpoint folders in it (then `which` does not matter)
+        which: "best" (highest AP; the last one if none was evaluated yet) or "last"
+
+    Returns:
+        the recipe; the detector on the CPU in evaluation mode, with the moving average's weights if the run
+        keeps one; the categories, label i being categories[i]
+
+    Raises:
+        CheckpointError: no run or no checkpoint there, or one that does not fit
+    """
+    from detrkit.detector import build_detector
+    from detrkit.runs.run_folder import RunFolder
+    from detrkit.recipe import load_recipe
+
+    run, folder = locate(Path(run_dir), which)
+    recipe = load_recipe(run / RunFolder.RECIPE)
+    detector = build_detector(recipe, pretrained=False)
+    path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
+    load_exactly(detector, read_weights(path)[0], path)
+    return recipe, detector.eval(), read_categories(run / RunFolder.CATEGORIES)
+
+
+def locate(path: Path, which: str = "best") -> tuple[Path, Path]:
+    """The run's folder and the checkpoint's folder that `path` (either of them) and `which` mean.
+
+    Raises CheckpointError if there is none.
+    """
+    from detrkit.runs.run_folder import RunFolder
+
+    if which not in ("best", "last"):
+        raise CheckpointError(f"checkpoint {which!r}: accepted are 'best' and 'last'")
+    if (path / WEIGHTS).is_file() and (path.parent / RunFolder.RECIPE).is_file():
+        return path.parent, path
+    if not (path / RunFolder.RECIPE).is_file():
+        raise CheckpointError(f"{path} is not the folder of a run: it has no {RunFolder.RECIPE}")
+    for name in (which, "last") if which == "best" else (which,):
+        folder = find_folder(path / name)
+        if folder is not None:
+            return path, folder
+    raise CheckpointError(f"{path} holds no checkpoint yet: there is no {which}/ in it")
+
+
+def read_categories(path: Path) -> tuple[Category, ...]:
+    """The categories of a run, from its categories.json. Raises CheckpointError if it cannot be read."""
+    try:
+        return parse_categories(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def parse_categories(text: str) -> tuple[Category, ...]:
+    """The categories from JSON, a list of {"id": ..., "name": ...} in the order of the labels."""
+    from detrkit.data import Category
+
+    return tuple(Category(id=row["id"], name=row["name"]) for row in json.loads(text))
+
+
+def format_categories(categories: Sequence[Category]) -> str:
+    """The categories as JSON."""
+    return json.dumps([{"id": category.id, "name": category.name} for category in categories], indent=1)

@@ -1,0 +1,138 @@
+"""What a run has reached so far, read from its folder; and whether two recipes train the same thing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detrkit.evaluation.coco_stats import STAT_NAMES
+from detrkit.runs.run_folder import RunFolder
+from detrkit.errors import UserError
+
+if TYPE_CHECKING:
+    from detrkit.recipe import Recipe
+
+# What a recipe may say differently and still train the same detector in the same way.
+_NOT_THE_TRAINING = {
+    ("title",),
+    ("description",),
+    ("reproduces",),
+    ("imports",),
+    ("evaluate",),
+    *(
+        ("train", key)
+        for key in (
+            "seed",
+            "device",
+            "workers",
+            "micro_batch",
+            "log_every",
+            "checkpoint_steps",
+            "checkpoint_minutes",
+            "max_minutes",
+        )
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run.
+
+    stats: the twelve COCO numbers, in [0, 1], None where there was nothing to measure.
+    minutes: wall clock since the run began, evaluations included; None in runs that did not note it.
+    """
+
+    epoch: int
+    step: int
+    minutes: float | None
+    stats: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder as it stands."""
+
+    path: Path
+    recipe: Recipe
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.section("train").seed
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch of its recipe is evaluated."""
+        return bool(self.evaluations) and self.evaluations[-1].epoch >= self.recipe.section("train").epochs
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is the folder of a run."""
+    return RunFolder(path).exists
+
+
+def read_run(path: Path) -> Run:
+    """A run's recipe and evaluations.
+
+    Raises UserError if the folder's recipe cannot be read, or a line of its metrics.
+    """
+    from detrkit.recipe import load_recipe
+
+    evaluations = [_evaluation(line) for line in read_metrics(path) if line.get("kind") == "evaluate"]
+    return Run(path, load_recipe(path / RunFolder.RECIPE), tuple(evaluations))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last line that is still being written is left out.
+
+    Raises UserError for any other line that is not JSON.
+    """
+    file = path / RunFolder.METRICS
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    found = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is not whole
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{number}: is not JSON: {error}") from None
+    return found
+
+
+def differences(asked: Recipe, found: Recipe) -> list[str]:
+    """What a run's recipe says otherwise than the one asked for, as "train.epochs is 4, not 2".
+
+    Seeds, devices, logging and the like do not count, nor does a class count that is left to the data set.
+    """
+    from detrkit.recipe.problems import dotted, format_value
+
+    ours, theirs = training_values(asked), training_values(found)
+    if asked.get("detector.classes", None) is None:
+        ours.pop(("detector", "classes"), None)
+        theirs.pop(("detector", "classes"), None)
+    told = []
+    for path in dict.fromkeys([*ours, *theirs]):
+        there, here = (format_value(side[path]) if path in side else "not set" for side in (theirs, ours))
+        if there != here:
+            told.append(f"{dotted(path)} is {there}, not {here}")
+    return told
+
+
+def training_values(recipe: Recipe) -> dict[tuple, Any]:
+    """The values that decide what is trained, by path; the seed is not among them."""
+    return {path: value for path, value, _ in recipe.rows() if not _is_left_out(path)}
+
+
+def _is_left_out(path: Iterable[Any]) -> bool:
+    path = tuple(path)
+    return any(path[: len(start)] == start for start in _NOT_THE_TRAINING)
+
+
+def _evaluation(line: Mapping[str, Any]) -> Evaluation:
+    stats = {name: line.get(name) for name in STAT_NAMES}
+    return Evaluation(line["epoch"], line["step"], line.get("minutes"), stats)

@@ -1,0 +1,103 @@
+"""`detrkit show` on small untrained detectors."""
+
+import re
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import detrkit
+from detrkit.cli.app import app
+from detrkit.errors import UserError
+from detrkit.runs.checkpoint import format_categories, write_checkpoint
+from detrkit.show.look import look_at
+from tests.show.test_recording import SMALL
+
+SHAPES = ["data.type=shapes", "data.image_size=[64, 96]", "data.train_images=2", "data.val_images=4"]
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def untrained(folder, name, *overrides):
+    recipe = detrkit.load_recipe(name, [*SMALL, "detector.classes=8", *SHAPES, *overrides])
+    torch.manual_seed(0)
+    detector = detrkit.build_detector(recipe)
+    write_checkpoint(folder / "last", weights=detector.state_dict(), average=None, state={}, metadata={})
+    (folder / "recipe.toml").write_text(recipe.to_toml())
+    (folder / "categories.json").write_text(format_categories(recipe.section("data")().categories))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sap(tmp_path_factory):
+    return untrained(tmp_path_factory.mktemp("runs") / "sap", "sap_detr_r50_50ep", "queries.grid=[3, 4]")
+
+
+def test_salient_run(sap):
+    told = call("show", sap, "val:3", "--query", 5, "--layer", 1)
+    folder = sap / "shown" / "val_3"
+    names = ["cells", "paths", "query_5_layer_1_attention", "query_5_layer_1_heads"]
+    names += ["query_5_layer_1_side_directed_gaussian", "scores"]
+    assert sorted(path.stem for path in folder.glob("*.png")) == names
+    assert all(min(Image.open(path).size) > 300 for path in folder.glob("*.png"))
+    page = (folder / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == len(names)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "No detection reaches 0.3" in told
+    assert "No grid" not in told
+    assert not list(folder.glob(".*"))
+
+
+def test_run_without_grid_and_gaussians(tmp_path):
+    run = untrained(tmp_path / "dab", "dab_detr_r50_50ep", "queries.count=7")
+    Image.new("RGB", (90, 70), "orange").save(tmp_path / "a photo.png")
+    told = call("show", run, tmp_path / "a photo.png", "--out", tmp_path / "out", "--threshold", 0)
+    page = (tmp_path / "out" / "index.html").read_text()
+    for gap in ("No grid", "No Gaussian term"):
+        assert gap in told
+        assert gap in page
+    assert not list((tmp_path / "out").glob("*gaussian*"))
+    assert list((tmp_path / "out").glob("query_*_layer_2_attention.png"))
+
+
+@pytest.mark.parametrize("levels", ["", "4scale_"])
+def test_places_of_deformable_attention(tmp_path, levels):
+    run = untrained(tmp_path / "run", f"deformable_detr_{levels}r50_50ep", "queries.count=5")
+    told = call("show", run, "val:1", "--query", 2, "--layer", 1)
+    assert "No attention" not in told
+    names = {path.stem for path in (run / "shown" / "val_1").glob("*.png")}
+    assert names == {"cells", "paths", "scores", "query_2_layer_1_samples"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["val:9"], "val split has 4 images, with ids from 1 to 4"),
+        (["val:1", "--query", 12], "numbered 0 to 11"),
+        (["val:1", "--layer", 3], "numbered 1 to 2"),
+        (["nowhere.png"], "no such image file"),
+    ],
+)
+def test_mistakes_are_named(sap, arguments, message):
+    with pytest.raises(UserError, match=message):
+        call("show", sap, *arguments, "--out", sap / "never")
+    assert not (sap / "never").exists()
+
+
+def test_look_tells_what_the_detector_predicts():
+    recipe = detrkit.load_recipe("sap_detr_r50_50ep", [*SMALL, "queries.grid=[3, 4]"])
+    torch.manual_seed(0)
+    detector = detrkit.build_detector(recipe).eval()
+    image = Image.new("RGB", (96, 64), "teal")
+    look = look_at(detector, image, ["a", "b", "c"])
+    assert look.path.shape == (3, 12, 2)
+    cells = look.cells()
+    assert torch.allclose(cells[:, 2:] - cells[:, :2], torch.tensor([1 / 4, 1 / 3]))
+    assert [d.query for d in look.detections] == look.scores[-1].argsort(descending=True).tolist()
+    assert look.above(2.0) == look.detections[:1]
