@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import detrkit
-from detrkit.recipe import Factory
+from detrkit.recipe import Factory, library
 from detrkit.recipe.registry import parts, slots
 
 SYSTEMS = [

@@ -181,9 +181,9 @@ def _in_order_of_lines(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _find(name: str) -> Path:
-    shipped = find_recipe(name)
-    if shipped:
-        return shipped
+    known = find_recipe(name)
+    if known:
+        return known
     path = Path(name).expanduser()
     candidates = [
         path,
