@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from detrkit.cli.check_data import check_data
@@ -21,6 +23,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from detrkit import __version__
+
+        typer.echo(f"detrkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compose, train and compare DETR object detectors from TOML recipes."""
+
+
 # In the order of the help page.
 app.command("train")(train)
 app.command("evaluate")(evaluate)

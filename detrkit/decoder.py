@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from detrkit.attention.base import CrossAttention, SelfAttention
 from detrkit.attention.query_position import QueryPositionPart
-from detrkit.errors import UserError, require_kind
+from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
-from detrkit.heads import HeadOutput, PredictionHead
-from detrkit.layers import MLP, Activation, Count, FeedForward, Probability, xavier_matrices
+from detrkit.heads import Head, HeadOutput
+from detrkit.layers import MLP, Activation, Count, FeedForward, Part, Probability, xavier_matrices
 from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
-define_slot("decoder", offers=("width", "heads", "levels", "classes", "geometry", "head"))
-
-SelfAttention = Annotated[Factory, Slot("self_attention")]
-CrossAttention = Annotated[Factory, Slot("cross_attention")]
+SelfAttentionPart = Annotated[Factory, Slot("self_attention")]
+CrossAttentionPart = Annotated[Factory, Slot("cross_attention")]
 Positions = Annotated[list[Factory], Slot("query_position")]
 
 
@@ -29,8 +29,8 @@ class DecoderLayer(nn.Module):
     def __init__(
         self,
         *,
-        self_attention: nn.Module,
-        cross_attention: nn.Module,
+        self_attention: SelfAttention,
+        cross_attention: CrossAttention,
         feedforward: FeedForward,
         width: int,
         dropout: float,
@@ -56,8 +56,22 @@ class DecoderLayer(nn.Module):
         return self.norm3(content + self.dropout(self.feedforward(content)))
 
 
+class QueryDecoder(Part):
+    """Queries and memory to predictions."""
+
+    embedding_readers: Sequence[str] | None = None
+    """what in it reads the embedding that each query brings along, by the names of a recipe; None: it does not say"""
+
+    def forward(self, queries: Queries, memory: Memory) -> Output:
+        """Predictions of Y layers for N queries; the queries' extras go along in the output."""
+        raise NotImplementedError
+
+
+define_slot("decoder", offers=("width", "heads", "levels", "classes", "geometry", "head"), base=QueryDecoder)
+
+
 @register("decoder", "transformer")
-class Decoder(nn.Module):
+class Decoder(QueryDecoder):
     """Layers that look around each query's reference, predict, and move the reference.
 
     Args:
@@ -95,8 +109,8 @@ class Decoder(nn.Module):
         classes: int,
         geometry: Geometry,
         head: Factory,
-        self_attention: SelfAttention,
-        cross_attention: CrossAttention,
+        self_attention: SelfAttentionPart,
+        cross_attention: CrossAttentionPart,
         positions: Positions,
         layers: Count = 6,
         feedforward: Count = 2048,
@@ -114,7 +128,6 @@ class Decoder(nn.Module):
         if repeated := [f.name for f in positions if [g.name for g in positions].count(f.name) > 1]:
             raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
         sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in positions}
-        require_kind(sources, QueryPositionPart, "decoder.positions")
         _require_one_giver("embedding", {name: source.embeddings for name, source in sources.items()})
         _require_one_giver("code", {name: source.codes for name, source in sources.items()})
         if content_scale and not any(source.codes for source in sources.values()):
@@ -142,7 +155,7 @@ class Decoder(nn.Module):
                 layer.load_state_dict(self.layers[0].state_dict(), strict=False)  # a first layer may hold more
         self.positions = nn.ModuleDict(sources)
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
-        self.head: PredictionHead = head(
+        self.head: Head = head(
             width=width,
             classes=classes,
             layers=layers,
@@ -151,7 +164,7 @@ class Decoder(nn.Module):
         )
 
     @property
-    def embedding_readers(self) -> list[str]:
+    def embedding_readers(self) -> list[str]:  # type: ignore[override]
         """Those query positions that read the embedding that each query brings along."""
         return [name for name, part in self.positions.items() if part.reads_embeddings]
 
@@ -179,6 +192,7 @@ class Decoder(nn.Module):
             points=_stack([d.points for d in decoded]),
             objectness=_stack([r.objectness for r in raw]),
             extras=queries.extras,
+            background=self.head.background,
         )
 
     def _position(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:

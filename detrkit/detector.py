@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from detrkit.backbones.base import Backbone
 from detrkit.blocks.base import TrainingBlocks
 from detrkit.boxes import center_to_corners
-from detrkit.decoder import Decoder
+from detrkit.decoder import QueryDecoder
+from detrkit.encoders.base import Encoder
 from detrkit.errors import UserError
 from detrkit.layers import Count, take
+from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
-from detrkit.recipe import Factory, Recipe, define_slot, register
+from detrkit.queries.base import QueryGenerator
+from detrkit.recipe import Factory, Recipe, Slot, define_slot, register
 from detrkit.structures import Output, Sizes, Target
 
-define_slot("detector", offers=())
+define_slot("checkpoint_names")
+CheckpointNames = Annotated[Factory | None, Slot("checkpoint_names")]
 
 
-class System(Protocol):
+class System(ABC):
     """A part of the slot "detector": what kind of detector a recipe describes, and how it is built.
 
-    Besides the options `classes` (K; None: the data set's) and `checkpoint_names` (whose official parameter names
-    `detrkit convert` reads) it names in `sections` those tables of a recipe that only some detectors have.
+    Besides the options `classes` (K; None: the data set's) and `checkpoint_names` (a factory of the `zoo.names.Family`
+    whose official parameter names `detrkit convert` reads) it names in `sections` those tables of a recipe that only
+    some detectors have.
     """
 
-    sections: ClassVar[tuple[str, ...]]
+    sections: ClassVar[tuple[str, ...]] = ()
     classes: int | None
-    checkpoint_names: str | None
+    checkpoint_names: Factory | None
 
+    @abstractmethod
     def build_detector(self, recipe: Recipe, classes: int) -> nn.Module:
         """A module with `forward(images, mask, targets)` and `detect(images, mask, sizes)` as `Detector` has them."""
 
-    def build_criterion(self, recipe: Recipe) -> nn.Module:
-        """A module with `forward(output, targets, objects, images)` as `Criterion` has it."""
+    @abstractmethod
+    def build_criterion(self, recipe: Recipe) -> BaseCriterion:
+        """What trains such a detector."""
+
+
+define_slot("detector", offers=(), base=System)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +81,10 @@ class Detector(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
-        encoder: nn.Module,
-        queries: nn.Module,
-        decoder: Decoder,
+        backbone: Backbone,
+        encoder: Encoder,
+        queries: QueryGenerator,
+        decoder: QueryDecoder,
         blocks: TrainingBlocks | None = None,
         detect: DetectOptions | None = None,
     ):
@@ -94,9 +106,8 @@ class Detector(nn.Module):
         memory = self.encoder(features)
         if not (self.training and targets is not None and self.blocks):
             return self.decoder(self.queries(memory), memory)
-        groups = self.blocks.groups
-        queries = self.queries(memory) if groups == 1 else self.queries(memory, groups)
-        embed_boxes = getattr(self.queries, "embed_boxes", None)
+        queries = self.queries(memory, self.blocks.groups)
+        embed_boxes = self.queries.embed_boxes if self.queries.embeds_boxes else None
         queries, extension = self.blocks.extend(queries, targets, embed_boxes)
         return extension.cut(self.decoder(queries, memory))
 
@@ -146,7 +157,7 @@ class Detector(nn.Module):
 
 @register("detector", "detr")
 @dataclass(frozen=True, kw_only=True)
-class Detr:
+class Detr(System):
     """A detector of the one loop; its options are what all its parts share."""
 
     sections: ClassVar[tuple[str, ...]] = (
@@ -169,7 +180,7 @@ class Detr:
     """D"""
     heads: Count = 8
     """H"""
-    checkpoint_names: str | None = None
+    checkpoint_names: CheckpointNames = None
     """whose official parameter names `detrkit convert` reads: "sap_detr", "dab_detr", ..."""
 
     def build_detector(self, recipe: Recipe, classes: int) -> Detector:
@@ -185,27 +196,26 @@ class Detr:
             raise UserError(f"detector.width = {self.width} is not a multiple of detector.heads = {self.heads}")
         shared = {"width": self.width, "heads": self.heads}
         queries: Factory = recipe.section("queries")
-        geometry = recipe.section("geometry")(grid=queries.options.get("grid"))
+        geometry = recipe.section("geometry")()
         blocks = TrainingBlocks(
             {
                 name: factory(width=self.width, classes=classes, geometry=geometry)
                 for name, factory in recipe.section("blocks").items()
             }
         )
-        if blocks.groups > 1 and not queries.takes("groups"):
+        answer = {"classes": classes, "geometry": geometry, "head": recipe.section("head")}
+        generator = queries(width=self.width, groups=blocks.groups, **answer)
+        if blocks.groups > 1 and not generator.makes_groups:
             raise UserError(
                 f"blocks.{blocks.grouping} wants {blocks.groups} groups of queries, "
                 f'and queries "{queries.name}" makes one'
             )
-        answer = {"classes": classes, "geometry": geometry, "head": recipe.section("head")}
-        generator = queries(width=self.width, groups=blocks.groups, **answer)
         backbone = recipe.section("backbone")()
         encoder = recipe.section("encoder")(
             **shared, channels=backbone.channels, position=recipe.section("position")(width=self.width)
         )
         decoder = recipe.section("decoder")(**shared, levels=encoder.levels, **answer)
-        if check := getattr(generator, "check", None):
-            check(decoder)
+        generator.check(decoder)
         for block in blocks.values():
             block.check(generator, decoder)
         return Detector(
@@ -225,10 +235,9 @@ class Detr:
         """
         losses = {name: factory() for name, factory in recipe.section("losses").items()}
         matcher = recipe.section("matcher")()
-        background = bool(recipe.section("head").options.get("background"))
-        criterion = Criterion(matcher=matcher, losses=losses, background=background)
+        criterion = Criterion(matcher=matcher, losses=losses)
         asking = {f"losses.{name}": loss for name, loss in losses.items()}
-        asking |= {f"matcher.costs.{name}": cost for name, cost in getattr(matcher, "costs", {}).items()}
+        asking |= {f"matcher.costs.{name}": cost for name, cost in matcher.costs.items()}
         for name, part in asking.items():
             _require_of_head(recipe, name, part.needs)
         return criterion
@@ -259,7 +268,7 @@ def build_detector(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
     return system.build_detector(recipe, system.classes or classes_of_data(recipe))
 
 
-def build_criterion(recipe: Recipe) -> nn.Module:
+def build_criterion(recipe: Recipe) -> BaseCriterion:
     """The criterion that a recipe describes.
 
     Raises:

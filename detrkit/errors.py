@@ -18,11 +18,11 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read safely, or that does not fit the recipe."""
 
 
-def require_kind(parts: Mapping[str, Any], kind: type, where: str) -> None:
-    """Raise UserError if a part, one of a person's own perhaps, is of another class than its slot's."""
+def require_kind(parts: Mapping[str, Any], kind: type, where: str = "") -> None:
+    """Raise UserError if a part, one of a person's own perhaps, is not of its slot's class; `parts` by their names."""
     for name, part in parts.items():
         if not isinstance(part, kind):
             raise UserError(
-                f"{where}.{name} is of the class {type(part).__name__}, which is no {kind.__name__}: "
+                f"{where}{name} is of the class {type(part).__name__}, which is no {kind.__name__}: "
                 f"derive it from {kind.__module__}.{kind.__qualname__}, whose docstrings say what is asked of it"
             )

@@ -23,8 +23,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detrkit.backbones.timm_backbone import image_sizes, pad_to_multiple
 from detrkit.boxes import center_to_corners
+from detrkit.detector import CheckpointNames, System
 from detrkit.errors import UserError
 from detrkit.layers import Count, at_least_float32
+from detrkit.losses.base import BaseCriterion
 from detrkit.recipe import Recipe, register
 from detrkit.structures import Sizes, Target
 
@@ -36,14 +38,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @register("detector", "faster_rcnn")
 @dataclass(frozen=True, kw_only=True)
-class FasterRcnnOptions:
+class FasterRcnnOptions(System):
     """Faster R-CNN; the defaults are torchvision's."""
 
     sections: ClassVar[tuple[str, ...]] = ("backbone",)
 
     classes: Count | None = None
     """K; taken from the data set when it is not given"""
-    checkpoint_names: str | None = "torchvision"
+    checkpoint_names: CheckpointNames = "torchvision"  # type: ignore[assignment]
     """whose official parameter names `detrkit convert` reads"""
     width: Count = 256
     """channels of the pyramid"""
@@ -231,7 +233,7 @@ class RegionHeads(RoIHeads):
         return [], losses
 
 
-class OwnLosses(nn.Module):
+class OwnLosses(BaseCriterion):
     """The criterion of a detector that computes its losses itself: their sum."""
 
     def forward(

@@ -9,10 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from detrkit.layers import MLP, Count, at_least_float32
+from detrkit.layers import MLP, Count, Part, at_least_float32
 from detrkit.recipe import define_slot, register
-
-define_slot("head", offers=("width", "classes", "layers", "offset_widths", "size_offsets"))
 
 Sharing = Literal["all", "first_own", "none"]
 
@@ -28,13 +26,38 @@ class HeadOutput(NamedTuple):
     """name -> [B, N, width], for the geometry to decode"""
 
 
+class Head(Part):
+    """Raw predictions from a layer's content.
+
+    `needs` of losses and costs are options of a head's constructor; one without such an option is taken to have it.
+    """
+
+    background: bool = False
+    """whether the last logit is "no object", beyond the K classes"""
+
+    def offsets(self, layer: int, content: Tensor) -> dict[str, Tensor]:
+        """The geometry's raw offsets by name, from content [B, N, D] of decoder layer `layer`, at least float32."""
+        raise NotImplementedError
+
+    def certainty(self, layer: int, content: Tensor) -> Tensor:
+        """[B, N] how sure the layer is that there is an object, for those who choose among tokens."""
+        raise NotImplementedError
+
+    def forward(self, layer: int, content: Tensor) -> HeadOutput:
+        """All raw predictions of decoder layer `layer` from content [B, N, D]."""
+        raise NotImplementedError
+
+
+define_slot("head", offers=("width", "classes", "layers", "offset_widths", "size_offsets"), base=Head)
+
+
 def shared_index(sharing: Sharing, layer: int) -> int:
     """Which module a decoder layer uses: one for all, the first layer's own and one for the rest, or one each."""
     return {"all": 0, "first_own": min(layer, 1), "none": layer}[sharing]
 
 
 @register("head", "mlp")
-class PredictionHead(nn.Module):
+class PredictionHead(Head):
     """Class scores from a linear layer or an MLP, offsets from three-layer MLPs, objectness from a linear layer.
 
     Args:

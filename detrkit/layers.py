@@ -18,6 +18,15 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "prelu": nn.PReLU}
 
 
+class Part(nn.Module):
+    """What any module of a detector may say of itself to those who start and train it."""
+
+    own_start = False
+    """whether its weights start as it made them, whatever the module around it draws"""
+    place_layers: tuple[str, ...] = ()
+    """names of its layers that say where to look; they train at `train.place_rate_factor` times the rate"""
+
+
 class MLP(nn.Module):
     """`depth` linear layers with ReLU between: [..., inputs] to [..., outputs]."""
 
@@ -63,13 +72,13 @@ def constant(values: Sequence, like: Tensor, dtype: torch.dtype | None = None) -
 def xavier_matrices(module: nn.Module) -> None:
     """Draw every tensor of two or more dimensions Xavier-uniform, as DETR's transformers start.
 
-    A module below that says `own_start = True` is left as it made itself.
+    A part below that says `own_start = True` is left as it made itself.
     """
     for parameter in module.parameters(recurse=False):
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
     for child in module.children():
-        if not getattr(child, "own_start", False):
+        if not (isinstance(child, Part) and child.own_start):
             xavier_matrices(child)
 
 

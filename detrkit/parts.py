@@ -35,7 +35,8 @@ import detrkit.queries.anchors
 import detrkit.queries.learned
 import detrkit.queries.points
 import detrkit.queries.selection
-import detrkit.sap  # noqa: F401
+import detrkit.sap
+import detrkit.zoo.families  # noqa: F401
 from detrkit.detector import DetectOptions
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.recipe import Factory, Slot, define_section

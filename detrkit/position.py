@@ -7,13 +7,11 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from detrkit.layers import MLP
+from detrkit.layers import MLP, Part
 from detrkit.recipe import define_slot, register
 from detrkit.structures import AxisCodes
-
-define_slot("position", offers=("width",))
 
 Temperature = Annotated[float, Field(gt=1)]
 
@@ -32,7 +30,7 @@ def sine_code(coordinates: Tensor, channels: int, temperature: float) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)
 
 
-class CellPosition(nn.Module):
+class CellPosition(Part):
     """Codes the cells of a map by their places."""
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -42,6 +40,9 @@ class CellPosition(nn.Module):
     def axes(self, values: Tensor, mask: Tensor | None) -> AxisCodes | None:
         """The codes of its rows and columns apart; None for a part that codes both at once."""
         return None
+
+
+define_slot("position", offers=("width",), base=CellPosition)
 
 
 @register("position", "sine")

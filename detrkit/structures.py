@@ -154,6 +154,10 @@ class Reference:
     sides: Tensor | None = None
     """[B, N, 4] distances (left, top, right, bottom) from the point, in [0, 1]"""
 
+    def cells(self) -> Tensor | None:
+        """[B, N, 4] (x0, y0, x1, y1) of the cells that the points move in; None where they move anywhere."""
+        return None
+
     def detach(self) -> Self:
         """The same reference, cut off from the graph."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -252,6 +256,8 @@ class Output:
     """by name, what is trained beside the answer: an encoder's proposals, denoising queries"""
     groups: int = 1
     """groups of N / groups queries, each of which answers for every object on its own"""
+    background: bool = False
+    """whether the last logit is "no object", which is no label of a truth"""
     repeats: int = 1
     """groups that share the weight of a loss, those of other outputs counted too: losses are divided by it"""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from detrkit.attention.base import SelfAttention
 from detrkit.attention.multihead import self_attend, split_heads
-from detrkit.recipe import define_slot, register
+from detrkit.recipe import register
 from detrkit.structures import QueryLayout, QueryPosition
-
-define_slot("self_attention", offers=("width", "heads", "positions", "dropout"))
 
 
 @register("self_attention", "conditional")
-class ConditionalSelfAttention(nn.Module):
+class ConditionalSelfAttention(SelfAttention):
     """q = A e + sum of P_n Q_n, k alike with own matrices, v = V e (Conditional DETR; SAP-DETR, section 3.3).
 
     Args:

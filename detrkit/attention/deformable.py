@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.layers import Count, at_least_float32, constant
+from detrkit.attention.base import CrossAttention
+from detrkit.layers import Count, Part, at_least_float32, constant
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -40,7 +41,7 @@ def sample_levels(value: Tensor, memory: Memory, locations: Tensor, weights: Ten
     return sum(mixed).unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(value.dtype)
 
 
-class DeformableAttention(nn.Module):
+class DeformableAttention(Part):
     """Sampling around a reference; whoever uses it says what an offset of one means.
 
     Args:
@@ -104,7 +105,7 @@ def cells(memory: Memory) -> Tensor:
 
 
 @register("cross_attention", "deformable")
-class DeformableCrossAttention(nn.Module):
+class DeformableCrossAttention(CrossAttention):
     """Queries read a few places around their reference, on any number of levels.
 
     A reference without sides is sampled at offsets in cells. Around a reference with sides an offset of K reaches the

@@ -9,9 +9,20 @@ from torch import Tensor, nn
 from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.errors import UserError
-from detrkit.layers import at_least_float32
+from detrkit.layers import Part, at_least_float32
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
+
+
+class UnitLinear(nn.Linear, Part):
+    """A linear layer that starts as one for any input, and stays so whatever the decoder draws."""
+
+    own_start = True
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs)
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.bias)
 
 
 @register("term", "head_gaussian")
@@ -44,10 +55,7 @@ class HeadGaussianTerm(GaussianTerm):
         self.heads, self.shift = heads, shift
         self.norm = None if first and first_norm == "queries" else nn.LayerNorm(width)
         self.offset = nn.Linear(width, 2 * heads)
-        self.scale = nn.Linear(width, 2 * heads)
-        nn.init.zeros_(self.scale.weight)
-        nn.init.ones_(self.scale.bias)
-        self.scale.own_start = True
+        self.scale = UnitLinear(width, 2 * heads)
 
     def read(self, position: QueryPosition) -> Tensor:
         """[B, N, D] what centres and scales are read off."""

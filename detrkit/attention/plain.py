@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrkit.attention.base import SelfAttention
 from detrkit.attention.multihead import MultiHeadAttention
 from detrkit.attention.summed import Summand
 from detrkit.attention.term_sum import TermSum
@@ -15,7 +16,7 @@ from detrkit.structures import Memory, QueryLayout, QueryPosition, Reference
 
 
 @register("self_attention", "plain")
-class PlainSelfAttention(nn.Module):
+class PlainSelfAttention(SelfAttention):
     """q = k = content + all position embeddings, v = content, packed projections (DETR, section A.3).
 
     Args:

@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import UserError
-from detrkit.layers import MLP, xavier_matrices
+from detrkit.layers import MLP, Part, xavier_matrices
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Memory, Queries, QueryPosition
 
-define_slot("query_position", offers=("width",))
-
 Order = Literal["xy", "yx"]
 
 
-class QueryPositionPart(nn.Module):
+class QueryPositionPart(Part):
     """One source of embeddings and codes."""
 
     embeddings: tuple[str, ...]
@@ -36,6 +34,9 @@ class QueryPositionPart(nn.Module):
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         """`queries` enter the layer; codes are multiplied by `scale` [B, N, D] where it is given."""
         raise NotImplementedError
+
+
+define_slot("query_position", offers=("width",), base=QueryPositionPart)
 
 
 def ordered(points: Tensor, order: Order) -> Tensor:

@@ -13,13 +13,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrkit.attention.base import CrossAttention
 from detrkit.attention.multihead import key_mask, merge_heads
-from detrkit.recipe import define_slot
 from detrkit.structures import Memory, QueryPosition, Reference
-
-define_slot("cross_attention", offers=("width", "heads", "levels", "positions", "dropout", "first"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Summand(NamedTuple):
     """[B, H, N, F], scaled"""
 
 
-class SummedLogits(nn.Module):
+class SummedLogits(CrossAttention):
     """Cross-attention that can say what its logits are the sum of."""
 
     def summands(

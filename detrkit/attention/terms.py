@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from detrkit.attention.multihead import split_heads
 from detrkit.errors import UserError
+from detrkit.layers import Part
 from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Memory, QueryPosition, Reference
-
-define_slot("term", offers=("width", "heads", "first"))
 
 Terms = Annotated[list[Factory], Slot("term")]
 
 
-class Term(nn.Module):
+class Term(Part):
     """One summand of the attention logits."""
 
     key: str
@@ -32,6 +31,9 @@ class Term(nn.Module):
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Query features [B, H, N, F]."""
         raise NotImplementedError
+
+
+define_slot("term", offers=("width", "heads", "first"), base=Term)
 
 
 class ProjectedKey(nn.Module):

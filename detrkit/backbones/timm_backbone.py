@@ -10,18 +10,17 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from timm.layers import freeze_batch_norm_2d
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrkit.backbones.base import Backbone
 from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import constant, shrink_mask
-from detrkit.recipe import define_slot, register
+from detrkit.recipe import register
 from detrkit.structures import FeatureMap
-
-define_slot("backbone", offers=())
 
 
 @register("backbone", "timm")
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """Feature maps of a timm model built with `features_only`; transformers (Swin, ViT) take images of any size too.
 
     Args:

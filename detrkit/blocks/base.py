@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
+from detrkit.layers import Part
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import define_slot
 from detrkit.structures import Extra, Matches, Output, Queries, QueryLayout, Reference, Target, Targets
-
-define_slot("block", offers=("width", "classes", "geometry"))
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,21 @@ class Slots:
         return predictions[:, self.image, self.slot][:, None]
 
 
-class Block(nn.Module):
+class Block(Part):
     """One source of training queries."""
 
     groups = 1
     """how many groups of matching queries it wants of the query generator"""
 
-    def check(self, queries: nn.Module, decoder: nn.Module) -> None:
+    def check(self, queries: QueryGenerator, decoder: QueryDecoder) -> None:
         """Raise UserError if the block does not go with the query generator or the decoder."""
 
     def slots(self, queries: Queries, targets: Sequence[Target]) -> Slots | None:
         """The denoising queries of a batch; None for a block that has none."""
         return None
+
+
+define_slot("block", offers=("width", "classes", "geometry"), base=Block)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from detrkit.blocks.base import Block, Slots
 from detrkit.boxes import center_to_corners, corners_to_center, inverse_sigmoid
+from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Queries, Target, Targets
 
@@ -108,11 +110,11 @@ class Denoising(Block):
         self.repeats, self.noise = groups, noise
         self.labels = nn.Parameter(torch.randn(classes + 1, width)) if labels == "own" else None
 
-    def check(self, queries: nn.Module, decoder: nn.Module) -> None:
-        if self.labels is None and getattr(queries, "labels", None) is None:
+    def check(self, queries: QueryGenerator, decoder: QueryDecoder) -> None:
+        if self.labels is None and queries.labels is None:
             raise UserError('a denoising block with labels = "queries" needs queries.content = "label"')
-        readers = getattr(decoder, "embedding_readers", [])  # a decoder of one's own may not say
-        if readers and not hasattr(queries, "embed_boxes"):
+        readers = decoder.embedding_readers
+        if readers and not queries.embeds_boxes:
             raise UserError(
                 f'denoising gives queries known boxes, and decoder.positions has "{readers[0]}": places that each '
                 "query learned and a known box has none of. Take places that are read off references, such as "

@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from detrkit.attention.summed import SummedAttention
+
 
 @dataclass(frozen=True)
 class PartWorkload:
@@ -153,7 +155,7 @@ def _watched(model: nn.Module, counter: _Counter) -> Iterator[None]:
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: counter.running.append(name)))
         handles.append(module.register_forward_hook(lambda *_: _drop(counter.running), always_call=True))
-        if hasattr(module, "product_forms"):
+        if isinstance(module, SummedAttention):
             handles.append(module.register_forward_pre_hook(lambda *called: counter.formed.append(called)))
     try:
         yield

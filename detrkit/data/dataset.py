@@ -18,8 +18,6 @@ from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment, Sample, make_sample
 from detrkit.recipe import define_slot
 
-define_slot("data", offers=())
-
 Split = Literal["train", "val"]
 _SAMPLE = 2  # keeps the samples' generators apart from the order's (see loader.py)
 
@@ -152,3 +150,6 @@ class DataSource(ABC):
         )
         pool = self._pools.setdefault((split, workers), WorkerPool(dataset, workers))
         return Loader(pool, batches, epoch=epoch, seed=seed, skip=skip)
+
+
+define_slot("data", offers=(), base=DataSource)

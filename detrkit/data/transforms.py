@@ -6,8 +6,9 @@ generator that is handed in, so that a sample depends on nothing but its seed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from detrkit.errors import DataError
 from detrkit.recipe import define_slot, register
-
-define_slot("augment", offers=())
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], with which backbones are pretrained
 STD = (0.229, 0.224, 0.225)
@@ -37,12 +36,19 @@ class Sample:
     labels: torch.Tensor
 
 
-class Augment(Protocol):
-    """What fills the slot ``augment``."""
+class Augment(ABC):
+    """What is done to images before they are batched; what fills the slot ``augment``."""
 
-    def train(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+    @abstractmethod
+    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """A sample as training sees it; all chance comes from ``rng``."""
 
-    def evaluate(self, image: Image.Image) -> Image.Image: ...
+    @abstractmethod
+    def evaluate(self, image: Image.Image) -> Image.Image:
+        """An image as evaluation and prediction see it."""
+
+
+define_slot("augment", offers=(), base=Augment)
 
 
 def make_sample(image: Image.Image, boxes: np.ndarray, labels: np.ndarray) -> Sample:
@@ -104,7 +110,7 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 
 @register("augment", "detr")
-class DetrAugment:
+class DetrAugment(Augment):
     """DETR's augmentation: flip, then resize to one of several scales, half of the time after a crop.
 
     flip: probability of exchanging left and right. scales: shorter sides to choose from, with the longer
@@ -160,7 +166,7 @@ class DetrAugment:
 
 
 @register("augment", "none")
-class NoAugment:
+class NoAugment(Augment):
     """Images as they are, up to a limit.
 
     max_size: an image with a longer side is made smaller, in training and in evaluation alike, so that a

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.deformable import DeformableAttention, cells
+from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import FeatureLevels
 from detrkit.layers import Activation, Count, Probability, xavier_matrices
@@ -27,7 +28,7 @@ class DeformableEncoderLayer(PostNormLayer):
 
 
 @register("encoder", "deformable")
-class DeformableEncoder(nn.Module):
+class DeformableEncoder(Encoder):
     """Project all levels of the backbone and let their cells read one another (Deformable DETR, section 4.1).
 
     Padded cells are queries too, and are read as zeros.

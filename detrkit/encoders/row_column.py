@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.row_column import RowColumnAttention
+from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
 from detrkit.errors import UserError
@@ -29,7 +30,7 @@ class RowColumnEncoderLayer(PostNormLayer):
 
 
 @register("encoder", "row_column")
-class RowColumnEncoder(nn.Module):
+class RowColumnEncoder(Encoder):
     """Project the one feature map, norm it, and let its cells look along rows and columns (Anchor DETR).
 
     Needs codes of rows and columns apart: position.type = "axes". All layers start alike, as published.

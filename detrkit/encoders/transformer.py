@@ -9,13 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
 from detrkit.layers import MLP, Activation, Count, Probability, xavier_matrices
-from detrkit.recipe import define_slot, register
+from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory
-
-define_slot("encoder", offers=("channels", "width", "heads", "position"))
 
 
 class EncoderLayer(PostNormLayer):
@@ -27,7 +26,7 @@ class EncoderLayer(PostNormLayer):
 
 
 @register("encoder", "transformer")
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(Encoder):
     """Project the one feature map to D channels and let its cells attend to one another.
 
     Args:

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import CheckpointError, UserError
+from detrkit.layers import Part
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -114,6 +115,6 @@ def _norms_and_biases(detector: nn.Module) -> Iterator[str]:
 def _places(detector: nn.Module) -> Iterator[str]:
     """The parameters of the layers that parts list in `place_layers`."""
     for prefix, module in detector.named_modules():
-        for layer in getattr(module, "place_layers", ()):
+        for layer in module.place_layers if isinstance(module, Part) else ():
             for name, _ in module.get_submodule(layer).named_parameters():
                 yield f"{prefix}.{layer}.{name}"

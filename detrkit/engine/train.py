@@ -162,7 +162,7 @@ def left_out(source: Any) -> list[str]:
     """What of each split's images and annotations is lost to faults."""
     found = []
     for split, dataset in (("train", source.train), ("val", source.val)):
-        lost = Counter(fault.kind for fault in getattr(dataset, "faults", ()) if fault.loses)
+        lost = Counter(fault.kind for fault in dataset.faults if fault.loses)
         if lost:
             kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.most_common())
             found.append(f"{lost.total()} images or annotations of {split} are left out ({kinds}); see check-data")

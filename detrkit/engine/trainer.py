@@ -122,7 +122,7 @@ class Trainer:
             # The numbers are the same in all processes; one of them writes them down.
             run=run if here.is_first else None,
             reporter=reporter,
-            bad_costs=lambda: int(getattr(criterion, "bad_costs", 0)),
+            bad_costs=lambda: criterion.bad_costs,
         )
         self._readback = Readback()
         self._stop_at: int | None = None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrkit.layers import Part
 from detrkit.recipe import define_slot
 from detrkit.structures import Reference
-
-define_slot("geometry", offers=("grid",))
 
 
 class Decoded(NamedTuple):
@@ -21,7 +20,7 @@ class Decoded(NamedTuple):
     """[B, N, 2], None where the geometry predicts no point"""
 
 
-class Geometry(nn.Module):
+class Geometry(Part):
     """The hinge of a detector: every part that deals with places asks its geometry.
 
     A geometry owns no parameters. Heads read `offset_widths` to know what to predict.
@@ -65,3 +64,12 @@ class Geometry(nn.Module):
     def move(self, offsets: dict[str, Tensor], reference: Reference) -> Reference:
         """The next layer's reference."""
         raise NotImplementedError
+
+    def on_grid(self, grid: tuple[int, int]) -> None:
+        """Hears from the query generator that its points are the corners of a grid of (rows, columns) cells.
+
+        Raises UserError if that does not go with the geometry's own options.
+        """
+
+
+define_slot("geometry", offers=(), base=Geometry)

@@ -6,30 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrkit.errors import UserError, require_kind
-from detrkit.losses.terms import Loss
+from detrkit.losses.base import BaseCriterion, Loss
 from detrkit.losses.truths import check_truths
-from detrkit.matching.hungarian import HungarianMatcher
+from detrkit.matching.base import Matcher
 from detrkit.structures import Matches, Output, Target, Targets
 
 
-class Criterion(nn.Module):
+class Criterion(BaseCriterion):
     """Matches every decoder layer and sums the weighted loss terms over terms and layers.
 
     Args:
         matcher: gives the pairs.
         losses: the terms, by the names under which they are reported.
-        background: whether the last logit is "no object", which is no label of a truth.
     """
 
-    def __init__(self, *, matcher: HungarianMatcher, losses: Mapping[str, Loss], background: bool = False):
+    def __init__(self, *, matcher: Matcher, losses: Mapping[str, Loss]):
         super().__init__()
         if not losses:
             raise UserError("losses is empty, so nothing would be learned; name a loss")
-        require_kind(losses, Loss, "losses")
-        self.matcher, self.losses, self.background = matcher, dict(losses), background
+        require_kind(losses, Loss, "losses.")
+        self.matcher, self.losses = matcher, dict(losses)
 
     @property
     def bad_costs(self) -> int:
@@ -73,7 +72,7 @@ class Criterion(nn.Module):
         Raises:
             UserError: truths in another form; labels and boxes out of range, where they are on the CPU.
         """
-        check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - self.background)
+        check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - output.background)
         output = output.float() if output.logits.dtype != torch.float64 else output
         padded = Targets.pad(targets, output.boxes.dtype, images)
         with torch.autocast(output.logits.device.type, enabled=False):

@@ -11,30 +11,13 @@ from torch import Tensor
 
 from detrkit.boxes import center_to_corners, overlaps
 from detrkit.errors import UserError
+from detrkit.losses.base import Loss
 from detrkit.matching.costs import BoxForm, Weight, in_form
-from detrkit.recipe import define_slot, register
+from detrkit.recipe import register
 from detrkit.structures import Matches, Output, Targets
-
-define_slot("loss", offers=())
 
 Alpha = Annotated[float, Field(ge=0, le=1)]
 Gamma = Annotated[float, Field(ge=0)]
-
-
-class Loss:
-    """One term; the criterion multiplies it by `weight`."""
-
-    weight: float
-    needs: tuple[str, ...] = ()
-    """options of the head that it cannot do without"""
-
-    def applies_to(self, output: Output) -> bool:
-        """Whether the predictions have what the term asks for; decides for extras, the answer has to have it."""
-        return True
-
-    def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
-        """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar (see `Criterion`)."""
-        raise NotImplementedError
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -13,8 +13,6 @@ from detrkit.errors import UserError
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Output, Targets
 
-define_slot("cost", offers=())
-
 Weight = Annotated[float, Field(ge=0)]
 BoxForm = Literal["center", "corners"]
 
@@ -29,6 +27,9 @@ class Cost:
     def __call__(self, output: Output, targets: Targets) -> Tensor:
         """The cost [Y, B, N, T] of giving object t of its image to query n."""
         raise NotImplementedError
+
+
+define_slot("cost", offers=(), base=Cost)
 
 
 def in_form(boxes: Tensor, form: BoxForm) -> Tensor:

@@ -8,20 +8,19 @@ from typing import Annotated
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
-from detrkit.errors import UserError, require_kind
+from detrkit.errors import UserError
+from detrkit.matching.base import Matcher
 from detrkit.matching.costs import Cost
-from detrkit.recipe import Factory, Slot, define_slot, register
+from detrkit.recipe import Factory, Slot, register
 from detrkit.structures import Matches, Output, Targets
-
-define_slot("matcher", offers=())
 
 Costs = Annotated[dict[str, Factory], Slot("cost")]
 
 
 @register("matcher", "hungarian")
-class HungarianMatcher(nn.Module):
+class HungarianMatcher(Matcher):
     """The assignment of least cost, for each image and decoder layer on its own (DETR, section 3.1).
 
     Args:
@@ -36,7 +35,6 @@ class HungarianMatcher(nn.Module):
         if not costs:
             raise UserError("matcher.costs is empty, so nothing says which query answers which object; name a cost")
         self.costs: dict[str, Cost] = {name: factory() for name, factory in costs.items()}
-        require_kind(self.costs, Cost, "matcher.costs")
         self.bad_costs = 0
 
     @torch.no_grad()

@@ -10,12 +10,13 @@ from torch import nn
 
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Memory, Queries
 
 
 @register("queries", "anchor_points")
-class AnchorPointQueries(nn.Module):
+class AnchorPointQueries(QueryGenerator):
     """Learned points and learned patterns of content, every pattern at every point (Anchor DETR, section 3.3).
 
     N = points * patterns, pattern by pattern. Points are used as they are: training may carry them out of the image.
@@ -43,7 +44,7 @@ class AnchorPointQueries(nn.Module):
         self.points = nn.Parameter(torch.rand(points, 2))
         self.patterns = nn.Parameter(torch.randn(patterns, width))
 
-    def forward(self, memory: Memory) -> Queries:
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
         batch = len(memory.tokens)
         points = self.points.repeat(len(self.patterns), 1)
         content = self.patterns.repeat_interleave(len(self.points), dim=0)

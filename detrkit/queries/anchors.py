@@ -13,14 +13,13 @@ from torch import nn
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
-from detrkit.recipe import define_slot, register
+from detrkit.queries.base import QueryGenerator
+from detrkit.recipe import register
 from detrkit.structures import Memory, Queries
-
-define_slot("queries", offers=("width", "classes", "geometry", "groups", "head"))
 
 
 @register("queries", "anchor_boxes")
-class AnchorBoxQueries(nn.Module):
+class AnchorBoxQueries(QueryGenerator):
     """Learned boxes, with content of zero (DAB-DETR, section 4.1) or what `content` and `patterns` say.
 
     Args:
@@ -40,6 +39,8 @@ class AnchorBoxQueries(nn.Module):
         initial_size: where their width and height start, as a share of the image.
         size_spread: deviation of their logits around that; the published start is 0.5 and 1.
     """
+
+    makes_groups = True
 
     def __init__(
         self,

@@ -8,15 +8,17 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.layers import MLP, Count, xavier_matrices
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Memory, Queries
 
 
 @register("queries", "learned")
-class LearnedQueries(nn.Module):
+class LearnedQueries(QueryGenerator):
     """Content of zero and a learned embedding, from which an MLP may read the reference point.
 
     Args:
@@ -30,6 +32,8 @@ class LearnedQueries(nn.Module):
         initial_size: side of the box around each point, as a share of the image, for geometries whose references have
             sides.
     """
+
+    makes_groups = True
 
     def __init__(
         self,
@@ -55,10 +59,10 @@ class LearnedQueries(nn.Module):
         if self.point is not None:
             xavier_matrices(self.point)
 
-    def check(self, decoder: nn.Module) -> None:
+    def check(self, decoder: QueryDecoder) -> None:
         """Raise UserError if neither references nor the decoder tell one query from another."""
         tells = self.point is not None and self.geometry.holds_boxes
-        if not tells and getattr(decoder, "embedding_readers", None) == []:  # a decoder of one's own may not say
+        if not tells and decoder.embedding_readers is not None and not decoder.embedding_readers:
             raise UserError(
                 'queries "learned" differ by their embeddings, and no part of decoder.positions says that it reads '
                 'them (`reads_embeddings`): all queries would be the same one. Name "learned" there'

@@ -10,12 +10,13 @@ from torch import nn
 
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Memory, Queries
 
 
 @register("queries", "learned_points")
-class LearnedPointQueries(nn.Module):
+class LearnedPointQueries(QueryGenerator):
     """Learned content and place embedding; a linear layer of the embedding gives the point (Deformable DETR, A.4).
 
     Args:
@@ -43,7 +44,7 @@ class LearnedPointQueries(nn.Module):
         nn.init.xavier_uniform_(self.point.weight)
         nn.init.zeros_(self.point.bias)
 
-    def forward(self, memory: Memory) -> Queries:
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
         embedding, content = self.table.expand(len(memory.tokens), -1, -1).chunk(2, dim=-1)
         point = self.point(embedding).sigmoid()
         boxes = torch.cat((point, torch.full_like(point, self.initial_size)), dim=-1)

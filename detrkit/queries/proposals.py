@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detrkit.heads import PredictionHead
+from detrkit.heads import Head
 from detrkit.recipe import Factory
 from detrkit.structures import Memory
 
@@ -40,7 +40,7 @@ class Proposals(nn.Module):
         super().__init__()
         self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         nn.init.xavier_uniform_(self.project.weight)
-        self.head: PredictionHead = head(
+        self.head: Head = head(
             width=width,
             classes=classes,
             layers=1,

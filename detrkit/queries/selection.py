@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.geometry.base import Geometry
+from detrkit.heads import Head, HeadOutput
 from detrkit.layers import Count, take
 from detrkit.position import sine_code
+from detrkit.queries.base import QueryGenerator
 from detrkit.queries.proposals import Proposals, best
 from detrkit.recipe import Factory, register
 from detrkit.structures import Extra, Memory, Output, Queries
 
 
 @register("queries", "mixed_selection")
-class MixedSelectionQueries(nn.Module):
+class MixedSelectionQueries(QueryGenerator):
     """References from the encoder's best tokens, content learned for each rank (DINO, section 3.4).
 
     The chosen proposals are trained by the extra "encoder", matched and weighted as the answer is. With fewer tokens
@@ -50,7 +52,7 @@ class MixedSelectionQueries(nn.Module):
         self.proposals = Proposals(width=width, classes=classes, head=head)
         self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(count, width)))
 
-    def forward(self, memory: Memory) -> Queries:
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
         start = self.proposals(memory)
         scores = self.proposals.head.certainty(0, start.tokens)
         if self.skip_unusable:
@@ -59,12 +61,12 @@ class MixedSelectionQueries(nn.Module):
         raw = self.proposals.head(0, take(start.tokens, chosen))
         boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
         content = self.content[: chosen.shape[1]].expand(len(boxes), -1, -1)
-        encoder = Extra(_proposed(raw.logits, boxes, raw.objectness, memory))
+        encoder = Extra(_proposed(raw, boxes, memory, self.proposals.head))
         return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
 
 
 @register("queries", "two_stage")
-class TwoStageQueries(nn.Module):
+class TwoStageQueries(QueryGenerator):
     """References, content and embedding all from the encoder's best proposals (Deformable DETR, section 4.2).
 
     A token's score is its logit of class 0. The extra "encoder" trains all tokens to tell objects from background,
@@ -78,6 +80,8 @@ class TwoStageQueries(nn.Module):
         count: N; fewer where the map has fewer tokens.
     """
 
+    embeds_boxes = True
+
     def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Factory, count: Count = 300):
         super().__init__()
         self.geometry, self.count, self.half = geometry, count, width // 2
@@ -85,13 +89,13 @@ class TwoStageQueries(nn.Module):
         self.place, self.norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
         nn.init.xavier_uniform_(self.place.weight)
 
-    def forward(self, memory: Memory) -> Queries:
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
         start = self.proposals(memory)
         raw = self.proposals.head(0, start.tokens)
         boxes = torch.sigmoid(raw.offsets["box"] + start.boxes)
         chosen = take(boxes, best(raw.logits[..., 0], self.count)).detach()
         embedding, content = self._starts(chosen)
-        encoder = Extra(_proposed(raw.logits, boxes, raw.objectness, memory), classless=True)
+        encoder = Extra(_proposed(raw, boxes, memory, self.proposals.head), classless=True)
         extras = {"encoder": encoder}
         return Queries(content, self.geometry.encode(chosen), embedding, extras)
 
@@ -105,12 +109,13 @@ class TwoStageQueries(nn.Module):
         return self.norm(self.place(code)).chunk(2, dim=-1)
 
 
-def _proposed(logits: Tensor, boxes: Tensor, objectness: Tensor | None, memory: Memory) -> Output:
+def _proposed(raw: HeadOutput, boxes: Tensor, memory: Memory, head: Head) -> Output:
     """The encoder's predictions as one layer's output; a box's point, for costs that ask for one, is its middle."""
     return Output(
-        logits=logits[None],
+        logits=raw.logits[None],
         boxes=boxes[None],
         memory=memory.tokens,
         points=boxes[None, ..., :2],
-        objectness=None if objectness is None else objectness[None],
+        objectness=None if raw.objectness is None else raw.objectness[None],
+        background=head.background,
     )

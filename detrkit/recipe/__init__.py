@@ -1,9 +1,9 @@
 """Recipes: TOML files that name parts and their options, read, merged and checked before they are built."""
 
-from detrkit.recipe.library import RecipeEntry, list_recipes
+from detrkit.recipe.library import RecipeEntry, broken_recipes, list_recipes
 from detrkit.recipe.problems import Problem, RecipeError
 from detrkit.recipe.recipe import Recipe, load_recipe
-from detrkit.recipe.registry import Factory, Slot, define_section, define_slot, register
+from detrkit.recipe.registry import Factory, Slot, broken_plugins, define_section, define_slot, register
 
 __all__ = [
     "Factory",
@@ -12,6 +12,8 @@ __all__ = [
     "RecipeEntry",
     "RecipeError",
     "Slot",
+    "broken_plugins",
+    "broken_recipes",
     "define_section",
     "define_slot",
     "list_recipes",

@@ -25,6 +25,11 @@ class RecipeEntry:
     path: Path
     package: str = OWN
 
+    @property
+    def folder(self) -> str:
+        """The folder part of the name, "" if there is none."""
+        return self.name.rpartition("/")[0]
+
 
 def recipe_names() -> list[str]:
     """All names, bases included: paths below a folder of recipes, without ".toml"."""

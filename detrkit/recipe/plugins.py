@@ -66,6 +66,11 @@ def load_parts() -> list[BrokenPlugin]:
     return broken
 
 
+def others_bring_parts() -> bool:
+    """Whether any package but detrkit brings parts; told without importing one."""
+    return any(package != OWN for package, _ in _points(PARTS))
+
+
 def recipe_folders() -> list[RecipeFolder]:
     """The folders of recipes, detrkit's own first. Raises UserError if that is not to be found."""
     return _recipe_folders()[0]

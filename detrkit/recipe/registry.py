@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, TypeVar
 
-from detrkit.recipe.plugins import BrokenPlugin, load_parts
+from detrkit.errors import require_kind
+from detrkit.recipe.plugins import BrokenPlugin, load_parts, others_bring_parts
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 REQUIRED = inspect.Parameter.empty  # stands for "has no default"
@@ -42,14 +43,11 @@ class Factory:
     parts: Mapping[str, Any]
     build: Callable[..., Any]
 
-    def takes(self, offered: str) -> bool:
-        """Whether the part's constructor names an offered value."""
-        return offered in inspect.signature(self.build).parameters
-
     def __call__(self, **offered: Any) -> Any:
         """Builds the part. It receives those offered values that its constructor names, and no others.
 
-        Raises TypeError if a name is not among the slot's offers, or if the part needs one that is not given.
+        Raises TypeError if a name is not among the slot's offers, or if the part needs one that is not given;
+        UserError if what was built, by a person's own class perhaps, is not derived from the slot's base class.
         """
         slot = slots().get(self.slot)
         strange = set(offered) - set(slot.offers if slot else ())
@@ -61,15 +59,21 @@ class Factory:
         lacking = [n for n, p in wanted.items() if p.default is REQUIRED and n not in arguments]
         if lacking:
             raise TypeError(f'{self.slot} "{self.name}" needs {", ".join(lacking)}, which its owner did not offer')
-        return self.build(**arguments)
+        part = self.build(**arguments)
+        if slot is not None and slot.base is not None:
+            require_kind({f'{self.slot} "{self.name}"': part}, slot.base)
+        return part
 
 
 @dataclass(frozen=True)
 class SlotDefinition:
-    """A slot's name and the names of the values that its owner hands to the part when it builds it."""
+    """A slot's name, the names of the values that its owner hands to the part when it builds it, and the base class
+    that declares all that is asked of the slot's parts.
+    """
 
     name: str
     offers: tuple[str, ...]
+    base: type | None = None
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,15 @@ def register(slot: str, name: str) -> Callable[[Build], Build]:
     return decorate
 
 
-def define_slot(name: str, *, offers: tuple[str, ...] = ()) -> Slot:
-    """Declares a slot, next to its owner. offers: the values that the owner hands over when building a part.
+def define_slot(name: str, *, offers: tuple[str, ...] = (), base: type | None = None) -> Slot:
+    """Declares a slot, next to its base class.
 
+    offers: the values that the owner hands over when building a part. base: the class that every part of the slot is
+    derived from; it declares, with defaults, all that others ask of the part.
     Raises ValueError if the slot is already declared with other offers.
     """
-    definition = SlotDefinition(name, tuple(offers))
-    if _current.slots.setdefault(name, definition) != definition:
+    definition = SlotDefinition(name, tuple(offers), base)
+    if _current.slots.setdefault(name, definition).offers != definition.offers:
         raise ValueError(f'slot "{name}" is already declared with the offers {_current.slots[name].offers}')
     return Slot(name)
 
@@ -161,8 +167,9 @@ def load_registered_parts() -> None:
 
 
 def broken_plugins() -> list[BrokenPlugin]:
-    """The installed packages whose parts could not be loaded, each with its cause."""
-    load_registered_parts()
+    """The installed packages whose parts cannot be loaded, each with its cause."""
+    if others_bring_parts():
+        load_registered_parts()
     return _current.broken_plugins
 
 

@@ -10,12 +10,15 @@ from pydantic import Field
 from torch import Tensor
 
 from detrkit.boxes import center_to_corners, inverse_sigmoid
+from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.layers import constant
 from detrkit.recipe import register
 from detrkit.structures import Reference
 
 Eps = Annotated[float, Field(gt=0, lt=0.5)]
+Grid = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+PUBLISHED_GRID = (17, 18)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,9 @@ class SalientReference(Reference):
     previous: Tensor
     """[B, N, 2] the point that the layer before took in; the published head starts from it"""
 
+    def cells(self) -> Tensor:
+        return torch.cat((self.origin, self.origin + self.cell.expand_as(self.origin)), dim=-1)
+
 
 @register("geometry", "salient_point")
 class SalientPointGeometry(Geometry):
@@ -38,7 +44,8 @@ class SalientPointGeometry(Geometry):
     the cell's corner: r' = origin + cell * sigmoid(logit(r - origin) + offset).
 
     Args:
-        grid: (rows, columns) of the queries' grid, which gives the cell of an encoded box.
+        grid: (rows, columns) of the grid whose cell an encoded box gets; "none": the queries' own grid, and 17 x 18
+            for queries that have none.
         movement: "bounded" by the cell (published), "free" over the image, or "fixed" (no point head at all).
         head_cell: cell that the *predicted* point may travel, as against the reference's: "own", or "published",
             the official code's constant: the own cell for 17 x 18, a twentieth of the image for any other grid.
@@ -56,7 +63,7 @@ class SalientPointGeometry(Geometry):
     def __init__(
         self,
         *,
-        grid: tuple[int, int] | None,
+        grid: Grid | None = None,
         movement: Literal["bounded", "free", "fixed"] = "bounded",
         head_cell: Literal["own", "published"] = "published",
         head_start: Literal["previous", "current"] = "previous",
@@ -66,9 +73,22 @@ class SalientPointGeometry(Geometry):
         super().__init__()
         self.movement, self.eps = movement, eps
         self.head_start, self.offset_unit = head_start, offset_unit
-        self.grid = tuple(grid or (17, 18))
-        self.head_cell = 1 / 20 if head_cell == "published" and self.grid != (17, 18) else None
+        self.grid, self.has_own_grid = tuple(grid or PUBLISHED_GRID), grid is not None
+        self.published_cell = head_cell == "published"
         self.offset_widths = {"box": 4} if movement == "fixed" else {"box": 4, "point": 2}
+
+    @property
+    def head_cell(self) -> float | None:
+        """The width and height of the cell that predicted points travel, as a share of the image; None: their own."""
+        return 1 / 20 if self.published_cell and self.grid != PUBLISHED_GRID else None
+
+    def on_grid(self, grid: tuple[int, int]) -> None:
+        if self.has_own_grid and self.grid != tuple(grid):
+            raise UserError(
+                f"geometry.grid = {list(self.grid)}, but the queries stand on a grid of {list(grid)}; leave "
+                'geometry.grid out, or "none", to have theirs'
+            )
+        self.grid = tuple(grid)
 
     def encode(self, boxes: Tensor) -> SalientReference:
         """The point is the box's middle, its cell the grid's cell around that."""

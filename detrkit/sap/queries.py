@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
 from detrkit.layers import at_least_float32, constant
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
+from detrkit.sap.geometry import Grid
 from detrkit.structures import Extent, Memory, Queries
-
-Grid = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 
 @register("queries", "salient_grid")
-class SalientGridQueries(nn.Module):
+class SalientGridQueries(QueryGenerator):
     """One query for each corner of a grid over the image, row by row.
 
     Args:
@@ -43,6 +43,8 @@ class SalientGridQueries(nn.Module):
     Corners are stored as clipped logits, as published, so the first row and column sit at 0.001 and not at 0.
     """
 
+    makes_groups = True
+
     def __init__(
         self,
         *,
@@ -60,6 +62,7 @@ class SalientGridQueries(nn.Module):
         super().__init__()
         self.in_cell = 0.5 if start == "center" else 0.0
         rows, columns = grid
+        geometry.on_grid(grid)
         self.geometry, self.cell = geometry, (1 / columns, 1 / rows)
         y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
         points = inverse_sigmoid(torch.stack((x, y), dim=-1).flatten(0, 1), eps=1e-3)

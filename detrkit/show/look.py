@@ -57,10 +57,8 @@ class Look:
 
     def cells(self) -> Tensor | None:
         """[N, 4] (x0, y0, x1, y1) of each query's grid cell; None where the geometry has no grid."""
-        origin, cell = getattr(self.reference, "origin", None), getattr(self.reference, "cell", None)
-        if origin is None or cell is None:
-            return None
-        return torch.cat((origin, origin + cell.expand_as(origin)), dim=-1)[0]
+        cells = self.reference.cells()
+        return None if cells is None else cells[0]
 
     def above(self, threshold: float) -> list[Detection]:
         """The detections from a score on; the best one by itself where none has it."""

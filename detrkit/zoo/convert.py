@@ -10,8 +10,8 @@ from torch import Tensor
 
 from detrkit.detector import build_detector
 from detrkit.errors import CheckpointError
-from detrkit.recipe import Recipe
-from detrkit.zoo.families import FAMILIES
+from detrkit.recipe import Factory, Recipe
+from detrkit.recipe.registry import parts
 from detrkit.zoo.names import Family
 
 
@@ -56,15 +56,15 @@ def family_of(recipe: Recipe) -> Family:
     """The official naming that a recipe's checkpoints follow.
 
     Raises:
-        CheckpointError: the recipe names none, or one that is not known.
+        CheckpointError: the recipe names none.
     """
-    name = recipe.get("detector.checkpoint_names")
-    if name not in FAMILIES:
+    names: Factory | None = recipe.get("detector.checkpoint_names")
+    if names is None:
         raise CheckpointError(
-            f"{recipe.name}: detector.checkpoint_names = {name!r} says whose checkpoints can be converted; "
-            f"known are {', '.join(sorted(FAMILIES))}"
+            f"{recipe.name}: detector.checkpoint_names says whose checkpoints can be converted, and it names nobody; "
+            f"known are {', '.join(sorted(parts('checkpoint_names')))}"
         )
-    return FAMILIES[name]
+    return names()
 
 
 def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:

@@ -11,6 +11,7 @@ from detrkit.attention.multihead import MultiHeadAttention, self_attend, split_h
 from detrkit.blocks.denoising import Draws
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import RecipeError
 from detrkit.recipe.registry import parts
 from detrkit.structures import Extra, QueryLayout
@@ -285,7 +286,7 @@ def test_every_combination_trains_a_step(geometry, block, attention, queries):
     assert all(p.isfinite().all() for p in detector.parameters())
 
 
-class OneGroup(torch.nn.Module):
+class OneGroup(QueryGenerator):
     """A query generator that was not made for groups."""
 
     def __init__(self, *, width: int):

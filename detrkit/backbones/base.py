@@ -1,0 +1,23 @@
+"""What a backbone is."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from detrkit.layers import Part
+from detrkit.recipe import define_slot
+from detrkit.structures import FeatureMap
+
+
+class Backbone(Part):
+    """Images to feature maps."""
+
+    channels: tuple[int, ...]
+    """of each level that it gives, fine to coarse"""
+
+    def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
+        """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
+        raise NotImplementedError
+
+
+define_slot("backbone", offers=(), base=Backbone)

@@ -1,0 +1,29 @@
+"""What a matcher is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from detrkit.layers import Part
+from detrkit.matching.costs import Cost
+from detrkit.recipe import define_slot
+from detrkit.structures import Matches, Output, Targets
+
+
+class Matcher(Part):
+    """Says which query answers for which object."""
+
+    costs: Mapping[str, Cost] = {}
+    """the terms of its cost by name, where it has some: their `needs` are asked of the head"""
+    bad_costs = 0
+    """how many costs were not finite so far"""
+
+    def match(self, requests: Sequence[tuple[Output, Targets]]) -> list[Matches]:
+        """The matches of several outputs of a batch, each with its truth.
+
+        Groups of queries are matched each on its own; pairs of an image then stand group by group.
+        """
+        raise NotImplementedError
+
+
+define_slot("matcher", offers=(), base=Matcher)

@@ -1,0 +1,42 @@
+"""What a query generator is."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from detrkit.decoder import QueryDecoder
+from detrkit.layers import Part
+from detrkit.recipe import define_slot
+from detrkit.structures import Memory, Queries
+
+
+class QueryGenerator(Part):
+    """Memory to the decoder's queries.
+
+    One whose points stand on a grid tells its geometry so (`Geometry.on_grid`).
+    """
+
+    makes_groups = False
+    """whether it makes as many groups of queries as it is asked for; its constructor then takes `groups`, their most"""
+    labels: Tensor | None
+    """[K + 1, D - 1] the label table that its content is made of, where it is; denoising may share it"""
+    embeds_boxes = False
+    """whether it has an embedding for any box (`embed_boxes`)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("labels", None)
+
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
+        """The queries [B, groups * N] of the first `groups` groups, group by group."""
+        raise NotImplementedError
+
+    def embed_boxes(self, boxes: Tensor) -> Tensor:
+        """The embeddings [..., D] of boxes [..., 4] (cx, cy, w, h); asked only where `embeds_boxes` says so."""
+        raise NotImplementedError
+
+    def check(self, decoder: QueryDecoder) -> None:
+        """Raise UserError if the queries do not go with the decoder."""
+
+
+define_slot("queries", offers=("width", "classes", "geometry", "groups", "head"), base=QueryGenerator)
