@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -59,8 +58,10 @@ class DecoderLayer(nn.Module):
 class QueryDecoder(Part):
     """Queries and memory to predictions."""
 
-    embedding_readers: Sequence[str] | None = None
-    """what in it reads the embedding that each query brings along, by the names of a recipe; None: it does not say"""
+    @property
+    def embedding_readers(self) -> list[str] | None:
+        """What in it reads the embedding that each query brings along, by the names of a recipe; None: not said."""
+        return None
 
     def forward(self, queries: Queries, memory: Memory) -> Output:
         """Predictions of Y layers for N queries; the queries' extras go along in the output."""
@@ -164,7 +165,7 @@ class Decoder(QueryDecoder):
         )
 
     @property
-    def embedding_readers(self) -> list[str]:  # type: ignore[override]
+    def embedding_readers(self) -> list[str]:
         """Those query positions that read the embedding that each query brings along."""
         return [name for name, part in self.positions.items() if part.reads_embeddings]
 
@@ -207,7 +208,8 @@ class Decoder(QueryDecoder):
 
 
 def _stack(tensors: list[Tensor | None]) -> Tensor | None:
-    return None if tensors[0] is None else torch.stack(tensors)
+    given = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(given) if given else None
 
 
 def _require_one_giver(kind: str, given: dict[str, tuple[str, ...]]) -> None:

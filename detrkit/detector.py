@@ -216,7 +216,7 @@ class Detr(System):
         )
         decoder = recipe.section("decoder")(**shared, levels=encoder.levels, **answer)
         generator.check(decoder)
-        for block in blocks.values():
+        for block in blocks.named.values():
             block.check(generator, decoder)
         return Detector(
             backbone=backbone,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -56,6 +58,26 @@ def shared_index(sharing: Sharing, layer: int) -> int:
     return {"all": 0, "first_own": min(layer, 1), "none": layer}[sharing]
 
 
+class SharedHeads(nn.ModuleList):
+    """The MLPs of one kind of head; each decoder layer uses one. They start as copies of one another."""
+
+    def __init__(self, make: Callable[[], MLP], sharing: Sharing, layers: int):
+        made = [make() for _ in range(shared_index(sharing, layers - 1) + 1)]
+        for other in made[1:]:
+            other.load_state_dict(made[0].state_dict())
+        super().__init__(made)
+        self.sharing = sharing
+
+    @property
+    def first(self) -> MLP:
+        """The first layer's."""
+        return cast(MLP, self[0])
+
+    def forward(self, layer: int, content: Tensor) -> Tensor:
+        """Content [B, N, D] of decoder layer `layer` to its head's numbers [B, N, numbers]."""
+        return self[shared_index(self.sharing, layer)](content)
+
+
 @register("head", "mlp")
 class PredictionHead(Head):
     """Class scores from a linear layer or an MLP, offsets from three-layer MLPs, objectness from a linear layer.
@@ -98,42 +120,36 @@ class PredictionHead(Head):
         size_start: float = 0.0,
     ):
         super().__init__()
-        self.class_sharing, self.offset_sharing = class_sharing, offset_sharing
         self.background = background
         bias = None if prior is None else -math.log((1 - prior) / prior)
         logits = classes + background
 
-        def copies(make, sharing: Sharing) -> nn.ModuleList:
-            made = [make() for _ in range(shared_index(sharing, layers - 1) + 1)]
-            for other in made[1:]:  # heads start as copies of one another
-                other.load_state_dict(made[0].state_dict())
-            return nn.ModuleList(made)
-
-        def class_head() -> nn.Module:
+        def class_head() -> MLP:
             head = MLP(width, width, logits, class_depth)
             if bias is not None:
-                nn.init.constant_(head.layers[-1].bias, bias)
+                nn.init.constant_(head.last.bias, bias)
             return head
 
-        def offset_head(numbers: int) -> nn.Module:
+        def offset_head(numbers: int) -> MLP:
             head = MLP(width, width, numbers, 3)
             return head.zero_last() if zero_offsets else head
 
-        self.classes = copies(class_head, class_sharing)
-        self.offset_heads = nn.ModuleDict(
-            {name: copies(lambda n=numbers: offset_head(n), offset_sharing) for name, numbers in offset_widths.items()}
-        )
-        if size_start and "box" in offset_widths:
+        self.classes = SharedHeads(class_head, class_sharing, layers)
+        offset_heads = {
+            name: SharedHeads(partial(offset_head, numbers), offset_sharing, layers)
+            for name, numbers in offset_widths.items()
+        }
+        if size_start and "box" in offset_heads:
             with torch.no_grad():
-                self.offset_heads["box"][0].layers[-1].bias[list(size_offsets)] = size_start
+                offset_heads["box"].first.last.bias[list(size_offsets)] = size_start
+        self.offset_heads = nn.ModuleDict(offset_heads)
         self.objectness = nn.Linear(width, 1) if objectness else None
         if self.objectness is not None and bias is not None:
             nn.init.constant_(self.objectness.bias, bias)
 
     def offsets(self, layer: int, content: Tensor) -> dict[str, Tensor]:
         """The geometry's raw offsets from content [B, N, D], at least in float32."""
-        index = shared_index(self.offset_sharing, layer)
-        raw = {name: heads[index](content) for name, heads in self.offset_heads.items()}
+        raw = {name: heads(layer, content) for name, heads in self.offset_heads.items()}
         return {name: at_least_float32(x) for name, x in raw.items()}
 
     def certainty(self, layer: int, content: Tensor) -> Tensor:
@@ -149,4 +165,4 @@ class PredictionHead(Head):
 
     def _logits(self, layer: int, content: Tensor) -> Tensor:
         """[B, N, K], or K + 1 with "no object"."""
-        return self.classes[shared_index(self.class_sharing, layer)](content)
+        return self.classes(layer, content)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from itertools import pairwise
-from typing import Annotated, Literal
+from operator import add
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,11 @@ class MLP(nn.Module):
         widths = [inputs, *[hidden] * (depth - 1), outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the output."""
+        return cast(nn.Linear, self.layers[-1])
+
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
@@ -42,8 +49,8 @@ class MLP(nn.Module):
 
     def zero_last(self) -> MLP:
         """Start with an output of zero everywhere; returns itself."""
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
         return self
 
 
@@ -59,6 +66,17 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+def zero_bias(layer: nn.Linear | nn.Conv2d) -> None:
+    """Start the bias of a layer that has one at zero."""
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def total(values: Iterable[Tensor]) -> Tensor:
+    """The sum of one tensor or more."""
+    return reduce(add, values)
 
 
 def constant(values: Sequence, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

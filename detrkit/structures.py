@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -264,14 +264,14 @@ class Output:
     def rows(self, places: slice) -> Output:
         """The same for some of the queries, as one group and without extras."""
         cut = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
-        cut = {name: None if value is None else value[:, :, places] for name, value in cut.items()}
+        cut = {name: value[:, :, places] for name, value in cut.items() if value is not None}
         return replace(self, **cut, extras={}, groups=1)
 
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: value.float() for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, extras={name: extra.float() for name, extra in self.extras.items()})
+        wide: dict[str, Any] = {name: value.float() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **wide, extras={name: extra.float() for name, extra in self.extras.items()})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 from detrkit.attention.gaussian import GaussianTerm
 from detrkit.attention.multihead import split_heads
 from detrkit.attention.summed import Summand, SummedAttention
-from detrkit.layers import MLP, at_least_float32
+from detrkit.layers import MLP, at_least_float32, zero_bias
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -48,6 +48,8 @@ class SemanticsAlignedAttention(SummedAttention):
         super().__init__(heads=heads, dropout=dropout)
         self.width, self.temperature = width, temperature
         squeezed = width // 4
+        named = nn.Linear(2 * width, (4 if gaussian else 2) * heads)
+        zero_bias(named)
         self.places = nn.Sequential(
             nn.Conv2d(width, squeezed, kernel_size=1),
             nn.ReLU(),
@@ -58,9 +60,8 @@ class SemanticsAlignedAttention(SummedAttention):
             nn.ReLU(),
             nn.Linear(2 * width, 2 * width),
             nn.ReLU(),
-            nn.Linear(2 * width, (4 if gaussian else 2) * heads),
+            named,
         )
-        nn.init.zeros_(self.places[-1].bias)
         self.content_gate = nn.Linear(width, heads * width)
         self.position_gate = nn.Linear(width, heads * width)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
@@ -94,7 +95,9 @@ class SemanticsAlignedAttention(SummedAttention):
 
     def key_features(self, memory: Memory) -> dict[str, Tensor]:
         keys = {"aligned": (self.key(memory.tokens) + self.key_position(memory.position))[:, None]}
-        return keys if self.gaussian is None else keys | {self.gaussian.key: self.gaussian_key(memory)}
+        if self.gaussian is not None and self.gaussian_key is not None:
+            keys[self.gaussian.key] = self.gaussian_key(memory)
+        return keys
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""

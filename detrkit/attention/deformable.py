@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention
-from detrkit.layers import Count, Part, at_least_float32, constant
+from detrkit.layers import Count, Part, at_least_float32, constant, total
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -38,7 +38,7 @@ def sample_levels(value: Tensor, memory: Memory, locations: Tensor, weights: Ten
         maps = rows.transpose(1, 2).unflatten(1, (heads, -1)).flatten(0, 1).unflatten(-1, shape)
         sampled = F.grid_sample(maps.to(grid.dtype), grid[:, :, level], align_corners=False)  # [B * H, D / H, N, K]
         mixed.append((sampled * weights[..., level, :]).sum(-1))
-    return sum(mixed).unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(value.dtype)
+    return total(mixed).unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(value.dtype)
 
 
 class DeformableAttention(Part):

@@ -47,11 +47,12 @@ def self_attend(query: Tensor, key: Tensor, value: Tensor, layout: QueryLayout |
         if layout.slots:
             end = layout.answer.stop
             mask = visibility(layout.slots, layout.queries, query.device)
-            mixed.append(F.scaled_dot_product_attention(*(x[:, :, :end] for x in rows), mask, dropout))
+            q, k, v = (x[:, :, :end] for x in rows)
+            mixed.append(F.scaled_dot_product_attention(q, k, v, mask, dropout))
             rows, groups = [x[:, :, end:] for x in rows], groups - 1
     if groups:
-        folded = (x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1) for x in rows)
-        alone = F.scaled_dot_product_attention(*folded, dropout_p=dropout)
+        q, k, v = (x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1) for x in rows)
+        alone = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         mixed.append(alone.unflatten(0, (-1, groups)).transpose(1, 2).flatten(2, 3))
     return merge_heads(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2))
 

@@ -97,12 +97,12 @@ class PointPosition(QueryPositionPart):
         embedding: Literal["mlp", "code", "none"] = "mlp",
     ):
         super().__init__()
-        self.half, self.temperature, self.order, self.embedding = width // 2, temperature, order, embedding
+        self.half_width, self.temperature, self.order, self.embedding = width // 2, temperature, order, embedding
         self.embed = MLP(width, width, width, 2) if embedding == "mlp" else nn.Identity()
         self.embeddings = () if embedding == "none" else ("point",)
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
-        code = sine_code(ordered(queries.reference.point, self.order), self.half, self.temperature)
+        code = sine_code(ordered(queries.reference.point, self.order), self.half_width, self.temperature)
         if self.embedding == "code":
             code = code.detach()
         embeddings = {name: self.embed(code) for name in self.embeddings}
@@ -134,7 +134,7 @@ class BoxPosition(QueryPositionPart):
         frame: Literal["image", "padded_map"] = "image",
     ):
         super().__init__()
-        self.half, self.temperature, self.frame = width // 2, temperature, frame
+        self.half_width, self.temperature, self.frame = width // 2, temperature, frame
         self.embed = MLP(2 * width, width, width, 2)
         self.size = MLP(width, width, 2, 2) if modulated else None
         xavier_matrices(self)
@@ -145,11 +145,11 @@ class BoxPosition(QueryPositionPart):
             ratio = memory.valid_ratios[:, :1]
             point, size = point * ratio, size * ratio
         numbers = torch.cat((point.flip(-1), size), dim=-1)  # (y, x, w, h), the published order
-        code = sine_code(numbers, self.half, self.temperature)
-        embedding, code = self.embed(code), code[..., : 2 * self.half]
+        code = sine_code(numbers, self.half_width, self.temperature)
+        embedding, code = self.embed(code), code[..., : 2 * self.half_width]
         if scale is not None:
             code = code * scale
         if self.size is not None:
             ratio = self.size(queries.content).sigmoid() / size  # (w, h)
-            code = code * ratio.flip(-1).repeat_interleave(self.half, dim=-1)
+            code = code * ratio.flip(-1).repeat_interleave(self.half_width, dim=-1)
         return QueryPosition({"box": embedding}, {"point": code})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import split_heads
 from detrkit.attention.summed import Summand, SummedAttention
-from detrkit.attention.terms import Terms
+from detrkit.attention.terms import Term, Terms
 from detrkit.errors import UserError
 from detrkit.recipe import Factory, register
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -38,12 +39,18 @@ class TermSum(SummedAttention):
             self.terms[factory.name] = term
             if term.key not in self.keys:
                 self.keys[term.key] = term.make_key(width=width, heads=heads)
-        self.scale = ((head_widths + sum(t.head_widths for t in self.terms.values())) * width // heads) ** -0.5
+        widths = sum(term.head_widths for term in self.named_terms.values())
+        self.scale = ((head_widths + widths) * width // heads) ** -0.5
+
+    @property
+    def named_terms(self) -> dict[str, Term]:
+        """The terms by name, in the recipe's order."""
+        return {name: cast(Term, term) for name, term in self.terms.items()}
 
     def summands(
         self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
     ) -> Iterator[Summand]:
-        for name, term in self.terms.items():
+        for name, term in self.named_terms.items():
             features = term(content, position, reference, memory)
             if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
                 features = features * self.scale
@@ -54,7 +61,7 @@ class TermSum(SummedAttention):
 
     def shared_channels(self, widths: dict[str, int]) -> int:
         """Key channels that terms share with an earlier one, and the plain form gives each for itself."""
-        return sum(widths[term.key] for term in self.terms.values()) - sum(widths[key] for key in self.keys)
+        return sum(widths[term.key] for term in self.named_terms.values()) - sum(widths[key] for key in self.keys)
 
 
 @register("cross_attention", "terms")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from timm.layers import freeze_batch_norm_2d
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
 from detrkit.errors import CheckpointError, UserError
@@ -49,7 +49,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         try:
             any_size = _any_size(name)
-            available = timm.create_model(name, features_only=True, pretrained=False, **any_size).feature_info
+            available = _features(name, pretrained=False, **any_size).feature_info
         except RuntimeError as error:
             raise UserError(f"backbone.name = {name!r}: {error}; `timm.list_models()` lists the names") from None
         count = len(available)
@@ -59,9 +59,8 @@ class TimmBackbone(Backbone):
         indices = sorted({level % count for level in levels})
         local = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
         try:
-            self.body = timm.create_model(
+            body = _features(
                 name,
-                features_only=True,
                 out_indices=indices,
                 pretrained=pretrained or bool(weights),
                 **any_size,
@@ -73,17 +72,17 @@ class TimmBackbone(Backbone):
                 raise
             raise CheckpointError(_no_weights(name, weights, error)) from error
         if norm == "frozen":
-            self.body = freeze_batch_norm_2d(self.body)
-        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
-        self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
-        self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+            body = freeze_batch_norm_2d(body)
+        self.body: nn.Module = body
+        self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
+        self.strides: tuple[int, ...] = tuple(body.feature_info.reduction())
+        self.channels_last = getattr(body, "output_fmt", None) == "NHWC"
         self.multiple = max(available.reduction()) if any_size else 1  # patches and their merging want whole steps
-        self._freeze(frozen_stride)
+        self._freeze([f["module"] for f in body.feature_info.info if f["reduction"] <= frozen_stride])
         self.body.to(memory_format=torch.channels_last)  # a third less time for convolutions on a CPU, less on CUDA too
 
-    def _freeze(self, stride: int) -> None:
-        """Stop the training of every layer up to the last feature of at most this stride."""
-        frozen = [f["module"] for f in self.body.feature_info.info if f["reduction"] <= stride]
+    def _freeze(self, frozen: list[str]) -> None:
+        """Stop the training of every layer up to the last of these modules."""
         if not frozen:
             return
         for child, module in self.body.named_children():
@@ -102,6 +101,11 @@ class TimmBackbone(Backbone):
             FeatureMap(m, shrink_mask(mask, m.shape[-2:]), mask, sizes / stride)
             for m, stride in zip(maps, self.strides, strict=True)
         ]
+
+
+def _features(name: str, **options: Any) -> Any:
+    """A timm model that gives feature maps, and says in `feature_info` what they are."""
+    return timm.create_model(name, features_only=True, **options)
 
 
 def _any_size(name: str) -> dict[str, bool]:

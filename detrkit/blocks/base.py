@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -124,9 +125,14 @@ class TrainingBlocks(nn.ModuleDict):
         self.grouping = "".join(grouping)
 
     @property
+    def named(self) -> dict[str, Block]:
+        """The blocks by name."""
+        return {name: cast(Block, block) for name, block in self.items()}
+
+    @property
     def groups(self) -> int:
         """Groups of matching queries that the query generator is to make in training."""
-        return self[self.grouping].groups if self.grouping else 1
+        return self.named[self.grouping].groups if self.grouping else 1
 
     def extend(
         self, queries: Queries, targets: Sequence[Target], embed_boxes: Callable[[Tensor], Tensor] | None
@@ -135,7 +141,7 @@ class TrainingBlocks(nn.ModuleDict):
 
         `embed_boxes` is the generator's, where it makes embeddings [..., D] of boxes [..., 4]; else None.
         """
-        added = {name: block.slots(queries, targets) for name, block in self.items()}
+        added = {name: block.slots(queries, targets) for name, block in self.named.items()}
         slots = {name: one for name, one in added.items() if one is not None}
         layout = QueryLayout(
             queries=queries.content.shape[1] // self.groups,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -52,7 +52,8 @@ class Draws:
     def to(self, device: torch.device) -> Draws:
         """The same on another device, without waiting for it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Draws(**{n: t if t is None else t.to(device, non_blocking=True) for n, t in values.items()})
+        moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in values.items() if t is not None}
+        return Draws(**moved)
 
 
 @register("block", "denoising")
@@ -185,6 +186,8 @@ class Denoising(Block):
         """The content [E, D] of labels [E]."""
         if self.labels is not None:
             return self.labels[labels]
+        if queries.labels is None:
+            raise UserError('labels = "queries" shares a table that these queries do not have')
         rows = queries.labels[labels]
         return torch.cat((rows, torch.ones_like(rows[:, :1])), dim=-1)
 
@@ -234,5 +237,7 @@ class ContrastiveDenoising(Denoising):
     def noised(self, boxes: Tensor, positive: Tensor, draws: Draws) -> Tensor:
         half = boxes[:, 2:].repeat(1, 2) / 2
         share = draws.boxes.to(boxes.dtype) + (~positive)[:, None].to(boxes.dtype)
+        if draws.signs is None:
+            raise ValueError("contrastive noise needs the signs that its own `draw` gives")
         sign = 2 * draws.signs.to(boxes.dtype) - 1
         return corners_to_center((center_to_corners(boxes) + sign * share * self.noise.box * half).clamp(0, 1))

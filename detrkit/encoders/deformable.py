@@ -13,12 +13,15 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import FeatureLevels
 from detrkit.layers import Activation, Count, Probability, xavier_matrices
+from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory
 
 
 class DeformableEncoderLayer(PostNormLayer):
     """Every cell reads a few places around itself."""
+
+    self_attention: DeformableAttention
 
     def forward(self, memory: Memory, places: Tensor) -> Memory:
         """`places` [B, L, 1, levels, 1, 2]: where on each level's padded map every cell lies."""
@@ -55,7 +58,7 @@ class DeformableEncoder(Encoder):
         channels: tuple[int, ...],
         width: int,
         heads: int,
-        position: nn.Module,
+        position: CellPosition,
         layers: Annotated[int, Field(ge=0)] = 6,
         feedforward: Count = 1024,
         activation: Activation = "relu",

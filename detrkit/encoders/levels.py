@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import UserError
-from detrkit.layers import shrink_mask
+from detrkit.layers import shrink_mask, zero_bias
+from detrkit.position import CellPosition
 from detrkit.structures import FeatureMap, Memory
 
 
@@ -24,7 +25,7 @@ class FeatureLevels(nn.Module):
         vectors: add a learned vector of its level to the code of each cell.
     """
 
-    def __init__(self, *, channels: tuple[int, ...], width: int, position: nn.Module, extra: int, vectors: bool):
+    def __init__(self, *, channels: tuple[int, ...], width: int, position: CellPosition, extra: int, vectors: bool):
         super().__init__()
         self.position, self.extra = position, extra
         coarser = [channels[-1], *[width] * extra][:extra]
@@ -75,10 +76,11 @@ def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int) -> n
     """A convolution and a GroupNorm of 32 groups, or of as many as divide both 32 and the channels."""
     convolution = nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2)
     nn.init.xavier_uniform_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
+    zero_bias(convolution)
     return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs), outputs))
 
 
 def _row(masks: list[Tensor | None]) -> Tensor | None:
     """The masks of all levels in one [B, L]; None where there are none."""
-    return None if masks[0] is None else torch.cat([mask.flatten(1) for mask in masks], dim=1)
+    rows = [mask.flatten(1) for mask in masks if mask is not None]
+    return torch.cat(rows, dim=1) if rows else None

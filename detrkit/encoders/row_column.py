@@ -13,7 +13,7 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
 from detrkit.errors import UserError
-from detrkit.layers import Activation, Count, Probability
+from detrkit.layers import Activation, Count, Probability, zero_bias
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, FeatureMap, Memory
@@ -64,7 +64,7 @@ class RowColumnEncoder(Encoder):
         self.position = position
         self.projection = nn.Conv2d(only_level(channels, "row_column"), width, kernel_size=1)
         nn.init.xavier_uniform_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
+        zero_bias(self.projection)
         self.projection_norm = nn.GroupNorm(math.gcd(32, width), width)
         self.layers = nn.ModuleList(
             RowColumnEncoderLayer(

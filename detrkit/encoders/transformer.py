@@ -13,6 +13,7 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
 from detrkit.layers import MLP, Activation, Count, Probability, xavier_matrices
+from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory
 
@@ -51,7 +52,7 @@ class TransformerEncoder(Encoder):
         channels: tuple[int, ...],
         width: int,
         heads: int,
-        position: nn.Module,
+        position: CellPosition,
         layers: Annotated[int, Field(ge=0)] = 6,
         feedforward: Count = 2048,
         activation: Activation = "relu",

@@ -29,8 +29,10 @@ class Loss:
 class BaseCriterion(nn.Module):
     """What a system's detector is trained by; `Criterion` is the DETRs'."""
 
-    bad_costs: int = 0
-    """how many matching costs were not finite so far; the record of a training counts them"""
+    @property
+    def bad_costs(self) -> int:
+        """How many matching costs were not finite so far; the record of a training counts them."""
+        return 0
 
     def forward(
         self, output, targets: Sequence[Target], objects: Tensor | None = None, images: int | None = None

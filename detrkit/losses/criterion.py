@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from detrkit.errors import UserError, require_kind
+from detrkit.layers import total
 from detrkit.losses.base import BaseCriterion, Loss
 from detrkit.losses.truths import check_truths
 from detrkit.matching.base import Matcher
@@ -87,8 +88,7 @@ class Criterion(BaseCriterion):
             terms = self._terms("", output, padded, matches, objects)
             for name, extra in output.extras.items():
                 terms |= self._terms(f"{name}/", extra.output, truths[name], extra.matches or pairs[name], objects)
-            total = sum(loss.weight * value.sum() for loss, value in terms.values())
-        report = {"total": total}
+            report = {"total": total(loss.weight * value.sum() for loss, value in terms.values())}
         for name, (_, value) in terms.items():
             *earlier, last = value.detach().unbind()
             report[name] = last

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.errors import UserError
+from detrkit.layers import total
 from detrkit.matching.base import Matcher
 from detrkit.matching.costs import Cost
 from detrkit.recipe import Factory, Slot, register
@@ -40,7 +41,7 @@ class HungarianMatcher(Matcher):
     @torch.no_grad()
     def cost(self, output: Output, targets: Targets) -> Tensor:
         """The weighted sum of costs [Y, B, N, T]; columns beyond an image's count mean nothing."""
-        return sum(cost.weight * cost(output, targets) for cost in self.costs.values())
+        return total(cost.weight * cost(output, targets) for cost in self.costs.values())
 
     def forward(self, output: Output, targets: Targets) -> Matches:
         return self.match([(output, targets)])[0]
@@ -76,9 +77,9 @@ class HungarianMatcher(Matcher):
                     pairs[0, layer, start : start + number] = rows + first
                     pairs[1, layer, start : start + number] = columns
                     start += number
-        image = np.repeat(np.arange(batch), [groups * number for number in numbers])
+        images = np.repeat(np.arange(batch), [groups * number for number in numbers])
         query, target = torch.from_numpy(pairs)
-        return Matches(torch.from_numpy(image), query, target)
+        return Matches(torch.from_numpy(images), query, target)
 
     def assign(self, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least-cost pairs (rows ascending, columns) of one cost matrix [N, T]."""

@@ -84,7 +84,7 @@ class TwoStageQueries(QueryGenerator):
 
     def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Factory, count: Count = 300):
         super().__init__()
-        self.geometry, self.count, self.half = geometry, count, width // 2
+        self.geometry, self.count, self.half_width = geometry, count, width // 2
         self.proposals = Proposals(width=width, classes=classes, head=head)
         self.place, self.norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
         nn.init.xavier_uniform_(self.place.weight)
@@ -105,7 +105,7 @@ class TwoStageQueries(QueryGenerator):
 
     def _starts(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding and content [..., D] of boxes [..., 4]."""
-        code = sine_code(boxes, self.half, temperature=10000.0)
+        code = sine_code(boxes, self.half_width, temperature=10000.0)
         return self.norm(self.place(code)).chunk(2, dim=-1)
 
 

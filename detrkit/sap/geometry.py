@@ -25,6 +25,7 @@ PUBLISHED_GRID = (17, 18)
 class SalientReference(Reference):
     """A salient point, the corner of the cell that it moves in, and where it was one layer ago."""
 
+    sides: Tensor
     origin: Tensor
     """[B, N, 2] the cell's top left corner"""
     cell: Tensor
@@ -137,14 +138,16 @@ class SalientPointGeometry(Geometry):
     def _moved_sides(self, offsets: dict[str, Tensor], reference: SalientReference) -> Tensor:
         return torch.sigmoid(inverse_sigmoid(reference.sides, self.eps) + offsets["box"])
 
-    def decode(self, offsets: dict[str, Tensor], reference: SalientReference) -> Decoded:
+    def decode(self, offsets: dict[str, Tensor], reference: Reference) -> Decoded:
+        reference = _salient(reference)
         cell = reference.cell if self.head_cell is None else self.head_cell
         start = reference.previous if self.head_start == "previous" else reference.point
         point = self._moved_point(offsets, start, reference, cell)
         low, high = self._moved_sides(offsets, reference).chunk(2, dim=-1)
         return Decoded(torch.cat((point + (high - low) / 2, low + high), dim=-1), point)
 
-    def move(self, offsets: dict[str, Tensor], reference: SalientReference) -> SalientReference:
+    def move(self, offsets: dict[str, Tensor], reference: Reference) -> SalientReference:
+        reference = _salient(reference)
         return SalientReference(
             point=self._moved_point(offsets, reference.point, reference, reference.cell),
             sides=self._moved_sides(offsets, reference),
@@ -152,6 +155,16 @@ class SalientPointGeometry(Geometry):
             cell=reference.cell,
             previous=reference.point,
         )
+
+
+def _salient(reference: Reference) -> SalientReference:
+    """The reference, or a TypeError that says who makes such references."""
+    if not isinstance(reference, SalientReference):
+        raise TypeError(
+            f"a salient point geometry reads its own references, not a {type(reference).__name__}; make them with its "
+            "`start` or `encode`"
+        )
+    return reference
 
 
 def _room_beside(boxes: Tensor, objects: Tensor) -> Tensor:

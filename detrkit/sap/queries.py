@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
-from detrkit.layers import at_least_float32, constant
+from detrkit.layers import at_least_float32, constant, zero_bias
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.sap.geometry import Grid
@@ -98,7 +98,7 @@ class MemoryContent(nn.Module):
         for _ in range(3):
             convolution = nn.Conv2d(width, width, kernel_size=3, padding=1)
             nn.init.normal_(convolution.weight, std=0.01)
-            nn.init.zeros_(convolution.bias)
+            zero_bias(convolution)
             blocks += [convolution, nn.GroupNorm(norm_groups(width), width), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
 

@@ -29,11 +29,11 @@ class SidePosition(QueryPositionPart):
 
     def __init__(self, *, width: int, temperature: Temperature = 20.0):
         super().__init__()
-        self.half, self.temperature = width // 2, temperature
+        self.half_width, self.temperature = width // 2, temperature
         self.embed = MLP(2 * width, width, width, 2)
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
-        code = sine_code(queries.reference.corners("query position 'side'"), self.half, self.temperature)
+        code = sine_code(queries.reference.corners("query position 'side'"), self.half_width, self.temperature)
         embedding = self.embed(code)
         if scale is not None:
             code = code * torch.cat((scale, scale), dim=-1)
