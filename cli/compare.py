@@ -58,12 +58,13 @@ def compare(
     `detrkit compare sap_detr_r50_50ep dab_detr_r50_50ep` counts and trains nothing; with --run it trains each
     recipe with each seed, one run below --runs for each, and goes on where it was interrupted.
     """
-    from detrkit.cli.console import open_console
     from detrkit.compare.comparison import compare as measure
     from detrkit.compare.comparison import find_row
     from detrkit.compare.sheets import make_sheets
     from detrkit.compare.targets import gather_rows, make_jobs, recipes_of_table, split_arguments
     from detrkit.writing import check_folder
+
+    from .console import open_console
 
     console = open_console()
     height, width = _size(size)

@@ -20,9 +20,10 @@ def recipes(
     from rich.table import Table as Listing
     from rich.text import Text
 
-    from detrkit.cli.console import open_console
     from detrkit.recipe import list_recipes
     from detrkit.zoo.published import find_published
+
+    from .console import open_console
 
     wanted = [word.lower() for word in words or []]
     entries = [e for e in list_recipes() if all(word in f"{e.name} {e.title}".lower() for word in wanted)]

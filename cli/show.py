@@ -39,12 +39,13 @@ def show(
     from rich.console import Console
     from rich.progress import track
 
-    from detrkit.cli.trained import open_trained
     from detrkit.errors import UserError
     from detrkit.show.inside import draw_inside, missing
     from detrkit.show.look import look_at
     from detrkit.show.page import picture_page
     from detrkit.writing import check_folder, write_bytes
+
+    from .trained import open_trained
 
     if out is not None:
         check_folder(out, "--out")

@@ -99,7 +99,9 @@ class Reader:
         base = next((c for c in found if c != path), found[0] if found else None)
         if base is None:
             hint = nearest(name, recipe_names())
-            self.report(said, "extends", f"there is no recipe {format_value(name)} beside this file or known by name{hint}")
+            self.report(
+                said, "extends", f"there is no recipe {format_value(name)} beside this file or known by name{hint}"
+            )
             return None
         if base in chain:
             circle = " extends ".join(display_name(each) for each in (*chain[chain.index(base) :], base))
