@@ -81,7 +81,7 @@ def _first_member(text: str, key: str) -> Any:
     while name != key:
         mark = re.compile(r"\s*[{,]\s*").match(text, position)
         colon = mark and re.compile(r'"[^"\\]*"\s*:\s*').match(text, mark.end())
-        if not colon:
+        if not (mark and colon):
             raise ValueError(f"no {key} at the start")
         name = decoder.raw_decode(text, mark.end())[0]
         value, position = decoder.raw_decode(text, colon.end())

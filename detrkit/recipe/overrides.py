@@ -6,7 +6,7 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from detrkit.recipe.layers import Layer
 from detrkit.recipe.lines import KeyPath
@@ -52,7 +52,7 @@ def layer_of(pairs: Iterable[tuple[KeyPath, Any]], source: Source) -> Layer:
     """All pairs as one layer. Were they laid one by one, a `type` would drop the keys said just before it."""
     layer = Layer()
     for path, value in pairs:
-        table = layer.values
+        table: dict[str | int, Any] = cast(dict[str | int, Any], layer.values)
         for length, part in enumerate(path[:-1], start=1):
             inner = table.get(part)
             if isinstance(inner, str):  # a part given by its name, then one of its options
