@@ -30,22 +30,22 @@ def recipes(
     if not entries:
         raise UserError(f"no shipped recipe has {' and '.join(map(repr, wanted))} in its name or title")
     if table is not None:
-        entries = [e for e in entries if e.reproduces and find_published(e.reproduces)["table"] == table]
+        entries = [e for e in entries if (found := find_published(e.reproduces)) and found["table"] == table]
         if not entries:
             raise UserError(f"none of these recipes has a row of Table {table}")
     console = open_console()
     entries.sort(key=lambda entry: (entry.name.rpartition("/")[0], entry.name))
     for folder, group in groupby(entries, key=lambda entry: entry.name.rpartition("/")[0]):
-        group = list(group)
+        listed = list(group)
         listing = Listing(box=None, pad_edge=False, header_style="bold")
-        names = max(len(entry.name) for entry in group)
+        names = max(len(entry.name) for entry in listed)
         # A name has to be typed, so titles alone give way in a narrow terminal.
         room = max(8, console.width - names - len("  table  43.1  ")) if console.is_terminal else None
         listing.add_column(folder or "recipe", no_wrap=True, style="cyan")
         listing.add_column("table", justify="right")
         listing.add_column("AP", justify="right")
         listing.add_column("title", no_wrap=True)
-        for entry in group:
+        for entry in listed:
             row = find_published(entry.reproduces)
             published = ("", "") if row is None else (row["table"], f"{row['AP']:.1f}")
             title = Text(entry.title)

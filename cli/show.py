@@ -87,7 +87,7 @@ def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:
     split, colon, number = image.partition(":")
     if path.is_file() or not (colon and split in ("val", "train")):
         return source.augment.evaluate(decode(path)), path.stem
-    dataset = source.open(split)
+    dataset = source.val if split == "val" else source.train
     ids = dataset.image_ids.tolist()
     if not number.isdecimal() or int(number) not in ids:
         raise UserError(f"{image}: the {split} split has {len(ids)} images, with ids from {min(ids)} to {max(ids)}")

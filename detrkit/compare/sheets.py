@@ -281,8 +281,7 @@ def _timings(comparison: Comparison, names: Sequence[str], timings: Mapping[str,
 
 def _short(comparison: Comparison, names: Sequence[str]) -> str:
     """The baseline's name as the tables have it."""
-    [name] = [name for name, m in zip(names, comparison.rows, strict=True) if m.row.name == comparison.baseline]
-    return name
+    return next(name for name, m in zip(names, comparison.rows, strict=True) if m.row.name == comparison.baseline)
 
 
 def _epochs(m: Measured) -> str:

@@ -123,7 +123,11 @@ def font_of(height: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(file), height) if file.is_file() else ImageFont.load_default(height)
+    if file.is_file():
+        return ImageFont.truetype(str(file), height)
+    font = ImageFont.load_default(height)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # where a size is given
+    return font
 
 
 @lru_cache(maxsize=512)

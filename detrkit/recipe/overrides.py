@@ -6,7 +6,7 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from detrkit.recipe.layers import Layer
 from detrkit.recipe.lines import KeyPath
@@ -48,11 +48,11 @@ def layer_from_values(values: Mapping[str, Any], source: str) -> Layer:
     return layer_of(pairs, Source(source))
 
 
-def layer_of(pairs: Iterable[tuple[KeyPath, Any]], source: Source) -> Layer:
+def layer_of(pairs: Iterable[tuple[tuple[str, ...], Any]], source: Source) -> Layer:
     """All pairs as one layer. Were they laid one by one, a `type` would drop the keys said just before it."""
     layer = Layer()
     for path, value in pairs:
-        table: dict[str | int, Any] = cast(dict[str | int, Any], layer.values)
+        table = layer.values
         for length, part in enumerate(path[:-1], start=1):
             inner = table.get(part)
             if isinstance(inner, str):  # a part given by its name, then one of its options
@@ -89,13 +89,13 @@ def _note_inner(layer: Layer, path: KeyPath, value: Any, source: Source) -> None
             _note_inner(layer, (*path, key), item, source)
 
 
-def parse_path(key: str) -> KeyPath | None:
+def parse_path(key: str) -> tuple[str, ...] | None:
     """The parts of a dotted key as TOML reads it, None if it is not one."""
     try:
         table = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError:
         return None
-    path: KeyPath = ()
+    path: tuple[str, ...] = ()
     while isinstance(table, dict):
         if len(table) != 1:
             return None

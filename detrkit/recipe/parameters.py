@@ -95,8 +95,10 @@ def implied_type(values: Mapping[str, Any], path: KeyPath) -> str | None:
             found = Parameter(str(key), "part", slot=parameter.slot, default=key)
         elif parameter.kind == "group":
             found = parameters_of(parameter.annotation).get(str(key))
-        elif parameter.kind == "part" and (name := _type_of(table, parameter)) in parts(parameter.slot):
-            found = part_parameters(parameter.slot, name).get(str(key))
+        elif parameter.kind == "part":
+            name = _type_of(table, parameter)
+            if name is not None and name in parts(parameter.slot):
+                found = part_parameters(parameter.slot, name).get(str(key))
         if found is None:
             return None
         parameter, table = found, table.get(key) if isinstance(table, Mapping) else None
