@@ -11,8 +11,9 @@ def main() -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from detrkit.cli.app import app
     from detrkit.errors import UserError
+
+    from .app import app
 
     try:
         app(prog_name="detrkit")

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.check_data import check_data
-from detrkit.cli.compare import compare
-from detrkit.cli.convert import convert
-from detrkit.cli.evaluate import evaluate
-from detrkit.cli.inspect import inspect
-from detrkit.cli.predict import predict
-from detrkit.cli.recipes import recipes
-from detrkit.cli.show import show
-from detrkit.cli.train import train
+from .check_data import check_data
+from .compare import compare
+from .convert import convert
+from .evaluate import evaluate
+from .inspect import inspect
+from .predict import predict
+from .recipes import recipes
+from .show import show
+from .train import train
 
 app = typer.Typer(
     name="detrkit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detrkit.data import Dataset
+    from detrkit.data import Dataset, DataSource
     from detrkit.data.check import SplitReport
+    from detrkit.data.dataset import Split
 
 SHOWN = 20  # faults of a kind that are printed; --json has all
 PICTURES = 8  # drawn of each split
@@ -54,7 +56,7 @@ def check_data(
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         for name, dataset in datasets.items():
             task = progress.add_task(f"reading {name}", total=len(dataset))
-            reports[name] = check_split(dataset, files=files, advance=lambda n, task=task: progress.advance(task, n))
+            reports[name] = check_split(dataset, files=files, advance=partial(progress.advance, task))
     for name, report in reports.items():
         print_report(console, name, report)
     if "train" in reports and "val" not in reports:
@@ -89,10 +91,11 @@ def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[
         return {path.stem: open_annotations(path, images)}
     if path.is_dir():
         plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
-        source = CocoSource(root=str(path), augment=plain)
+        source: DataSource = CocoSource(root=str(path), augment=plain)
     else:
         source = load_recipe(target, overrides).section("data")()
-    names = [name for name in ("train", "val") if not isinstance(source, CocoSource) or source.has(name)]
+    splits: tuple[Split, ...] = ("train", "val")
+    names = [name for name in splits if not isinstance(source, CocoSource) or source.has(name)]
     return {name: source.open(name) for name in names or ["train"]}  # opening none says what is missing
 
 
@@ -162,12 +165,12 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
             continue  # reported already
         scale = max(1, round(PICTURE / max(image.size)))
         image = image.resize((image.width * scale, image.height * scale))
-        boxes = [tuple(box) for box in (boxes * scale).tolist()]
+        corners = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (boxes * scale).tolist()]
         pen = ImageDraw.Draw(image)
-        for box, label in zip(boxes, labels, strict=True):
+        for box, label in zip(corners, labels, strict=True):
             pen.rectangle(box, outline=class_colour(int(label)), width=max(1, min(image.size) // 160))
         names = [dataset.labels.categories[label].name for label in labels]
-        write_names(pen, image.size, names, [int(label) for label in labels], boxes)
+        write_names(pen, image.size, names, [int(label) for label in labels], corners)
         with replaced_file(folder / f"{name}_{dataset.image_id(index)}.jpg") as temporary:
             image.save(temporary, format="JPEG", quality=92)
         drawn += 1

@@ -58,12 +58,13 @@ def compare(
     `detrkit compare sap_detr_r50_50ep dab_detr_r50_50ep` counts and trains nothing; with --run it trains each
     recipe with each seed, one run below --runs for each, and goes on where it was interrupted.
     """
-    from detrkit.cli.console import open_console
     from detrkit.compare.comparison import compare as measure
     from detrkit.compare.comparison import find_row
     from detrkit.compare.sheets import make_sheets
     from detrkit.compare.targets import gather_rows, make_jobs, recipes_of_table, split_arguments
     from detrkit.writing import check_folder
+
+    from .console import open_console
 
     console = open_console()
     height, width = _size(size)
@@ -84,8 +85,8 @@ def compare(
         find_row(rows, baseline)
     if overrides and all(row.target is None for row in rows):
         raise UserError(f"{overrides[0]} is laid over recipes, and only runs were named: a run stays what it was")
-    for option, said in {"--baseline": baseline, "--epochs-to": epochs_to}.items():
-        if said is not None and not run and not any(row.trained for row in rows):
+    for option, given in {"--baseline": baseline, "--epochs-to": epochs_to}.items():
+        if given is not None and not run and not any(row.trained for row in rows):
             raise UserError(
                 f"{option} goes with trainings, and nothing named here has been evaluated; --run trains recipes"
             )
@@ -190,9 +191,8 @@ def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_m
 
     recipes = {row.name: row.recipe for row in rows}
     faults: dict[str, UserError] = {}
-    options = {"height": height, "width": width, "coco_mean": coco_mean, "faults": faults}
     with _progress(console, "counting", len(rows) * counts_of(coco_mean)) as advance:
-        costs = count_costs(recipes, **options, progress=advance)
+        costs = count_costs(recipes, height=height, width=width, coco_mean=coco_mean, faults=faults, progress=advance)
     told = [f"{name} cannot be built: {error}" for name, error in faults.items()]
     if told and not costs:
         raise UserError("\n".join(told))

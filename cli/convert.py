@@ -49,7 +49,8 @@ def convert(
     with replaced_file(output) as temporary:
         save_weights(state, temporary, metadata)
 
-    parts, values = Counter(), Counter()
+    parts: Counter[str] = Counter()
+    values: Counter[str] = Counter()
     for name, tensor in state.items():
         parts[name.split(".")[0]] += 1
         values[name.split(".")[0]] += tensor.numel()

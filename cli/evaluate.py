@@ -42,13 +42,14 @@ def evaluate(
     """
     from rich.console import Console
 
-    from detrkit.cli.trained import check_categories, open_trained
     from detrkit.engine.distributed import processes
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
     from detrkit.evaluation.evaluate import evaluate as run_evaluation
     from detrkit.evaluation.precision import choose_device
     from detrkit.writing import check_folder
+
+    from .trained import check_categories, open_trained
 
     if split not in ("val", "train"):
         raise UserError(f"--split is {split!r}; accepted are val and train")

@@ -38,12 +38,13 @@ def predict(
     from rich.console import Console
     from rich.progress import track
 
-    from detrkit.cli.trained import open_trained
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device
     from detrkit.predict import Unreadable, find_images
     from detrkit.predict import predict as run_prediction
     from detrkit.writing import check_folder, write_text
+
+    from .trained import open_trained
 
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")

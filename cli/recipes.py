@@ -27,9 +27,10 @@ def recipes(
     from rich.table import Table as Listing
     from rich.text import Text
 
-    from detrkit.cli.console import open_console
     from detrkit.recipe import broken_plugins, broken_recipes, list_recipes
     from detrkit.recipe.plugins import OWN
+
+    from .console import open_console
 
     wanted = [word.lower() for word in words or []]
     entries = [e for e in list_recipes() if all(word in f"{e.name} {e.title}".lower() for word in wanted)]
@@ -43,9 +44,9 @@ def recipes(
     place = attrgetter("package", "folder")
     entries.sort(key=lambda entry: (entry.package != OWN, *place(entry), entry.name))
     for (package, folder), group in groupby(entries, key=place):
-        group = list(group)
+        listed = list(group)
         listing = Listing(box=None, pad_edge=False, header_style="bold")
-        names = max(len(entry.name) for entry in group)
+        names = max(len(entry.name) for entry in listed)
         # A name has to be typed, so titles alone give way in a narrow terminal.
         room = max(8, console.width - names - len("  table  43.1  ")) if console.is_terminal else None
         heading = folder or "recipe"
@@ -53,7 +54,7 @@ def recipes(
         listing.add_column("table", justify="right")
         listing.add_column("AP", justify="right")
         listing.add_column("title", no_wrap=True)
-        for entry in group:
+        for entry in listed:
             row = _published_row(entry)
             published = ("", "") if row is None else (row["table"], f"{row['AP']:.1f}")
             title = Text(entry.title)

@@ -39,12 +39,13 @@ def show(
     from rich.console import Console
     from rich.progress import track
 
-    from detrkit.cli.trained import open_trained
     from detrkit.errors import UserError
     from detrkit.show.inside import draw_inside, missing
     from detrkit.show.look import look_at
     from detrkit.show.page import picture_page
     from detrkit.writing import check_folder, write_bytes
+
+    from .trained import open_trained
 
     if out is not None:
         check_folder(out, "--out")
@@ -86,7 +87,7 @@ def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:
     split, colon, number = image.partition(":")
     if path.is_file() or not (colon and split in ("val", "train")):
         return source.augment.evaluate(decode(path)), path.stem
-    dataset = source.open(split)
+    dataset = source.val if split == "val" else source.train
     ids = dataset.image_ids.tolist()
     if not number.isdecimal() or int(number) not in ids:
         raise UserError(f"{image}: the {split} split has {len(ids)} images, with ids from {min(ids)} to {max(ids)}")

@@ -68,7 +68,8 @@ def train(
 
 def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> Path:
     """The folder that is meant: --run, a run's folder in the recipe's place, or runs/NAME."""
-    for folder in (run, Path(recipe) if recipe else None, Path("runs", name or recipe) if name or recipe else None):
+    called = name or recipe
+    for folder in (run, Path(recipe) if recipe else None, Path("runs", called) if called else None):
         if folder is not None and (folder / "recipe.toml").is_file():
             return folder
     if run is None and recipe is None and name is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from functools import reduce
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -103,8 +104,9 @@ class FasterRcnn(nn.Module):
         super().__init__()
         o = options
         self.backbone = backbone
-        self.pyramid = FeaturePyramidNetwork(list(backbone.channels), o.width, LastLevelMaxPool())
-        levels = len(backbone.channels)
+        channels = cast(Sequence[int], backbone.channels)  # which every backbone has, and nn.Module does not tell
+        self.pyramid = FeaturePyramidNetwork(list(channels), o.width, LastLevelMaxPool())
+        levels = len(channels)
         anchors = AnchorGenerator([(size,) for size in o.anchor_sizes], [tuple(o.aspect_ratios)] * (levels + 1))
         self.proposals = RegionProposalNetwork(
             anchors,
@@ -155,7 +157,7 @@ class FasterRcnn(nn.Module):
         levels = OrderedDict((name, at_least_float32(level)) for name, level in levels.items())
         shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
         truths = None
-        if self.training:
+        if self.training and targets is not None:
             truths = [_absolute(target, size) for target, size in zip(targets, sizes, strict=True)]
         proposals, first = self.proposals(ImageList(images, shapes), levels, truths)
         found, second = self.regions(levels, proposals, shapes, truths)
@@ -224,6 +226,7 @@ class RegionHeads(RoIHeads):
         regions, objects, labels, offsets = self.select_training_samples(proposals, targets)
         logits, moves = self.box_predictor(self.box_head(self.box_roi_pool(features, regions, image_shapes)))
         class_loss, box_loss = fastrcnn_loss(logits, moves, labels, offsets)
+        assert targets is not None  # without them the sampling has failed
         label = torch.cat(labels)
         positive = label > 0
         boxes = self.box_coder.decode(moves, regions)[torch.arange(len(label), device=label.device), label]
@@ -252,7 +255,7 @@ class OwnLosses(BaseCriterion):
         """
         share = len(targets) / (images or len(targets))
         losses = {name: value.float() * share for name, value in output.items()}
-        return {"total": sum(losses.values()), **{name: value.detach() for name, value in losses.items()}}
+        return {"total": reduce(torch.add, losses.values()), **{name: value.detach() for name, value in losses.items()}}
 
 
 def _absolute(target: Target, size: Tensor) -> dict[str, Tensor]:

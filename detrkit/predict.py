@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from detrkit.data.batch import Example, collate, to_pixels
 from detrkit.data.decode import decode
 from detrkit.errors import DataError, UserError
-from detrkit.evaluation.evaluate import autocast
+from detrkit.evaluation.evaluate import autocast, detect
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif", ".avif")
 
@@ -141,7 +141,7 @@ def _detect(
         return []
     batch = collate(examples).to(device)
     with torch.inference_mode(), autocast(device, precision):
-        results = detector.detect(batch.images, batch.mask, batch.sizes)
+        results = detect(detector, batch.images, batch.mask, batch.sizes)
     return [_above(result, threshold) for result in results]
 
 

@@ -177,7 +177,7 @@ def _at(row: Row, equal: int | None) -> dict[str, dict[str, Spread]]:
 def _spreads(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
     found = {}
     for name in STATS:
-        values = [100 * e.stats[name] for e in evaluations if e.stats[name] is not None]
+        values = [100 * value for e in evaluations if (value := e.stats[name]) is not None]
         if values:
             found[name] = Spread(tuple(values))
     return found
@@ -192,7 +192,8 @@ def _epochs_needed(row: Row, ap: float | None) -> tuple[float | None, ...] | Non
 
 
 def _mean_if_all(values: Sequence[float | None]) -> float | None:
-    return mean(values) if values and None not in values else None
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None
 
 
 def _rank(rows: Sequence[Measured], kind: str) -> tuple[float | None, int]:

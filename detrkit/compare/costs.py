@@ -59,8 +59,9 @@ def count_costs(
         counted, assumed = for_counting(recipe)
         key = _detector_of(counted)
         if key in known:
-            for _ in range(counts_of(coco_mean) if progress is not None else 0):
-                progress()
+            if progress is not None:
+                for _ in range(counts_of(coco_mean)):
+                    progress()
         else:
             try:
                 known[key] = _measure(counted, assumed, height, width, coco_mean, progress)

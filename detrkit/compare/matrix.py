@@ -18,10 +18,8 @@ from detrkit.errors import UserError
 from detrkit.recipe import Recipe
 from detrkit.runs.history import differences, is_run, read_run
 
-try:
+if sys.platform != "win32":  # Windows has no such lock: there two matrices must not share a folder
     import fcntl
-except ImportError:  # Windows has no such lock: there two matrices must not share a folder
-    fcntl = None
 
 OUTPUT, LOCK = "output.log", ".lock"
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -49,6 +47,12 @@ class Job:
     @property
     def epochs(self) -> int:
         return self.recipe.section("train").epochs
+
+    @property
+    def started(self) -> subprocess.Popen:
+        """The process of a job that was started here."""
+        assert self.process is not None
+        return self.process
 
     @property
     def output(self) -> Path:
@@ -120,8 +124,8 @@ def train_all(jobs: Sequence[Job], *, parallel: int, watch: Callable[[Sequence[J
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         finally:
             for job in running:  # only after an error or a second signal
-                job.process.kill()
-                job.process.wait()
+                job.started.kill()
+                job.started.wait()
 
 
 def _start_more(jobs: Sequence[Job], running: list[Job], parallel: int) -> None:
@@ -165,7 +169,7 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
                 env=_environment(parallel, job.slot),
                 start_new_session=True,  # Ctrl-C comes to us alone, and we pass it on
                 # The training holds the lock as long as it lives, even if we are killed before it ends.
-                pass_fds=(lock.fileno(),) if fcntl else (),
+                pass_fds=(lock.fileno(),) if sys.platform != "win32" else (),
             )
     job.state, job.note = "running", ""
     running.append(job)
@@ -174,7 +178,7 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
 def _collect(running: list[Job]) -> None:
     """Take leave of the trainings that have ended."""
     for job in list(running):
-        code = job.process.poll()
+        code = job.started.poll()
         if code is None:
             continue
         running.remove(job)
@@ -194,7 +198,7 @@ def _ask_to_stop(running: Sequence[Job]) -> None:
     for job in running:
         if job.note != "stopping":
             job.note = "stopping"
-            job.process.send_signal(signal.SIGTERM)
+            job.started.send_signal(signal.SIGTERM)
 
 
 def _environment(parallel: int, slot: int) -> Mapping[str, str]:
@@ -225,7 +229,7 @@ def _cores() -> int:
 def _lock(path: Path) -> IO | None:
     """The open lock file, locked; None if another process has it."""
     file = path.open("w")
-    if fcntl is None:
+    if sys.platform == "win32":
         return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

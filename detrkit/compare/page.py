@@ -40,9 +40,10 @@ def make_page(sheets: Sequence[Sheet], curves: Mapping[str, bytes | None]) -> st
 
 
 def _picture(curves: Mapping[str, bytes | None]) -> str:
-    if curves.get("light") is None:
+    pictures = [curves.get(theme) for theme in ("light", "dark")]
+    light, dark = (f"data:image/png;base64,{base64.b64encode(p).decode()}" if p else "" for p in pictures)
+    if not light:
         return ""
-    light, dark = (f"data:image/png;base64,{base64.b64encode(curves[t]).decode()}" for t in ("light", "dark"))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         f'<img src="{light}" alt="AP against epochs and against minutes of training"></picture>'

@@ -100,10 +100,11 @@ def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:
 
 def _published_for_others(comparison: Comparison, names: Sequence[str]) -> list[str]:
     """Which trained rows stand beside a figure that was published for other epochs, or other data, than theirs."""
-    beside = [(name, m) for name, m in zip(names, comparison.rows, strict=True) if m.row.trained and m.published_ap]
+    rows = zip(names, comparison.rows, strict=True)
+    beside = [(name, m, m.row.published) for name, m in rows if m.row.trained and m.row.published and m.published_ap]
     notes: dict[str, list[str]] = {}
-    for name, m in beside:
-        published, own = m.row.published.get("epochs"), m.row.recipe.section("train").epochs
+    for name, m, row in beside:
+        published, own = row.get("epochs"), m.row.recipe.section("train").epochs
         data = m.row.recipe.section("data").name
         theirs, ours = [], []
         if published is not None and published != own:
@@ -280,7 +281,7 @@ def _timings(comparison: Comparison, names: Sequence[str], timings: Mapping[str,
 
 def _short(comparison: Comparison, names: Sequence[str]) -> str:
     """The baseline's name as the tables have it."""
-    return names[[m.row.name for m in comparison.rows].index(comparison.baseline)]
+    return next(name for name, m in zip(names, comparison.rows, strict=True) if m.row.name == comparison.baseline)
 
 
 def _epochs(m: Measured) -> str:

@@ -57,8 +57,8 @@ def recipes_of_table(table: str) -> list[str]:
     Raises UserError for a table that no recipe has a row of.
     """
     order = published_results()
-    found = [(entry.name, find_published(entry.reproduces)) for entry in list_recipes()]
-    found = [(name, row) for name, row in found if row is not None and not name.startswith("proxy/")]
+    told = [(entry.name, find_published(entry.reproduces)) for entry in list_recipes()]
+    found = [(name, row) for name, row in told if row is not None and not name.startswith("proxy/")]
     names = [(order.index(row), name) for name, row in found if row["table"] == table]
     if not names:
         tables = sorted({row["table"] for _, row in found})

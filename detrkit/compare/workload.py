@@ -119,7 +119,7 @@ class _Counter(TorchDispatchMode):
         self.flops: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self.running = [""]
-        self.formed: list[tuple[nn.Module, tuple]] = []
+        self.formed: list[tuple[SummedAttention, tuple]] = []
         """modules that know other forms of their products (`product_forms`), with what they were called with"""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

@@ -9,7 +9,7 @@ import re
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _first_member(text: str, key: str) -> Any:
     while name != key:
         mark = re.compile(r"\s*[{,]\s*").match(text, position)
         colon = mark and re.compile(r'"[^"\\]*"\s*:\s*').match(text, mark.end())
-        if not colon:
+        if not (mark and colon):
             raise ValueError(f"no {key} at the start")
         name = decoder.raw_decode(text, mark.end())[0]
         value, position = decoder.raw_decode(text, colon.end())
@@ -158,7 +158,7 @@ def _table(path: Path, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return table
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63  # fits int64
 
 
@@ -201,17 +201,17 @@ def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple
             detail = f"image id stands twice: {rows[image_id][3]} is used, not {name}"
             faults.append(Fault("duplicate image id", image_id, None, detail, loses=True))
             continue
-        size = (_finite(entry.get("height")), _finite(entry.get("width")))
-        if not all(side is not None and 1 <= side <= LONGEST_SIDE for side in size):
+        height, width = _finite(entry.get("height")), _finite(entry.get("width"))
+        if height is None or width is None or not 1 <= min(height, width) <= max(height, width) <= LONGEST_SIDE:
             try:
-                size = stored_size(folder / name, exif=exif)
-                detail, loses = f"no usable size in the annotation file; {name} is {size[1]} x {size[0]}", False
+                height, width = stored_size(folder / name, exif=exif)
             except DataError as error:
-                detail, loses = f"left out: no usable size in the annotation file, and {error}", True
-            faults.append(Fault("no image size", image_id, None, detail, loses))
-            if loses:
+                detail = f"left out: no usable size in the annotation file, and {error}"
+                faults.append(Fault("no image size", image_id, None, detail, loses=True))
                 continue
-        rows[image_id] = (image_id, int(size[0]), int(size[1]), name)
+            detail = f"no usable size in the annotation file; {name} is {width} x {height}"
+            faults.append(Fault("no image size", image_id, None, detail, loses=False))
+        rows[image_id] = (image_id, int(height), int(width), name)
     if not rows:
         raise DataError(f"{path}: has no usable images")
     return [rows[image_id] for image_id in sorted(rows)], faults
@@ -236,8 +236,9 @@ def _annotation(
         return left_out("unknown image", f"image id {_shown(image_id)} is not among the images")
     if not _is_id(category_id) or category_id not in known:
         return left_out("unknown category", f"category id {_shown(category_id)} is not among the categories")
-    numbers = [_finite(side) for side in box] if isinstance(box, list) else []
-    if len(numbers) != 4 or None in numbers:
+    sides = [_finite(side) for side in box] if isinstance(box, list) else []
+    numbers = [side for side in sides if side is not None]
+    if not len(numbers) == len(sides) == 4:
         return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {_shown(box)}")
     crowd = entry.get("iscrowd")
     crowd = 0 if crowd is None else crowd  # null is what some exporters write for an empty column
@@ -282,4 +283,4 @@ def _check_boxes(
             height, width = sizes[row]
             detail = f"box {boxes[row].tolist()} {text} (image {width} x {height})"
             faults.append(Fault(kind, image_ids[row], int(ids[row]), detail, loses=kind != "out of range"))
-    return ~flat & ~outside, faults
+    return np.logical_not(flat | outside), faults

@@ -77,11 +77,10 @@ class Dataset(data.Dataset, ABC):
         if self.split == "train":
             rng = np.random.default_rng([_SAMPLE, seed, epoch, index])
             sample = self.augment.train(sample, rng)
-            image, boxes = sample.image, relative(sample)
+            image = sample.image
         else:
-            boxes = relative(sample)  # relative boxes stay true when the image is resized
-            image = self.augment.evaluate(image)
-        return Example(to_pixels(image), boxes, sample.labels, self.image_id(index), size)
+            image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
+        return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(index), size)
 
 
 def relative(sample: Sample) -> torch.Tensor:

@@ -41,7 +41,7 @@ def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None, *,
             upright = ImageOps.exif_transpose(file)
             views = [upright, file] if exif == "upright" else [file, upright]
             fitting = [view for view in views if size is None or (view.height, view.width) == tuple(size)]
-            if not fitting:
+            if size is not None and not fitting:
                 raise WrongSizeError(
                     f"{path}: is {views[0].width} x {views[0].height} pixels, "
                     f"but its annotations are for {size[1]} x {size[0]}"

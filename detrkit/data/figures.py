@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -211,7 +212,7 @@ def _paint_figure(picture: np.ndarray, figure: Figure, colour: np.ndarray, rng: 
     width = -(-(x + figure.mask.shape[1]) // FINE) - left
     fine = np.zeros((height * FINE, width * FINE), dtype=np.uint8)
     fine[y - top * FINE :, x - left * FINE :][: figure.mask.shape[0], : figure.mask.shape[1]] = figure.mask
-    count = sum(fine[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE))
+    count = reduce(np.add, [fine[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE)])
     cover = count.astype(np.float32) * np.float32(1 / FINE**2)
     region = picture[:, top : top + height, left : left + width]
     if figure.textured:

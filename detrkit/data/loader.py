@@ -23,7 +23,7 @@ _ORDER = 1  # keeps the order's generator apart from the samples' (see dataset.p
 class SampleKey(NamedTuple):
     """Names one sample of a training: the image, and the epoch and seed that its augmentation draws from."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which a key has no use for
     epoch: int = 0
     seed: int = 0
 
@@ -66,7 +66,8 @@ class _Guarded(data.Dataset):
 
 
 def _collate(examples: Sequence[Example | DataError]) -> Batch | DataError:
-    return next((item for item in examples if isinstance(item, DataError)), None) or collate(examples)
+    fault = next((item for item in examples if isinstance(item, DataError)), None)
+    return fault or collate([item for item in examples if not isinstance(item, DataError)])
 
 
 class WorkerPool:

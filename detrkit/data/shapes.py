@@ -122,7 +122,7 @@ class ShapesSource(DataSource):
         augment: Annotated[Factory, Slot("augment")] = "flip",  # type: ignore[assignment]
     ):
         super().__init__(augment=augment())
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         for key, (low, high) in (("image_size", sides), ("objects", objects), ("sizes", sizes)):
             if low > high:
                 raise DataError(f"data.{key}: [{low}, {high}] must be [least, most]")
@@ -132,8 +132,8 @@ class ShapesSource(DataSource):
             names=tuple(classes),
             sides=sides,
             square=isinstance(image_size, int),
-            objects=tuple(objects),
-            sizes=tuple(sizes),
+            objects=objects,
+            sizes=sizes,
             small_fraction=small_fraction,
             touching=touching,
             textured=textured,

@@ -53,9 +53,9 @@ define_slot("augment", offers=(), base=Augment)
 
 def make_sample(image: Image.Image, boxes: np.ndarray, labels: np.ndarray) -> Sample:
     """A sample of boxes [T, 4] (x1, y1, x2, y2), already inside the image, and labels [T]."""
-    boxes = torch.from_numpy(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
+    corners = torch.from_numpy(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
     canvas = (image.height, image.width)
-    tracked = BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=canvas)
+    tracked = BoundingBoxes(corners, format=BoundingBoxFormat.XYXY, canvas_size=canvas)
     return Sample(image, tracked, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
 
 

@@ -80,14 +80,15 @@ def _best_place(
     hidden += (_overlap(candidates, boxes) / _area(np.asarray(boxes)).clip(min=1)).sum(1)
     # An early place is kept unless a later one is clearly better.
     best = min(range(len(places)), key=lambda at: (hidden[at] > hidden.min() + 0.02, at))
-    return tuple(int(value) for value in candidates[best])
+    x1, y1, x2, y2 = (int(value) for value in candidates[best])
+    return x1, y1, x2, y2
 
 
 def _overlap(one: np.ndarray, other: Sequence[Box]) -> np.ndarray:
     """Shared area of each of n boxes with each of m: [n, m]."""
-    other = np.asarray(other, dtype=float).reshape(-1, 4)
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    boxes = np.asarray(other, dtype=float).reshape(-1, 4)
+    low = np.maximum(one[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(one[:, None, 2:], boxes[None, :, 2:])
     return (high - low).clip(min=0).prod(-1)
 
 
@@ -122,7 +123,11 @@ def font_of(height: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(file), height) if file.is_file() else ImageFont.load_default(height)
+    if file.is_file():
+        return ImageFont.truetype(str(file), height)
+    font = ImageFont.load_default(height)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # where a size is given
+    return font
 
 
 @lru_cache(maxsize=512)
@@ -153,4 +158,5 @@ def _oklch(lightness: float, chroma: float, hue: float) -> Colour:
         chroma -= 0.01
     linear = linear.clip(0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return tuple(round(float(value) * 255) for value in encoded)
+    red, green, blue = (round(float(value) * 255) for value in encoded)
+    return red, green, blue

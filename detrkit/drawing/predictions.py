@@ -48,10 +48,10 @@ def draw_predictions(
     salient = prediction.get("points") if points else None
     found = [
         _Item(
-            box=_floats(prediction["boxes"][i]),
+            box=_box(prediction["boxes"][i]),
             label=int(prediction["labels"][i]),
             text=f"{_name(names, prediction['labels'][i])} {float(prediction['scores'][i]):.2f}",
-            point=None if salient is None else _floats(salient[i]),
+            point=None if salient is None else _point(salient[i]),
         )
         for i in sorted(shown, key=lambda i: -float(prediction["scores"][i]))
         if bool(torch.isfinite(prediction["boxes"][i]).all())
@@ -62,7 +62,7 @@ def draw_predictions(
         panel = _draw(canvas, found, scale)
         return _with_caption(panel, caption, height) if caption else panel
     true = [
-        _Item(box=_floats(box), label=int(label), text=_name(names, label))
+        _Item(box=_box(box), label=int(label), text=_name(names, label))
         for box, label in zip(truth["boxes"], truth["labels"], strict=True)
         if bool(torch.isfinite(box).all())
     ]
@@ -168,20 +168,30 @@ def _enlarged(image: Image.Image) -> tuple[Image.Image, float]:
     image = image.convert("RGB")
     if scale == 1.0:
         return image.copy(), 1.0
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.resize(size, Image.Resampling.BICUBIC), scale
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC), scale
 
 
 def _clipped(box: Sequence[float], size: tuple[int, int]) -> Box:
     """The box inside the picture; one that lies beyond it becomes a line at the edge, so that it is seen."""
     (x1, x2), (y1, y2) = (sorted(box[0::2]), sorted(box[1::2]))
     right, bottom = size[0] - 1, size[1] - 1
-    return tuple(min(max(value, 0), limit) for value, limit in zip((x1, y1, x2, y2), (right, bottom) * 2, strict=True))
+
+    def within(value: float, limit: float) -> float:
+        return min(max(value, 0), limit)
+
+    return within(x1, right), within(y1, bottom), within(x2, right), within(y2, bottom)
 
 
-def _floats(values: Tensor) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def _box(values: Tensor) -> Box:
+    x1, y1, x2, y2 = values.tolist()
+    return x1, y1, x2, y2
 
 
-def _name(names: Sequence[str], label) -> str:
+def _point(values: Tensor) -> tuple[float, float]:
+    x, y = values.tolist()
+    return x, y
+
+
+def _name(names: Sequence[str], label: Tensor) -> str:
     return str(names[int(label)]) if 0 <= int(label) < len(names) else f"class {int(label)}"

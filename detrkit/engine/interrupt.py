@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 SAME_REQUEST = 3.0
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequest:
@@ -29,9 +33,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
     request = StopRequest()
     owner = os.getpid()
     watched = (signal.SIGINT, signal.SIGTERM)
-    before: dict[int, object] = {}
+    before: dict[signal.Signals, Handler] = {}
 
-    def handle(number: int, frame: object) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
             # A loader's worker inherits this handler. Ctrl-C reaches it too, but its owner still needs it.
             if number == signal.SIGTERM:
@@ -40,17 +44,17 @@ def stop_on_signals() -> Iterator[StopRequest]:
         if request.reason is None:
             request.reason, request.since = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - request.since > SAME_REQUEST:
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
 
     try:
-        for number in watched:
-            before[number] = signal.signal(number, handle)
+        for each in watched:
+            before[each] = signal.signal(each, handle)
     except ValueError:  # not the main thread: signals are somebody else's business
         yield request
         return
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -82,7 +82,7 @@ def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float) -> Tensor:
     if clip_norm > 0:
         clip_grads_with_norm_(parameters, clip_norm, norm)
     # The fused kernels leave out the update where `found_inf` is 1 (the gradient scaler's own route).
-    optimiser.found_inf = (~norm.isfinite()).float()
+    vars(optimiser)["found_inf"] = (~norm.isfinite()).float()  # no attribute that its class declares
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return norm

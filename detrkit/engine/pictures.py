@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detrkit.boxes import center_to_corners
 from detrkit.data.transforms import MEAN, STD
 from detrkit.drawing.predictions import draw_predictions, image_of
-from detrkit.evaluation.evaluate import autocast
+from detrkit.evaluation.evaluate import autocast, detect
 from detrkit.writing import replaced_file
 
 
@@ -40,7 +40,7 @@ def write_pictures(
             size = _unpadded(batch.images, batch.mask)
             moved = batch.to(device)
             with autocast(device, precision):
-                (found,) = detector.detect(moved.images, moved.mask, torch.tensor([size], device=device))
+                (found,) = detect(detector, moved.images, moved.mask, torch.tensor([size], device=device))
             picture = draw_predictions(
                 image_of(batch.images[0, :, : size[0], : size[1]], MEAN, STD),
                 {name: values.cpu() for name, values in found.items()},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from detrkit.engine.workload import Workload
@@ -71,7 +71,7 @@ class Reporter:
         self._run = run
         self._console = console if run is not None else None
         self._live: _Bars | None = None
-        self._task = self._evaluation = None
+        self._task: TaskID | None = None
         self._workload: Workload | None = None
         self._last_line = 0.0
 
@@ -99,16 +99,18 @@ class Reporter:
     def show(self, status: Status) -> None:
         """Show a step, where there is something live to show it on."""
         if self._live is not None:
+            assert self._workload is not None
+            assert self._task is not None  # all three come with `start`
             self._live.text = status.learning()
             description = f"epoch {status.epoch}/{self._workload.epochs}"
             self._live.update(self._task, completed=status.step, description=description, pace=status.pace())
 
     def line(self, status: Status) -> None:
         """Write a line of the log; on a console without a bar not more often than every few seconds."""
-        text = (
-            f"epoch {status.epoch}/{self._workload.epochs}  step {status.step}/{self._workload.total_steps}  {status}"
-        )
-        last = status.step == self._workload.total_steps
+        assert self._workload is not None  # nothing is logged before `start`
+        steps = self._workload.total_steps
+        text = f"epoch {status.epoch}/{self._workload.epochs}  step {status.step}/{steps}  {status}"
+        last = status.step == steps
         if self._run is not None:
             self._run.print(text)
         if self._console is not None and self._live is None:
@@ -119,14 +121,15 @@ class Reporter:
 
     def evaluation(self) -> Callable[[int, int], None] | None:
         """A callback for the progress of an evaluation, to be called with (done, of); None if nothing is live."""
-        if self._live is None:
+        live = self._live
+        if live is None:
             return None
-        task = self._live.add_task("evaluate", total=None, pace="")
+        task = live.add_task("evaluate", total=None, pace="")
 
         def update(done: int, of: int) -> None:
-            self._live.update(task, completed=done, total=of)
+            live.update(task, completed=done, total=of)
             if done >= of:
-                self._live.remove_task(task)
+                live.remove_task(task)
 
         return update
 

@@ -90,7 +90,15 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             reporter.say(f"started from {report}")
         settings: EvaluateOptions = recipe.section("evaluate")
         workers = workers_for(options, here.world)
-        common = {"device": device, "precision": precision}
+        evaluate_now = partial(
+            _evaluate,
+            source=source,
+            batch_size=settings.batch_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+        )
+        draw = partial(_draw, source=source, settings=settings, device=device, precision=precision)
         trainer = Trainer(
             detector=detector.to(device),
             criterion=criterion.to(device),
@@ -98,13 +106,14 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             options=options,
             workload=workload,
             workers=workers,
+            device=device,
+            precision=precision,
             here=here,
             run=run,
             reporter=reporter,
-            evaluate=partial(_evaluate, source=source, batch_size=settings.batch_size, workers=workers, **common),
-            draw=partial(_draw, source=source, settings=settings, **common) if settings.pictures else None,
+            evaluate=evaluate_now,
+            draw=draw if settings.pictures else None,
             metadata={"recipe": toml, "categories": categories, "classes": str(recipe.get("detector.classes"))},
-            **common,
         )
         if has_checkpoint:  # before anything is said, as a refused resume leaves the run as it was, its log too
             trainer.resume()

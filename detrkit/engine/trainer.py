@@ -25,6 +25,7 @@ from detrkit.engine.schedule import rate_factor
 from detrkit.engine.workload import Workload
 from detrkit.errors import CheckpointError, UserError
 from detrkit.evaluation.evaluate import autocast
+from detrkit.losses.base import BaseCriterion
 from detrkit.runs.checkpoint import (
     AVERAGE,
     WEIGHTS,
@@ -91,7 +92,7 @@ class Trainer:
         self,
         *,
         detector: nn.Module,
-        criterion: nn.Module,
+        criterion: BaseCriterion,
         source: Any,
         options: TrainOptions,
         workload: Workload,
@@ -199,9 +200,9 @@ class Trainer:
         seed_step(self.options.seed, step, self.here.rank)
         factor = rate_factor(step, steps_per_epoch=self.workload.steps_per_epoch, options=self.options)
         set_rate(self.optimiser, factor)
-        count = sum(len(target["labels"]) for target in batch.targets)
+        own = sum(len(target["labels"]) for target in batch.targets)
         # Gradients are averaged over the processes: a share of the objects makes that the whole batch's mean.
-        count = max(1.0, self.here.sum(torch.tensor(float(count))).item())  # on the CPU: no wait for the device
+        count = max(1.0, self.here.sum(torch.tensor(float(own))).item())  # on the CPU: no wait for the device
         objects = torch.full((), count / world, device=self.device)
         totals: dict[str, Tensor] = {}
         for piece in cut(batch, self.workload.micro_batch):

@@ -6,11 +6,13 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
+from pycocotools.coco import COCO
 from torch import Tensor, nn
 
 from detrkit.data import Dataset, Loader
@@ -18,8 +20,10 @@ from detrkit.data.loader import WorkerPool, plan_batches
 from detrkit.data.transforms import Augment, Sample
 from detrkit.evaluation.coco_stats import EvalResult, coco_stats
 from detrkit.evaluation.precision import choose_precision
+from detrkit.structures import Sizes
 
 Progress = Callable[[int, int], None]
+Found = dict[int, list[dict]]
 
 
 def evaluate(
@@ -63,7 +67,7 @@ def evaluate(
     category_ids = [c.id if c.id in in_data else None for c in source.categories]
     share = {"batch_size": batch_size, "epoch": 0, "seed": 0, "workers": workers, "rank": rank, "world": world}
     loader = source.loader(split="val", **share) if split == "val" else _training_images(source.train, **share)
-    found: dict[int, list[dict]] = {}
+    found: Found = {}
     was_training = detector.training
     detector.eval()
     try:
@@ -71,7 +75,7 @@ def evaluate(
         with torch.no_grad(), autocast(device, precision):
             for number, batch in enumerate(loader, start=1):
                 batch = batch.to(device)
-                results = detector.detect(batch.images, batch.mask, batch.sizes)
+                results = detect(detector, batch.images, batch.mask, batch.sizes)
                 for image_id, result in zip(batch.image_ids, results, strict=True):
                     found[image_id] = coco_detections(image_id, result, category_ids)
                 if progress is not None:
@@ -105,6 +109,15 @@ def coco_detections(image_id: int, result: dict[str, Tensor], category_ids: Sequ
     ]
 
 
+class _Detects(Protocol):
+    def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]: ...
+
+
+def detect(detector: nn.Module, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
+    """The detections of a batch, by the ``detect`` that every detector has beside what nn.Module tells of it."""
+    return cast(_Detects, detector).detect(images, mask, sizes)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """bfloat16 autocast where ``precision`` ("auto", "bf16", "fp32") means that on this device, else nothing.
 
@@ -117,7 +130,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 @dataclass(frozen=True)
-class _AsInEvaluation:
+class _AsInEvaluation(Augment):
     """An augmentation that treats training images as those of an evaluation.
 
     It leaves the truths where they are, which evaluation does not take from the batches.
@@ -142,14 +155,14 @@ def _training_images(
     return Loader(WorkerPool(plain, workers), batches, epoch=epoch, seed=seed)
 
 
-def _measure(ground_truth, found: dict[int, list[dict]], rank: int, world: int) -> EvalResult:
+def _measure(ground_truth: COCO, found: Found, rank: int, world: int) -> EvalResult:
     """Join the images of all processes, each once even if a sampler hands it out twice, and measure them."""
     if world == 1:
         return coco_stats(ground_truth, _joined([found]))
-    shares = [None] * world if rank == 0 else None
+    shares: list[Found] | None = [{}] * world if rank == 0 else None
     dist.gather_object(found, shares)
-    outcome: list[object] = [None]
-    if rank == 0:
+    outcome: list[EvalResult | Exception | None] = [None]
+    if shares is not None:
         # Whatever goes wrong here must reach the other processes too, or they would wait for ever.
         try:
             outcome = [coco_stats(ground_truth, _joined(shares))]
@@ -162,11 +175,12 @@ def _measure(ground_truth, found: dict[int, list[dict]], rank: int, world: int) 
     result = result if rank == 0 else outcome[0]
     if isinstance(result, Exception):
         raise result
+    assert result is not None  # it is the first process's
     return result
 
 
-def _joined(shares: Sequence[dict[int, list[dict]]]) -> list[dict]:
-    joined: dict[int, list[dict]] = {}
+def _joined(shares: Sequence[Found]) -> list[dict]:
+    joined: Found = {}
     for share in shares:
         joined |= share
     return [detection for image_id in sorted(joined) for detection in joined[image_id]]

@@ -210,8 +210,9 @@ def _is_option(key: str, of: Mapping[str, Parameter]) -> bool:
 def _when_missing(parameter: Parameter, section: bool) -> Any:
     """What a parameter that no recipe says would be in a recipe; `REQUIRED` if it has to be said."""
     if parameter.default is not REQUIRED:
-        empty = {"list": [], "named": {}}.get(parameter.kind)
-        return empty if parameter.default is None else plain(parameter.default)
+        if parameter.default is not None:
+            return plain(parameter.default)
+        return [] if parameter.kind == "list" else {} if parameter.kind == "named" else None
     if parameter.kind == "named" or (parameter.kind == "group" and _needs_nothing(parameter.annotation)):
         return {}
     if section and parameter.kind in ("list", "group"):  # a group then reports each option that is missing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from detrkit.recipe.lines import KeyPath
@@ -61,8 +62,11 @@ def _merge_table(
         if isinstance(old, str) and isinstance(new, dict) and new.get("type", old) == old:
             into[key] = old = {"type": old}
             merged.sources[(*here, "type")] = merged.source(here)
-        is_table = isinstance(old, dict) and isinstance(new, dict)
-        if is_table and not _changes_type(old, new, lambda here=here: implied_type(merged.values, here)):
+        if (
+            isinstance(old, dict)
+            and isinstance(new, dict)
+            and not _changes_type(old, new, partial(implied_type, merged.values, here))
+        ):
             if here in over.sources:
                 merged.sources[here] = over.sources[here]
             if isinstance(value, str):

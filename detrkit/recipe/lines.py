@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_left
+from collections.abc import Iterable
 
 KeyPath = tuple[str | int, ...]
 
@@ -66,7 +67,7 @@ class _Scanner:
         self.note(path, line)
         return path
 
-    def resolve(self, path) -> KeyPath:
+    def resolve(self, path: Iterable[str]) -> KeyPath:
         """Puts the current index behind each name of an array of tables."""
         resolved: KeyPath = ()
         for part in path:
@@ -88,7 +89,7 @@ class _Scanner:
     def value(self, path: KeyPath) -> None:
         opening = self.text[self.position]
         if opening not in "[{":
-            self.position = _SCALAR.match(self.text, self.position).end()
+            self.position = self.match(_SCALAR).end()
             return
         self.position += 1
         index = 0
@@ -102,15 +103,22 @@ class _Scanner:
         self.position += 1
 
     def key(self) -> list[str]:
-        match = _KEY.match(self.text, self.position)
+        match = self.match(_KEY)
         self.position = match.end()
         return [_unquote(part) for part in _KEY_PART.findall(match.group())]
 
     def skip_blank(self, *, commas: bool = False) -> int:
-        self.position = _BLANK.match(self.text, self.position).end()
+        self.position = self.match(_BLANK).end()
         while commas and self.text.startswith(",", self.position):
-            self.position = _BLANK.match(self.text, self.position + 1).end()
+            self.position += 1
+            self.position = self.match(_BLANK).end()
         return self.position
+
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """What stands here; tomllib has made sure of it."""
+        found = pattern.match(self.text, self.position)
+        assert found is not None
+        return found
 
     def line(self) -> int:
         return bisect_left(self.newlines, self.position) + 1

@@ -56,7 +56,7 @@ def describe(annotation: Any) -> str:
         return f"a list (of each item: {describe(arguments[0])})"
     if origin is dict or annotation is dict:
         return f"a table (of each value: {describe(arguments[1])})" if arguments else "a table"
-    return _PLAIN.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    return _PLAIN.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 @lru_cache(maxsize=1024)

@@ -48,7 +48,7 @@ def layer_from_values(values: Mapping[str, Any], source: str) -> Layer:
     return layer_of(pairs, Source(source))
 
 
-def layer_of(pairs: Iterable[tuple[KeyPath, Any]], source: Source) -> Layer:
+def layer_of(pairs: Iterable[tuple[tuple[str, ...], Any]], source: Source) -> Layer:
     """All pairs as one layer. Were they laid one by one, a `type` would drop the keys said just before it."""
     layer = Layer()
     for path, value in pairs:
@@ -89,13 +89,13 @@ def _note_inner(layer: Layer, path: KeyPath, value: Any, source: Source) -> None
             _note_inner(layer, (*path, key), item, source)
 
 
-def parse_path(key: str) -> KeyPath | None:
+def parse_path(key: str) -> tuple[str, ...] | None:
     """The parts of a dotted key as TOML reads it, None if it is not one."""
     try:
         table = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError:
         return None
-    path: KeyPath = ()
+    path: tuple[str, ...] = ()
     while isinstance(table, dict):
         if len(table) != 1:
             return None

@@ -90,14 +90,15 @@ def implied_type(values: Mapping[str, Any], path: KeyPath) -> str | None:
     parameter = classify(section.name, section.annotation, section.default)
     table = values.get(section.name)
     for key in path[1:]:
+        found: Parameter | None = None
         if parameter.kind == "named":
             found = Parameter(str(key), "part", slot=parameter.slot, default=key)
         elif parameter.kind == "group":
             found = parameters_of(parameter.annotation).get(str(key))
-        elif parameter.kind == "part" and _type_of(table, parameter) in parts(parameter.slot):
-            found = part_parameters(parameter.slot, _type_of(table, parameter)).get(str(key))
-        else:
-            found = None
+        elif parameter.kind == "part":
+            name = _type_of(table, parameter)
+            if name is not None and name in parts(parameter.slot):
+                found = part_parameters(parameter.slot, name).get(str(key))
         if found is None:
             return None
         parameter, table = found, table.get(key) if isinstance(table, Mapping) else None
@@ -109,7 +110,7 @@ def foreign_sections(values: Mapping[str, Any]) -> dict[str, str]:
 
     A part may list in `sections` those that belong to it; they are then no sections of its slot's other parts.
     """
-    foreign = {}
+    foreign: dict[str, str] = {}
     for section in sections().values():
         parameter = classify(section.name, section.annotation, section.default)
         if parameter.kind != "part":

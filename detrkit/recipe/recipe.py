@@ -201,12 +201,12 @@ def _find(name: str) -> Path:
 def _step(value: Any, part: str | int) -> Any:
     """One step down from a section, a part or a plain table; REQUIRED if there is nothing."""
     if isinstance(value, Factory):
-        return {"type": value.name, **value.options, **value.parts}.get(part, REQUIRED)
+        return {"type": value.name, **value.options, **value.parts}.get(str(part), REQUIRED)
     if isinstance(value, Mapping):
         return value.get(part, REQUIRED)
     if isinstance(value, (list, tuple)):
         index = int(part) if str(part).isdecimal() else len(value)
         return value[index] if index < len(value) else REQUIRED
     if dataclasses.is_dataclass(value):
-        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}.get(part, REQUIRED)
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}.get(str(part), REQUIRED)
     return REQUIRED

@@ -189,8 +189,8 @@ def load_run(run_dir: Path | str, which: str = "best") -> tuple[Recipe, nn.Modul
         CheckpointError: no run or no checkpoint there, or one that does not fit
     """
     from detrkit.detector import build_detector
-    from detrkit.runs.run_folder import RunFolder
     from detrkit.recipe import load_recipe
+    from detrkit.runs.run_folder import RunFolder
 
     run, folder = locate(Path(run_dir), which)
     recipe = load_recipe(run / RunFolder.RECIPE)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detrkit.errors import UserError
 from detrkit.evaluation.coco_stats import STAT_NAMES
 from detrkit.runs.run_folder import RunFolder
-from detrkit.errors import UserError
 
 if TYPE_CHECKING:
     from detrkit.recipe import Recipe

@@ -7,10 +7,13 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from detrkit.errors import UserError
 from detrkit.writing import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunFolder:
@@ -36,7 +39,7 @@ class RunFolder:
         self.best = self.path / "best"
         self.pictures = self.path / "pictures"
         self.metrics_path = self.path / self.METRICS
-        self._events = None
+        self._events: SummaryWriter | None = None  # opened with the first number
 
     @property
     def exists(self) -> bool:
@@ -83,10 +86,9 @@ class RunFolder:
         line = json.dumps({"kind": kind, "step": step, **_finite(values)}, allow_nan=False)
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if self._events is None:
-            self._open_events()
+        events = self._events or self._open_events()
         for name, value in _numbers(values):
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+            events.add_scalar(f"{kind}/{name}", value, step)
 
     def print(self, text: str) -> None:
         """Append to log.txt."""
@@ -99,10 +101,11 @@ class RunFolder:
             self._events.close()
             self._events = None
 
-    def _open_events(self, purge_step: int | None = None) -> None:
+    def _open_events(self, purge_step: int | None = None) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
+        return self._events
 
 
 def new_run_folder(parent: Path, name: str) -> Path:

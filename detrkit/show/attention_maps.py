@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def attention_maps(record: LayerRecord, query: int) -> dict[str, Tensor]:
     logits = record.term_logits([query])
     maps = {name: record.weights(values) for name, values in logits.items()}
     if len(maps) > 1:
-        maps[SUM] = record.weights(sum(logits.values()))
+        maps[SUM] = record.weights(reduce(torch.add, logits.values()))
     return {readable(name): m[0, :, 0].unflatten(-1, record.memory.shape).float() for name, m in maps.items()}
 
 

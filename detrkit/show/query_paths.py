@@ -86,8 +86,7 @@ def draw_cells(look: Look, kept: Sequence[Detection]) -> Figure:
         axes.set_title(title, fontsize=10)
     for axes in grid.flat[len(kept) :]:
         axes.remove()
-    legend = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": 9}
-    figure.legend(handles=_legend(len(path)), **legend)
+    figure.legend(handles=_legend(len(path)), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 

@@ -34,11 +34,16 @@ class LayerRecord:
         """Whether the logits are a sum of terms, which can be shown one by one."""
         return isinstance(self.attention, SummedLogits)
 
+    @property
+    def _summed(self) -> SummedLogits:
+        assert isinstance(self.attention, SummedLogits)  # see `has_terms`
+        return self.attention
+
     @torch.no_grad()
     def term_logits(self, queries: list[int]) -> dict[str, Tensor]:
         """Each summand's logits [B, H, n, L] for the n queries, without the padding mask."""
-        keys = self.attention.key_features(self.memory)
-        summands = self.attention.summands(self.content, self.position, self.reference, self.memory)
+        keys = self._summed.key_features(self.memory)
+        summands = self._summed.summands(self.content, self.position, self.reference, self.memory)
         return {s.name: s.query[:, :, queries] @ keys[s.key].mT for s in summands}
 
     def weights(self, logits: Tensor) -> Tensor:
@@ -54,6 +59,7 @@ class LayerRecord:
     @torch.no_grad()
     def samples(self, query: int) -> tuple[Tensor, Tensor]:
         """The places [H, levels, K, 2] that a query reads, in shares of the image, and their weights [H, levels, K]."""
+        assert isinstance(self.attention, DeformableCrossAttention)  # see `has_samples`
         locations, weights = self.attention.samples(self.content, self.position, self.reference, self.memory)
         return locations[0, query], weights[0, query]
 
@@ -64,7 +70,7 @@ class LayerRecord:
         Not finite where a Gaussian is flat. Of a detector that ran in float32 or float64.
         """
         height, width = self.memory.shape
-        summands = self.attention.summands(self.content, self.position, self.reference, self.memory)
+        summands = self._summed.summands(self.content, self.position, self.reference, self.memory)
         return {
             s.name: gaussian_center(s.query[:, :, queries], self.memory.shape) / s.query.new_tensor([width, height])
             for s in summands
@@ -78,9 +84,11 @@ def record_layers(decoder: nn.Module) -> Iterator[list[LayerRecord]]:
     records: list[LayerRecord] = []
 
     def keep(attention: nn.Module, given: tuple, update: Tensor) -> None:
-        records.append(LayerRecord(attention, *given, update))
+        content, position, reference, memory = given
+        records.append(LayerRecord(attention, content, position, reference, memory, update))
 
-    hooks = [layer.cross_attention.register_forward_hook(keep) for layer in decoder.layers]
+    layers = decoder.get_submodule("layers").children()
+    hooks = [layer.get_submodule("cross_attention").register_forward_hook(keep) for layer in layers]
     try:
         yield records
     finally:

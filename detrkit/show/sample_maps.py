@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from detrkit.show.attention_maps import mark_reference
@@ -36,6 +37,7 @@ def draw_samples(look: Look, query: int, layer: int) -> Figure:
     handles, labels = axes.get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(heads, 8), fontsize=8)
     for handle in legend.legend_handles:
+        assert isinstance(handle, PathCollection)  # as `scatter` makes them
         handle.set_sizes([40])
     figure.suptitle(f"Places that query {query} reads in layer {layer}", fontsize=12)
     return figure

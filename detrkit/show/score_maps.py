@@ -25,7 +25,7 @@ def draw_scores(look: Look) -> Figure:
         if cells is not None:
             squares = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in cells.tolist()]
             filled = PatchCollection(squares, cmap="viridis", edgecolors="white", linewidths=0.4)
-            filled.set_alpha(0.1 + 0.65 * scores)
+            filled.set_alpha((0.1 + 0.65 * scores).tolist())
             filled.set_array(scores)
             filled.set_clim(0, 1)
             axes.add_collection(filled)

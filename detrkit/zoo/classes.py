@@ -29,8 +29,9 @@ def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
     # What differs has rows for each class, and some tables have rows beyond (a label table: "no object").
     tables = {name: (two[name][0] - one[name][0], one[name][0]) for name in one if one[name] != two[name]}
     for name, tensor in family.prepare(official).items():
-        if family.ours(name) in tables and tensor.ndim:
-            rows, first = tables[family.ours(name)]
+        ours = family.ours(name)
+        if ours is not None and ours in tables and tensor.ndim:
+            rows, first = tables[ours]
             return (tensor.shape[0] - first) // rows + 1
     return None
 

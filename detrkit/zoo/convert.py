@@ -77,7 +77,7 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
     official = family.prepare(official)
     for name, tensor in official.items():
         ours = family.ours(name, expected)
-        if ours in expected:
+        if ours is not None and ours in expected:
             placed.add(ours)
             if tensor.shape != expected[ours].shape:
                 shapes = f"{list(tensor.shape)} in the checkpoint, {list(expected[ours].shape)} in the recipe"
@@ -88,7 +88,7 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
         first = family.first_name(name)
         while first is not None and first in official and family.ours(first, expected) not in expected:
             first = family.first_name(first)
-        if first in official:
+        if first is not None and first in official:
             if torch.equal(official[first], tensor):
                 result.repeated[name] = first
             else:

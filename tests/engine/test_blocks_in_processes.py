@@ -41,7 +41,7 @@ class Watched(Processes):
         self.seen["gradients"] = [None if p.grad is None else p.grad.clone() for p in parameters]
 
 
-class WatchedCriterion(torch.nn.Module):
+class WatchedCriterion(BaseCriterion):
     """Notes the losses. slots_of: the images whose background slots count, as if no others had any; None: all."""
 
     def __init__(self, criterion, slots_of=None):

@@ -42,7 +42,7 @@ class ToyDetector(nn.Module):
         return ToyOutput(self.label(hidden), self.box(hidden).sigmoid())
 
 
-class ToyCriterion(nn.Module):
+class ToyCriterion(BaseCriterion):
     """Every object of an image pulls its box; without objects the box part has no gradient at all.
 
     hook(call) is called before each forward pass, counted from 1.
