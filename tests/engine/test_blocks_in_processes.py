@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 import detrkit
 from detrkit.data import Batch
 from detrkit.engine.distributed import Processes
+from detrkit.losses.base import BaseCriterion
 from detrkit.structures import Extra, Targets
 from tests.engine.toys import ToySource, toy_trainer
 from tests.small import SMALL as ANY

@@ -13,6 +13,7 @@ from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.workload import plan
+from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
 
 
