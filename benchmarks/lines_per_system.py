@@ -37,6 +37,8 @@ SYSTEMS = [
     "faster_rcnn",
 ]
 """Base recipes, in order of publication; last the one that is no DETR."""
+OTHER = ("data", "checkpoint_names")
+"""slots whose parts are none of the model's"""
 
 
 def code_lines(source: str) -> set[int]:
@@ -85,7 +87,7 @@ def main() -> None:
     seen: set[str] = set()
     for system in SYSTEMS:
         recipe = detrkit.load_recipe(f"base/{system}")
-        used = [f for section in recipe.sections.values() for f in factories(section) if f.slot != "data"]
+        used = [f for section in recipe.sections.values() for f in factories(section) if f.slot not in OTHER]
         new = {f"{f.slot} `{f.name}`": f.build for f in used if f"{f.slot} `{f.name}`" not in seen}
         lines = set().union(*(own_lines(build) for build in new.values())) - known if new else set()
         known |= lines

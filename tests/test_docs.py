@@ -27,9 +27,9 @@ def test_the_table_of_systems_is_what_the_script_prints(capsys):
     assert [line for line in page if line.startswith("|")] == capsys.readouterr().out.splitlines()
 
 
-def snippets(heading):
-    """The indented blocks of a part of the README, a comment's blank lines with them."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def snippets(heading, page="README.md"):
+    """The indented blocks of a part of a page, a comment's blank lines with them."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     part = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", part, flags=re.MULTILINE)
     return [textwrap.dedent(block).strip() + "\n" for block in blocks]
@@ -67,5 +67,57 @@ def test_a_part_that_is_none_of_its_slots_kind_is_named(tmp_path, own_costs):
     _, part, recipe = snippets("Recipes")
     (tmp_path / "no_costs.py").write_text(part.replace("(Cost)", ""))
     (tmp_path / "mine.toml").write_text(recipe.replace("my_costs", "no_costs"))
-    with pytest.raises(UserError, match=r"matcher\.costs\.area is of the class AreaCost, which is no Cost: derive it"):
+    with pytest.raises(UserError, match=r"cost .area. is of the class AreaCost, which is no Cost: derive it"):
         detrkit.build_criterion(detrkit.load_recipe(tmp_path / "mine.toml"))
+
+
+@pytest.fixture
+def own_parts(monkeypatch):
+    """Parts that a test registers are known in it alone."""
+    registry.load_registered_parts()
+    for slot in ("cost", "term", "geometry"):
+        monkeypatch.setitem(registry._current.parts, slot, dict(registry.parts(slot)))
+
+
+def test_three_parts_of_ones_own_train_together(tmp_path, own_parts):
+    """A cost, a term and a geometry, as docs/own_parts.md has them, of base classes alone."""
+    page = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
+    for heading in ("A cost", "A term of cross-attention", "A geometry"):
+        [code] = snippets(heading, "docs/own_parts.md")
+        said = re.search(rf"## {heading}\n\n.*?: (\d+) lines, `(\w+\.py)`", page, flags=re.DOTALL)
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) == int(said[1]), heading
+        (tmp_path / said[2]).write_text(code)
+    recipe, _ = snippets("A recipe that uses them", "docs/own_parts.md")
+    (tmp_path / "mine.toml").write_text(recipe)
+    recipe = detrkit.load_recipe(tmp_path / "mine.toml")
+    detector, criterion = detrkit.build_detector(recipe).train(), detrkit.build_criterion(recipe)
+    targets = [{"labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.3, 0.6, 0.1, 0.1]])}]
+    output = detector(torch.rand(1, 3, 64, 96), None, targets)
+    criterion(output, targets)["total"].backward()
+    assert criterion.matcher.costs["shape"].weight == 0.5
+    assert type(detector.decoder.geometry).__name__ == "DeltaGeometry"
+    first = detector.decoder.layers[0].cross_attention
+    assert first.terms["cosine"].query.projection.weight.grad.abs().sum() > 0
+    assert first.keys["cosine"].projection.weight.grad.abs().sum() > 0
+    assert output.extras["denoising"].output.boxes.isfinite().all()
+
+
+def test_the_table_of_base_classes_is_the_registry_s():
+    registry.load_registered_parts()
+    page = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| (.*?) ?\|$", page, flags=re.MULTILINE)
+    said = {slot: (base, re.findall(r"\w+", offers)) for slot, base, offers in rows}
+    known = {
+        name: (f"{slot.base.__module__}.{slot.base.__qualname__}", list(slot.offers))
+        for name, slot in registry.slots().items()
+        if name != "checkpoint_names"  # its parts are tables of names, made by functions
+    }
+    assert said == known
+
+
+def test_every_part_is_of_its_slots_class():
+    registry.load_registered_parts()
+    for name, slot in registry.slots().items():
+        for part, build in registry.parts(name).items():
+            assert slot.base is None or issubclass(build, slot.base), (name, part)
