@@ -16,13 +16,16 @@ from detrkit.recipe import registry
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_table_of_systems_is_what_the_script_prints(capsys):
-    """After a change of a part: python benchmarks/lines_per_system.py, and its table into docs/systems.md."""
-    path = ROOT / "benchmarks" / "lines_per_system.py"
-    spec = importlib.util.spec_from_file_location("lines_per_system", path)
+def load_script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    script.main()
+    return script
+
+
+def test_the_table_of_systems_is_what_the_script_prints(capsys):
+    """After a change of a part: python benchmarks/lines_per_system.py, and its table into docs/systems.md."""
+    load_script(ROOT / "benchmarks" / "lines_per_system.py").main()
     page = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in page if line.startswith("|")] == capsys.readouterr().out.splitlines()
 
@@ -121,3 +124,21 @@ def test_every_part_is_of_its_slots_class():
     for name, slot in registry.slots().items():
         for part, build in registry.parts(name).items():
             assert slot.base is None or issubclass(build, slot.base), (name, part)
+
+
+@pytest.mark.parametrize("name", ["floors", "loop"])
+def test_the_pictures_are_drawn_from_the_code_as_it_is(name):
+    """After a change of floors, slots or parts: python docs/draw_architecture.py."""
+    script = load_script(ROOT / "docs" / "draw_architecture.py")
+    drawn = {"floors": script.draw_floors, "loop": script.draw_loop}[name]()
+    assert drawn == (ROOT / "docs" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(p.name for p in ROOT.glob("docs/*.md"))])
+def test_files_that_pages_name_are_there(page):
+    path = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
+    text = path.read_text(encoding="utf-8")
+    tops = "detrkit|cli|docs|tests|recipes|benchmarks"
+    named = re.findall(rf"`((?:{tops})/[\w./-]+\.(?:py|md|toml|svg))`", text) + re.findall(r"\]\((\w[\w./]+)\)", text)
+    for name in named:
+        assert (ROOT / name).exists() or (path.parent / name).exists(), name
