@@ -75,6 +75,16 @@ def test_every_recipe_trains_a_step(name):
     assert not silent, f"trained, but no gradient arrives: {silent}"
 
 
+@pytest.mark.parametrize("name", ["sap_dino_r50_12ep", "dino_4scale_r50_12ep", "sam_detr_smca_r50_50ep"])
+def test_no_part_hides_a_method_of_its_module(name):
+    """`self.half`, half a width, once made `detector.half()` a TypeError."""
+    detector, _ = small(name)
+    for path, module in detector.named_modules():
+        hidden = [key for key in vars(module) if callable(getattr(torch.nn.Module, key, None))]
+        assert not hidden, (path, hidden)
+    assert all(p.dtype == torch.float16 for p in detector.half().parameters())
+
+
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("counts", [(0, 0), (0, 2), (400, 1)], ids=["empty", "half empty", "crowded"])
 def test_every_recipe_takes_any_number_of_objects(name, counts):
