@@ -23,12 +23,12 @@ def convert(
     from rich.table import Table
 
     from detrkit.errors import UserError
+    from detrkit.reading import read_checkpoint
     from detrkit.recipe import load_recipe
     from detrkit.runs.checkpoint import format_categories, save_weights
     from detrkit.writing import check_file, replaced_file
     from detrkit.zoo import convert as run_conversion
     from detrkit.zoo.classes import coco_categories, count_classes
-    from detrkit.zoo.reading import read_checkpoint
 
     if output.suffix != ".safetensors":
         raise UserError(f"-o {output}: weights are written as .safetensors, so name a file with that ending")

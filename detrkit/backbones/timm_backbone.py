@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -13,10 +14,15 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
+from detrkit.backbones.needs import features, frozen_names, needs_of
+from detrkit.backbones.weights import read_weights, require_all
 from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import constant, shrink_mask
+from detrkit.pixels import MEAN, STD
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap
+
+Deviation = Annotated[float, Field(gt=0)]
 
 
 @register("backbone", "timm")
@@ -32,7 +38,9 @@ class TimmBackbone(Backbone):
         norm: "frozen" keeps every batch norm's statistics and affine values as they were loaded, as DETR does
             (right for pretrained weights and small batches); "batch" trains them (right from scratch).
         frozen_stride: layers that make features of up to this stride are not trained; 4 freezes a ResNet's stem
-            and first stage, as DETR does; 0 trains everything.
+            and first stage, as DETR does; 0 trains everything. (A HRNet makes its finest features last, of nearly all.)
+        mean: of RGB in [0, 1], that the weights were trained with; "none": what timm says of the model.
+        std: the deviation likewise. Images still come in with ImageNet's, and are turned into these here.
     """
 
     def __init__(
@@ -45,54 +53,69 @@ class TimmBackbone(Backbone):
         dilated: bool = False,
         norm: Literal["frozen", "batch"] = "frozen",
         frozen_stride: Annotated[int, Field(ge=0)] = 4,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[Deviation, Deviation, Deviation] | None = None,
     ):
         super().__init__()
-        try:
-            any_size = _any_size(name)
-            available = _features(name, pretrained=False, **any_size).feature_info
-        except RuntimeError as error:
-            raise UserError(f"backbone.name = {name!r}: {error}; `timm.list_models()` lists the names") from None
-        count = len(available)
+        needs = needs_of(name)
+        count = len(needs.strides)
         if bad := [level for level in levels if not -count <= level < count]:
             raise UserError(f"backbone.levels = {bad}: {name} has {count} levels, 0 to {count - 1} or negative")
-        options = {"output_stride": available.reduction()[-1] // 2} if dilated else {}
-        indices = sorted({level % count for level in levels})
-        local = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
+        layout: dict[str, Any] = {"output_stride": needs.strides[-1] // 2} if dilated else {}
+        state = read_weights(weights) if weights else None
+        # timm renames tensors of older and of official files, and says on the console what it did not want.
+        local = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state), "custom_load": False}}
         try:
-            body = _features(
-                name,
-                out_indices=indices,
-                pretrained=pretrained or bool(weights),
-                **any_size,
-                **options,
-                **local,
-            )
+            with quiet_timm():
+                body = features(
+                    name,
+                    out_indices=sorted({level % count for level in levels}),
+                    pretrained=pretrained or state is not None,
+                    **needs.options,
+                    **layout,
+                    **local,
+                )
         except Exception as error:
             if not (pretrained or weights):
                 raise
             raise CheckpointError(_no_weights(name, weights, error)) from error
+        if state is not None:
+            require_all(body, state, str(weights), name)
         if norm == "frozen":
             body = freeze_batch_norm_2d(body)
         self.body: nn.Module = body
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(body.feature_info.reduction())
         self.channels_last = getattr(body, "output_fmt", None) == "NHWC"
-        self.multiple = max(available.reduction()) if any_size else 1  # patches and their merging want whole steps
-        self._freeze([f["module"] for f in body.feature_info.info if f["reduction"] <= frozen_stride])
+        self.multiple = needs.multiple
+        self._set_pixels(mean or needs.mean, std or needs.std)
+        frozen = frozen_names(name, frozen_stride, **layout)
+        for key, parameter in body.named_parameters():
+            parameter.requires_grad_(key not in frozen)
         self.body.to(memory_format=torch.channels_last)  # a third less time for convolutions on a CPU, less on CUDA too
 
-    def _freeze(self, frozen: list[str]) -> None:
-        """Stop the training of every layer up to the last of these modules."""
-        if not frozen:
-            return
-        for child, module in self.body.named_children():
-            module.requires_grad_(False)
-            if frozen[-1].replace(".", "_") == child or frozen[-1].split(".")[0] == child:
-                return
+    def _set_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """What turns images with ImageNet's mean and deviation into the model's own, where these differ."""
+        factor = [ours / its for ours, its in zip(STD, std, strict=True)]
+        shift = [(ours - its) / its_std for ours, its, its_std in zip(MEAN, mean, std, strict=True)]
+        self.factor: Tensor | None
+        self.shift: Tensor | None
+        same = tuple(mean) == MEAN and tuple(std) == STD
+        for key, values in (("factor", factor), ("shift", shift)):
+            tensor = None if same else torch.tensor(values)[:, None, None]
+            self.register_buffer(key, tensor, persistent=False)
+
+    def _as_trained(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """The images with the mean and deviation that the model was trained with; padding stays zero."""
+        if self.factor is None or self.shift is None:
+            return images
+        images = images * self.factor.to(images.dtype) + self.shift.to(images.dtype)
+        return images if mask is None else images.masked_fill(mask[:, None], 0)
 
     def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
         sizes = image_sizes(images, mask)
+        images = self._as_trained(images, mask)
         images, mask = pad_to_multiple(images, mask, self.multiple)
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
@@ -103,17 +126,16 @@ class TimmBackbone(Backbone):
         ]
 
 
-def _features(name: str, **options: Any) -> Any:
-    """A timm model that gives feature maps, and says in `feature_info` what they are."""
-    return timm.create_model(name, features_only=True, **options)
-
-
-def _any_size(name: str) -> dict[str, bool]:
-    """The options that let a timm transformer take images of any size; none for what takes them anyway."""
-    with torch.device("meta"):
-        known = inspect.signature(type(timm.create_model(name, pretrained=False)).__init__).parameters
-    wanted = {"strict_img_size": False, "dynamic_img_size": True}
-    return {key: value for key, value in wanted.items() if key in known}
+@contextmanager
+def quiet_timm() -> Iterator[None]:
+    """Without timm's warning of unexpected keys: a classifier's weights are no fault of a backbone."""
+    log = logging.getLogger("timm.models._builder")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def pad_to_multiple(images: Tensor, mask: Tensor | None, multiple: int) -> tuple[Tensor, Tensor | None]:

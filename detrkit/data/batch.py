@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detrkit.data.transforms import MEAN, STD
+from detrkit.pixels import MEAN, STD
 
 
 @dataclass(frozen=True)

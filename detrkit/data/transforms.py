@@ -20,9 +20,6 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 from detrkit.errors import DataError
 from detrkit.recipe import define_slot, register
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], with which backbones are pretrained
-STD = (0.229, 0.224, 0.225)
-
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1)]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.boxes import center_to_corners
-from detrkit.data.transforms import MEAN, STD
 from detrkit.drawing.predictions import draw_predictions, image_of
 from detrkit.evaluation.evaluate import autocast, detect
+from detrkit.pixels import MEAN, STD
 from detrkit.writing import replaced_file
 
 

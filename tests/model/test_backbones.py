@@ -1,11 +1,27 @@
 """Any timm backbone by one override: convolutional, and transformers whose patches want whole steps."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
+import timm
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import detrkit
-from detrkit.backbones.timm_backbone import pad_to_multiple
+from detrkit.backbones.timm_backbone import TimmBackbone, pad_to_multiple
 from detrkit.errors import CheckpointError
+from detrkit.pixels import MEAN, STD
+
+
+def load_benchmark(name):
+    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
 
 SMALL = [
     "backbone.pretrained=false",
@@ -52,3 +68,96 @@ def test_weights_that_are_loaded_anyway_are_neither_fetched_nor_read(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone\.safetensors"):
         detrkit.build_detector(recipe)
     detrkit.build_detector(recipe, pretrained=False)
+
+
+families = load_benchmark("timm_families")
+
+
+@pytest.mark.parametrize("name", families.CHEAP)
+def test_a_model_of_each_kind_of_layout_trains_above_the_frozen_stride_alone_or_is_refused(name):
+    """At an odd size with padding; the sweep over all of timm's families is `python benchmarks/timm_families.py`."""
+    outcome = families.try_backbone(name)
+    if name == "coat_lite_tiny":
+        assert outcome.startswith("refused: backbone.name = 'coat_lite_tiny': this model does not take images of any")
+    else:
+        share = int(outcome.split("trains ")[1].split(" %")[0])
+        assert 0 < share <= 100
+
+
+def test_efficientnet_trains_beyond_its_second_stage():
+    """All its stages live in one module, and all of it was frozen once."""
+    backbone = TimmBackbone(name="efficientnet_b0", pretrained=False, frozen_stride=4)
+    trains = {key for key, parameter in backbone.body.named_parameters() if parameter.requires_grad}
+    assert {key.split(".")[1] for key in trains if key.startswith("blocks.")} == {"2", "3", "4", "5", "6"}
+    assert not any(key.startswith(("conv_stem", "bn1")) for key in trains)
+
+
+def test_what_a_model_was_trained_with_comes_from_timm_or_from_the_recipe():
+    pixels = torch.rand(2, 3, 64, 96)
+    images = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[1, :, 80:] = True
+    images = images.masked_fill(mask[:, None], 0)
+    backbone = TimmBackbone(name="tf_efficientnet_lite0", pretrained=False)  # timm says 0.5 and 0.5
+    own = backbone._as_trained(images, mask)
+    assert torch.allclose(own[0], (pixels[0] - 0.5) / 0.5, atol=1e-5)
+    assert (own[1, :, :, 80:] == 0).all()
+    told = TimmBackbone(name="test_efficientnet", pretrained=False, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 0.5))
+    expected = (pixels[0] - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / torch.tensor([1, 2, 0.5])[:, None, None]
+    assert torch.allclose(told._as_trained(images, mask)[0], expected, atol=1e-5)
+    assert TimmBackbone(name="resnet18", pretrained=False)._as_trained(images, mask) is images
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
+    """All weights of a small model, as its classifier would save them."""
+    path = tmp_path_factory.mktemp("weights") / "whole.safetensors"
+    save_file({k: v.clone() for k, v in timm.create_model("test_resnet").state_dict().items()}, path)
+    return path
+
+
+def test_a_file_of_weights_arrives_whole_and_quietly(resnet_file, caplog, capfd):
+    backbone = TimmBackbone(name="test_resnet", weights=str(resnet_file), norm="batch", frozen_stride=0)
+    given = load_file(resnet_file)
+    for key, tensor in backbone.body.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.equal(tensor, given[key]), key
+    assert "nexpected" not in caplog.text + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("fault", ["half", "prefix", "other model", "empty"])
+def test_a_file_of_other_weights_is_refused_and_says_what_is_not_there(resnet_file, tmp_path, fault):
+    state, name = load_file(resnet_file), "test_resnet"
+    if fault == "half":
+        state = dict(list(state.items())[: len(state) // 2])
+    if fault == "prefix":
+        state = {f"backbone.net.{key}": tensor for key, tensor in state.items()}
+    if fault == "other model":
+        name = "test_vit"
+    if fault == "empty":
+        state = {}
+    path = tmp_path / "odd.safetensors"
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors"):
+        TimmBackbone(name=name, weights=str(path))
+
+
+def test_real_weights_give_the_features_and_classes_that_timm_s_own_model_does(real_data):
+    """EfficientNet-Lite0 on five photographs; the classes are those of the weights' README."""
+    path = real_data / "weights" / "tf_efficientnet_lite0.safetensors"
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    whole.load_state_dict(load_file(path), strict=False)
+    backbone = TimmBackbone(name="tf_efficientnet_lite0", weights=str(path)).eval()
+    expected = {116740: 920, 121647: 963, 125870: 404, 177977: 651, 231460: 919}  # of ImageNet's thousand
+    prepare = timm.data.create_transform(**timm.data.resolve_data_config({}, model=whole))
+    photographs = {
+        int(p.stem): p for split in ("train2017", "val2017") for p in real_data.glob(f"coco_sample/{split}/*")
+    }
+    for number, label in expected.items():
+        image = prepare(Image.open(photographs[number]).convert("RGB"))[None]  # mean and deviation 0.5
+        ours = (image * 0.5 + 0.5 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        with torch.no_grad():
+            [found] = backbone(ours, None)
+            stages = whole.blocks(whole.bn1(whole.conv_stem(image)))
+            assert whole(image).argmax().item() == label
+        assert torch.allclose(found.values, stages, atol=2e-3)

@@ -119,7 +119,7 @@ def test_a_position_of_ones_own_is_taken_where_it_is_one(kind, monkeypatch):
             small(*asked)
         rehearse(*small(*asked, "decoder.content_scale=false"), name="mine")
     else:
-        with pytest.raises(UserError, match=r"decoder\.positions\.mine is of the class Mine, which is no Q"):
+        with pytest.raises(UserError, match=r"query_position .mine. is of the class Mine, which is no Q"):
             small(*asked)
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from detrkit.errors import CheckpointError
-from detrkit.zoo.reading import read_checkpoint
+from detrkit.reading import read_checkpoint
 
 WEIGHTS = {"encoder.weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 

@@ -1,0 +1,110 @@
+"""What a timm model needs and how it is laid out, found by trying it on torch's meta device: no memory, no arithmetic.
+
+Model families differ in names, modules and limits; a trial asks the model itself and knows no family.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from detrkit.errors import UserError
+
+ODD = ((101, 141), (171, 133))  # sizes that are multiples of nothing
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What was found of a timm model.
+
+    options: for `timm.create_model`, so that it takes images of any size; strides: of its feature levels, fine to
+    coarse; multiple: images are to be padded to whole multiples of so many pixels; mean, std: of RGB in [0, 1], that
+    its pretrained weights were trained with.
+    """
+
+    options: dict[str, bool]
+    strides: tuple[int, ...]
+    multiple: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def features(name: str, **options: Any) -> Any:
+    """A timm model that gives feature maps, and says in `feature_info` what they are."""
+    return timm.create_model(name, features_only=True, **options)
+
+
+@cache
+def needs_of(name: str) -> Needs:
+    """What a timm model needs.
+
+    Raises UserError if there is no such model, if it gives no feature maps, or if it takes images of one size only.
+    """
+    with torch.device("meta"):
+        try:
+            whole: Any = timm.create_model(name, pretrained=False)
+        except RuntimeError as error:
+            raise UserError(f"backbone.name = {name!r}: {error}; `timm.list_models()` lists the names") from None
+        known = inspect.signature(type(whole).__init__).parameters
+        wanted = {"strict_img_size": False, "dynamic_img_size": True}
+        options = {key: value for key, value in wanted.items() if key in known}
+        try:
+            body = features(name, pretrained=False, **options)
+        except Exception as error:  # each family has its own way to say that it has no feature maps
+            raise UserError(
+                f"backbone.name = {name!r}: timm gives no feature maps of this model ({_cause(error)}); take another, "
+                "such as one of `timm.list_models('resnet*')`"
+            ) from None
+    strides = tuple(body.feature_info.reduction())
+    step = max(strides)
+    # Patches and their merging want whole steps; windows want whole windows of the coarsest map besides.
+    candidates = ([] if options else [1]) + [step * factor for factor in (1, 2, 4, 7, 8)]
+    tried = [(multiple, _failure(body, multiple)) for multiple in candidates]
+    fitting = [multiple for multiple, failure in tried if failure is None]
+    if not fitting:
+        raise UserError(
+            f"backbone.name = {name!r}: this model does not take images of any size ({tried[-1][1]}), and photographs "
+            "have many; take another, such as one of `timm.list_models('resnet*')`"
+        )
+    config = whole.pretrained_cfg
+    return Needs(options, strides, fitting[0], tuple(config["mean"]), tuple(config["std"]))
+
+
+def frozen_names(name: str, stride: int, **options: Any) -> set[str]:
+    """The parameters that make the features of up to this stride, by their names in the model of feature maps."""
+    found = needs_of(name)
+    levels = [level for level, reduction in enumerate(found.strides) if reduction <= stride]
+    if not levels:
+        return set()
+    with torch.device("meta"):
+        body = features(name, pretrained=False, out_indices=[levels[-1]], **found.options, **options)
+    size = max(found.multiple, found.strides[-1]) * 2
+    [last] = _maps(body, size, size)
+    parameters = dict(body.named_parameters())
+    gradients = torch.autograd.grad(last.sum(), list(parameters.values()), allow_unused=True)
+    return {key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def _failure(body: Any, multiple: int) -> str | None:
+    """What happens to images that are whole multiples of so many pixels; None if all goes well."""
+    sizes = ODD if multiple == 1 else ((3 * multiple, 5 * multiple), (2 * multiple, multiple))
+    try:
+        for height, width in sizes:
+            _maps(body, height, width)
+    except Exception as error:  # each family has its own way to say no
+        return _cause(error)
+    return None
+
+
+def _maps(body: Any, height: int, width: int) -> list[Tensor]:
+    return body(torch.zeros(2, 3, height, width, device="meta"))
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

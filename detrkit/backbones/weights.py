@@ -1,0 +1,50 @@
+"""A file of weights for a timm model, read without running code, and what of it arrived."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from detrkit.errors import CheckpointError
+from detrkit.reading import read_checkpoint
+
+SHOWN = 5
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a weights file by timm's names (.safetensors, .pth, ...). Raises CheckpointError."""
+    state = read_checkpoint(path)
+    if not state:
+        raise CheckpointError(f"{path} holds no weights")
+    return state
+
+
+def require_all(body: nn.Module, state: Mapping[str, Tensor], path: Path | str, name: str) -> None:
+    """Raise CheckpointError if a weight of the model is none of the file's.
+
+    Told by values and not by names, since timm renames what it reads. Counters do not count.
+    """
+    given = {_print(tensor) for tensor in state.values()}
+    own = list(_floating(body))
+    missing = [key for key, tensor in own if _print(tensor) not in given]
+    if missing:
+        shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+        raise CheckpointError(
+            f"backbone.weights = {str(path)!r} fills {len(own) - len(missing)} of the {len(own)} tensors of {name}; "
+            f"not in the file: {shown}. The file is of another model, is a part of one, or has other names than timm's"
+        )
+
+
+def _floating(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            yield key, tensor
+
+
+def _print(tensor: Tensor) -> tuple[tuple[int, ...], bytes]:
+    """What tells one tensor from another: shape, and a digest of its numbers in float32."""
+    plain = tensor.detach().float().contiguous().cpu().numpy()
+    return tuple(tensor.shape), hashlib.blake2b(plain.tobytes(), digest_size=16).digest()
