@@ -151,6 +151,16 @@ def test_the_pictures_are_drawn_from_the_code_as_it_is(name):
     assert drawn == (ROOT / "docs" / f"{name}.svg").read_text(encoding="utf-8")
 
 
+def test_every_room_of_the_floors_is_in_the_table():
+    script = load_script(ROOT / "docs" / "draw_architecture.py")
+    rooms = {room for floor in script.floors() for room in floor} - {"|"}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## The floors\n")[1]
+    named = re.findall(r"`(\w+)(?:/|\.py)`", page.split("\n## ")[0])
+    there = {path.parent.name for path in ROOT.glob("detrkit/*/__init__.py")} | {"cli"}
+    there |= {path.stem for path in ROOT.glob("detrkit/[!_]*.py")}
+    assert rooms == set(named) == there
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(p.name for p in ROOT.glob("docs/*.md"))])
 def test_files_that_pages_name_are_there(page):
     path = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
