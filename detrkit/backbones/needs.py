@@ -76,6 +76,8 @@ def needs_of(name: str) -> Needs:
     return Needs(options, strides, fitting[0], tuple(config["mean"]), tuple(config["std"]))
 
 
+@torch.inference_mode(False)  # whatever the detector is built under, this asks for gradients
+@torch.enable_grad()
 def frozen_names(name: str, stride: int, **options: Any) -> set[str]:
     """The parameters that make the features of up to this stride, by their names in the model of feature maps."""
     found = needs_of(name)

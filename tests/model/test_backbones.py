@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import detrkit
+from detrkit.backbones.needs import frozen_names
 from detrkit.backbones.timm_backbone import TimmBackbone, pad_to_multiple
 from detrkit.errors import CheckpointError
 from detrkit.pixels import MEAN, STD
@@ -90,6 +91,18 @@ def test_efficientnet_trains_beyond_its_second_stage():
     trains = {key for key, parameter in backbone.body.named_parameters() if parameter.requires_grad}
     assert {key.split(".")[1] for key in trains if key.startswith("blocks.")} == {"2", "3", "4", "5", "6"}
     assert not any(key.startswith(("conv_stem", "bn1")) for key in trains)
+
+
+def weighs(key):
+    """A trainable weight of a ResNet's stem or first stage."""
+    return key.startswith(("conv1.", "bn1.", "layer1.")) and key.endswith((".weight", ".bias"))
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_what_is_frozen_is_found_where_no_gradients_are_taken(around):
+    with around():
+        found = frozen_names("resnet18", 4)
+    assert found == {key for key in timm.create_model("resnet18").state_dict() if weighs(key)}
 
 
 def test_what_a_model_was_trained_with_comes_from_timm_or_from_the_recipe():
