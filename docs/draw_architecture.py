@@ -18,7 +18,7 @@ BANDS = ("#e8eefb", "#e6f4ef")
 CHARACTER, ROW, PAD = 7.3, 18, 10  # of 12 px monospaced text
 
 COLUMNS = {
-    "features": ["backbone"],
+    "features": ["data", "augment", "backbone"],
     "memory": ["position", "encoder"],
     "queries": ["queries", "block"],
     "each decoder layer looks": ["query_position", "self_attention", "cross_attention", "term"],
@@ -26,6 +26,10 @@ COLUMNS = {
     "losses": ["matcher", "cost", "loss"],
 }
 """The loop, left to right: what is there after each step, and the slots whose parts make it."""
+AROUND = ("decoder", "detector")
+"""Slots whose parts hold the others."""
+NOT_DRAWN = ("checkpoint_names",)
+"""Slots that have no place in the loop."""
 
 
 def text(x: float, y: float, words: str, *, size: int = 12, weight: str = "normal", colour: str = INK) -> str:
@@ -58,21 +62,29 @@ def picture(width: float, height: float, title: str, shapes: list[str]) -> str:
 
 
 def floors() -> list[list[str]]:
-    """The rooms of each floor, highest first, by their short names."""
+    """The rooms of each floor, highest first, by their short names; "|" between those that do not know each other."""
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    [contract] = project["tool"]["importlinter"]["contracts"]
-    rows = [layer.replace("|", ":").split(":") for layer in contract["layers"]]
-    return [[room.strip().removeprefix("detrkit.") for room in row] for row in rows]
+    [contract] = [one for one in project["tool"]["importlinter"]["contracts"] if one["name"] == "Floors"]
+    words = [layer.replace("|", " | ").replace(":", " ").split() for layer in contract["layers"]]
+    return [[word.removeprefix("detrkit.") for word in row] for row in words]
 
 
 def draw_floors(width: float = 860) -> str:
     """One band for each floor; a room imports what lies below it."""
     shapes, y = [], 16.0
-    shapes.append(text(20, y + 12, "A room imports from the floors below it, never from one above.", colour=SOFT))
-    y += 28
+    rules = ["A room imports from the floors below it, never from one above.", "Rooms with a bar between do not know "
+             "each other; others of a floor may."]  # fmt: skip
+    for rule in rules:
+        shapes.append(text(20, y + 12, rule, colour=SOFT))
+        y += ROW
+    y += PAD
     for index, rooms in enumerate(floors()):
         cards, x, top = [], 34.0, y + PAD
         for room in rooms:
+            if room == "|":
+                cards.append(f'<rect x="{x + 4:g}" y="{top - 4:g}" width="3" height="{ROW + PAD + 8}" fill="{SOFT}"/>')
+                x += 11 + PAD
+                continue
             wide = len(room) * CHARACTER + 2 * PAD
             if x + wide > width - 34:
                 x, top = 34.0, top + ROW + 2 * PAD
@@ -87,11 +99,14 @@ def draw_floors(width: float = 860) -> str:
 def draw_loop() -> str:
     """A column for each step of the loop, a card for each slot, a line for each part that ships."""
     registry.load_registered_parts()
+    placed = {slot for slots in COLUMNS.values() for slot in slots} | {*AROUND, *NOT_DRAWN}
+    if strange := placed ^ set(registry.slots()):
+        raise ValueError(f"say in COLUMNS, AROUND or NOT_DRAWN where these slots are, or that they are gone: {strange}")
     shapes: list[str] = []
-    x, tallest, middle = 20.0, 0.0, 74.0
+    x, tallest, middle = 20.0, 0.0, 110.0
     places: dict[str, tuple[float, float, float]] = {}
     for result, slots in COLUMNS.items():
-        own = {slot: sorted(n for n, part in registry.parts(slot).items() if is_own(part)) for slot in slots}
+        own = {slot: own_parts(slot) for slot in slots}
         names = [result, *slots, *(name for listed in own.values() for name in listed)]
         wide = max(len(name) for name in names) * CHARACTER + 3 * PAD
         shapes.append(text(x, middle - 24, result, weight="bold", colour=SOFT))
@@ -107,24 +122,27 @@ def draw_loop() -> str:
             shapes.append(arrow(f"M{x + wide + 3:g},{middle + 14:g} L{x + wide + 25:g},{middle + 14:g}"))
         x += wide + 28
     (start, _, first), (end, _, last) = places["query_position"], places["geometry"]
-    low = tallest + 8
+    low = tallest + 10
     left, right = start + first / 2, end + last / 2
-    shapes.append(arrow(f"M{right:g},{bottom(shapes, places, 'geometry'):g} L{right:g},{low:g} L{left:g},{low:g} "
-                        f"L{left:g},{tallest - 6:g}"))  # fmt: skip
-    shapes.append(text(left + 12, low - 5, "the next layer's reference", colour=SOFT))
-    shapes.insert(0, text(20, 24, "One loop; each card is a slot, each line below its name a part.", colour=SOFT))
-    return picture(x, low + 20, "The loop of detrkit", shapes)
+    below = places["geometry"][1] + ROW * (len(own_parts("geometry")) + 1) + 2 * PAD
+    path = f"M{right:g},{below:g} L{right:g},{low:g} L{left:g},{low:g} L{left:g},{tallest - 6:g}"
+    shapes += [arrow(path), text(left + 14, low - 6, "the next layer's reference", colour=SOFT)]
+    frame = box(start - 9, middle - 46, end + last - start + 18, low + 12 - middle + 46, BANDS[0])
+    runners = "; ".join(f"{slot}: {', '.join(own_parts(slot))}" for slot in AROUND)
+    lines = ["One loop; each card is a slot, each line below its name a part. Shaded: once for each decoder layer.",
+             f"Slots around the loop: {runners}."]  # fmt: skip
+    notes = [text(20, 24 + ROW * row, line, colour=SOFT) for row, line in enumerate(lines)]
+    return picture(x, low + 28, "The loop of detrkit", [frame, *notes, *shapes])
+
+
+def own_parts(slot: str) -> list[str]:
+    """The names of detrkit's own parts of a slot, in order."""
+    return sorted(name for name, part in registry.parts(slot).items() if is_own(part))
 
 
 def is_own(part: object) -> bool:
     """Whether a part is detrkit's, and not another installed package's or a test's."""
     return getattr(part, "__module__", "").startswith("detrkit.")
-
-
-def bottom(shapes: list[str], places: dict[str, tuple[float, float, float]], slot: str) -> float:
-    """The lower edge of a slot's card."""
-    listed = [name for name, part in registry.parts(slot).items() if is_own(part)]
-    return places[slot][1] + ROW * (len(listed) + 1) + 2 * PAD
 
 
 def arrow(path: str) -> str:

@@ -106,6 +106,23 @@ def test_three_parts_of_ones_own_train_together(tmp_path, own_parts):
     assert output.extras["denoising"].output.boxes.isfinite().all()
 
 
+def test_the_part_of_the_contributing_page_is_used(tmp_path, monkeypatch):
+    registry.load_registered_parts()
+    monkeypatch.setitem(registry._current.parts, "loss", dict(registry.parts("loss")))
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [part] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    recipe, _ = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "smooth_l1.py").write_text(part)
+    (tmp_path / "smooth.toml").write_text(recipe)
+    loss = detrkit.build_criterion(detrkit.load_recipe(tmp_path / "smooth.toml")).losses["box"]
+    assert (loss.weight, loss.beta) == (5.0, 0.05)
+    predicted = torch.tensor([[[0.5, 0.5, 0.2, 0.4]]])  # 0.02 off in one number, 0.3 in another
+    truth = torch.tensor([[[0.52, 0.5, 0.5, 0.4]]])
+    matches = SimpleNamespace(take=lambda boxes: boxes, take_targets=lambda boxes: boxes)
+    found = loss(SimpleNamespace(boxes=predicted), SimpleNamespace(boxes=truth), matches, 2)
+    assert torch.allclose(found, torch.tensor([(0.02**2 / (2 * 0.05) + 0.3 - 0.05 / 2) / 2]))
+
+
 def test_the_table_of_base_classes_is_the_registry_s():
     registry.load_registered_parts()
     page = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
@@ -132,6 +149,16 @@ def test_the_pictures_are_drawn_from_the_code_as_it_is(name):
     script = load_script(ROOT / "docs" / "draw_architecture.py")
     drawn = {"floors": script.draw_floors, "loop": script.draw_loop}[name]()
     assert drawn == (ROOT / "docs" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_every_room_of_the_floors_is_in_the_table():
+    script = load_script(ROOT / "docs" / "draw_architecture.py")
+    rooms = {room for floor in script.floors() for room in floor} - {"|"}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## The floors\n")[1]
+    named = re.findall(r"`(\w+)(?:/|\.py)`", page.split("\n## ")[0])
+    there = {path.parent.name for path in ROOT.glob("detrkit/*/__init__.py")} | {"cli"}
+    there |= {path.stem for path in ROOT.glob("detrkit/[!_]*.py")}
+    assert rooms == set(named) == there
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(p.name for p in ROOT.glob("docs/*.md"))])
