@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from detrkit.data.decode import Exif, stored_size
+from detrkit.data.masks import box_of_mask
 from detrkit.data.records import Category, Fault, Records, clip_boxes
 from detrkit.errors import DataError
 
@@ -108,7 +109,7 @@ def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tupl
     rows: list[tuple] = []
     seen: set[int] = set()
     for position, entry in enumerate(_table(path, data, "annotations")):
-        row, fault = _annotation(entry, position, index_of, known, seen)
+        row, fault = _annotation(entry, position, index_of, known, seen, sizes)
         faults += [fault] if fault else []
         if row is not None:
             rows.append(row)
@@ -218,7 +219,7 @@ def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple
 
 
 def _annotation(
-    entry: dict[str, Any], position: int, index_of: dict[int, int], known: set[int], seen: set[int]
+    entry: dict[str, Any], position: int, index_of: dict[int, int], known: set[int], seen: set[int], sizes: np.ndarray
 ) -> tuple[tuple | None, Fault | None]:
     """One row (image index, id, category id, box, area, crowd), or None where it is left out; and its fault."""
     image_id, category_id, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
@@ -236,6 +237,13 @@ def _annotation(
         return left_out("unknown image", f"image id {_shown(image_id)} is not among the images")
     if not _is_id(category_id) or category_id not in known:
         return left_out("unknown category", f"category id {_shown(category_id)} is not among the categories")
+    outlined = None
+    if box is None and entry.get("segmentation"):
+        outlined = box_of_mask(entry["segmentation"], sizes[index_of[image_id]])
+        if outlined is None:
+            shown = _shown(entry["segmentation"])
+            return left_out("bad segmentation", f"no bbox, and the segmentation is no polygons and no RLE: {shown}")
+        box = outlined[0]
     sides = [_finite(side) for side in box] if isinstance(box, list) else []
     numbers = [side for side in sides if side is not None]
     if not len(numbers) == len(sides) == 4:
@@ -248,7 +256,7 @@ def _annotation(
     area = _finite(given)
     fault = None
     if area is None or area < 0:
-        area = numbers[2] * numbers[3]
+        area = numbers[2] * numbers[3] if outlined is None else outlined[1]
         if given is not None:
             detail = f"area must be a finite number of at least 0, but is {_shown(given)}: w x h is used"
             fault = Fault("bad area", image_id, annotation_id, detail, loses=False)

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from detrkit.data.dataset import DataSource
 from detrkit.engine.distributed import Processes, processes
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
@@ -69,6 +70,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         )
         workload = plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
         lost = left_out(source)
+        require_objects(source)
         torch.manual_seed(options.seed)
         # A run that was killed before its first checkpoint is resumed from its beginning.
         has_checkpoint = resume and find_folder(run.last) is not None
@@ -176,6 +178,23 @@ def left_out(source: Any) -> list[str]:
             kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.most_common())
             found.append(f"{lost.total()} images or annotations of {split} are left out ({kinds}); see check-data")
     return found
+
+
+def require_objects(source: DataSource) -> None:
+    """Raise DataError if a split has nothing to learn from or to be measured on, with what became of all it had."""
+    for split, dataset in (("train", source.train), ("val", source.val)):
+        crowd = dataset.records.crowd
+        if len(crowd) > crowd.sum():
+            continue
+        lost = Counter(fault.kind for fault in dataset.faults if fault.loses)
+        causes = [f"{kind}: {count}" for kind, count in lost.most_common()]
+        if len(crowd):
+            causes.insert(0, f"crowd regions (iscrowd = 1), which are neither learned nor found: {len(crowd)}")
+        advice = ". An exporter that marks every object as a crowd is mended by iscrowd = 0" if len(crowd) else ""
+        raise DataError(
+            f"no image of {split} keeps an object ({len(dataset)} images; "
+            f"{'; '.join(causes) or 'no annotations at all'}); `detrkit check-data` names each{advice}"
+        )
 
 
 def workers_for(options: TrainOptions, world: int) -> int:

@@ -273,7 +273,7 @@ class Trainer:
         result = self._evaluate(subject, progress=self.reporter.evaluation())
         self._stats, step = result.stats, self.at.step
         ap = result.stats["AP"]
-        is_best = self.at.best_ap is None or (ap is not None and ap > self.at.best_ap)
+        is_best = ap is not None and (self.at.best_ap is None or ap > self.at.best_ap)
         if is_best:
             self.at.best_ap, self.at.best_step = ap, step
         self.at.evaluated = step

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from detrkit.data.coco import read_categories, read_coco
 from detrkit.data.coco_source import image_folder_of, open_annotations
+from detrkit.engine.train import require_objects
 from detrkit.errors import DataError
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry
@@ -280,3 +282,52 @@ def test_missing_folders_say_what_was_looked_for(tmp_path):
 def test_records_stay_flat(write_set):
     records = coco(write_set([image_entry(1)], [box_entry(1, 1, [1, 1, 2, 2])])).train.records
     assert all(isinstance(value, np.ndarray) and value.dtype != object for value in vars(records).values())
+
+
+def test_boxes_follow_from_polygons_and_run_lengths_where_there_is_none(tmp_path):
+    mask = np.zeros((40, 60), dtype=np.uint8, order="F")
+    mask[10:20, 5:30] = 1
+    packed = coco_masks.encode(mask)
+    plain = {"size": [40, 60], "counts": [210, *[10, 30] * 24, 10, 1220]}
+    outlines = [
+        [[2.5, 3.0, 10.0, 3.0, 10.0, 8.25], [20.0, 30.0, 30.0, 30.0, 30.0, 35.5, 20.0, 35.5]],
+        {"size": [40, 60], "counts": packed["counts"].decode()},
+        plain,
+    ]
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 3, "segmentation": outline} for n, outline in enumerate(outlines, 1)
+    ]
+    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
+    assert not faults
+    assert records.boxes.tolist() == [[2.5, 3.0, 27.5, 32.5], [5, 10, 25, 10], [5, 10, 25, 10]]
+    assert records.areas[1:].tolist() == [250, 250]
+    assert 60 < records.areas[0] < 90  # of the mask, not of the box around both pieces
+
+
+@pytest.mark.parametrize(
+    "odd", [[[1, 2, 3]], [[1, 2, 3, 4]], "text", {"counts": "x"}, {"size": [4, 4], "counts": [16]}, [["a"] * 6], [[]]]
+)
+def test_a_segmentation_that_is_none_is_named(tmp_path, odd):
+    entry = {"id": 8, "image_id": 1, "category_id": 3, "segmentation": odd}
+    _, records, [fault] = read(tmp_path, [image_entry(1)], [entry])
+    assert (len(records.boxes), fault.kind, fault.annotation_id, fault.loses) == (0, "bad segmentation", 8, True)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        ([box_entry(n, 1, [1, 1, 5, 5], iscrowd=1) for n in (1, 2)], r"crowd regions .*: 2\); .*iscrowd = 0"),
+        ([box_entry(1, 1, [1, 1, 0, 5]), box_entry(2, 1, [70, 1, 5, 5])], r"1 images; zero area: 1; outside: 1\)"),
+        ([], r"no annotations at all"),
+    ],
+)
+def test_a_split_without_an_object_is_refused_before_the_first_step(write_set, annotations, said):
+    source = coco(write_set([image_entry(1)], annotations))
+    with pytest.raises(DataError, match=said) as caught:
+        require_objects(source)
+    assert "no image of train keeps an object" in str(caught.value)
+
+
+def test_one_object_in_each_split_is_enough(write_set):
+    crowd = box_entry(1, 1, [0, 0, 30, 30], iscrowd=1)
+    require_objects(coco(write_set([image_entry(1)], [crowd, box_entry(2, 1, [1, 1, 5, 5])])))
