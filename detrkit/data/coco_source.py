@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +13,7 @@ from PIL import Image
 from detrkit.data.coco import first_file_names, read_categories, read_coco
 from detrkit.data.dataset import Dataset, DataSource, Split
 from detrkit.data.decode import Exif, decode
+from detrkit.data.files import find_files
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment, NoAugment
 from detrkit.errors import DataError
@@ -80,8 +81,10 @@ class CocoDataset(Dataset):
         self.exif = exif
         self.folder = folder
         self._categories = categories
-        self._records = records
-        self._faults = faults
+        found = find_files(folder, records.file_names.tolist())
+        self._records = replace(records, file_names=np.array(found.names, dtype=np.str_))
+        self._missing = found.missing
+        self._faults = [*faults, *(_found_otherwise(folder, way, *said) for way, said in found.ways.items())]
 
     records = property(lambda self: self._records)
     faults = property(lambda self: self._faults)
@@ -89,6 +92,10 @@ class CocoDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def missing_files(self) -> list[tuple[int, Path]]:
+        return [(self.image_id(index), self.image_path(index)) for index in self._missing]
 
     def image_path(self, index: int) -> Path:
         """The image's file."""
@@ -99,6 +106,11 @@ class CocoDataset(Dataset):
         image = decode(self.image_path(index), size=(height, width), exif=self.exif)
         boxes, category_ids = self._records.training_boxes(index)
         return image, boxes, self.labels.of(category_ids)
+
+
+def _found_otherwise(folder: Path, way: str, count: int, example: str) -> Fault:
+    detail = f"{count} file names are found in {folder} {way} ({example})"
+    return Fault("file names", None, None, detail, loses=False)
 
 
 def open_annotations(path: Path, folder: Path | None = None) -> CocoDataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,11 @@ class Dataset(data.Dataset, ABC):
     @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
         """The image as RGB, its boxes [T, 4] (x1, y1, x2, y2) inside it, and their labels [T]; no crowds."""
+
+    @property
+    def missing_files(self) -> list[tuple[int, Path]]:
+        """Image id and path of each image whose file is not there; none for images that are made."""
+        return []
 
     @property
     def image_ids(self) -> np.ndarray:

@@ -70,6 +70,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         )
         workload = plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
         lost = left_out(source)
+        require_files(source)
         require_objects(source)
         torch.manual_seed(options.seed)
         # A run that was killed before its first checkpoint is resumed from its beginning.
@@ -173,11 +174,25 @@ def left_out(source: Any) -> list[str]:
     """What of each split's images and annotations is lost to faults."""
     found = []
     for split, dataset in (("train", source.train), ("val", source.val)):
+        found += [f"{split}: {fault.detail}" for fault in dataset.faults if fault.kind == "file names"]
         lost = Counter(fault.kind for fault in dataset.faults if fault.loses)
         if lost:
             kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.most_common())
             found.append(f"{lost.total()} images or annotations of {split} are left out ({kinds}); see check-data")
     return found
+
+
+def require_files(source: DataSource) -> None:
+    """Raise DataError if images' files are not there, which a training would meet hours later."""
+    for split, dataset in (("train", source.train), ("val", source.val)):
+        if missing := dataset.missing_files:
+            named = ", ".join(f"{path} (image {image_id})" for image_id, path in missing[:3])
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise DataError(
+                f"{len(missing)} of the {len(dataset)} images of {split} have no file: {named}{more}. "
+                "Bring them there, take them out of the annotations, or name the right folder in "
+                f"data.{split}.images; `detrkit check-data` names all"
+            )
 
 
 def require_objects(source: DataSource) -> None:

@@ -1,6 +1,7 @@
 """Annotation files: what is kept, what is left out, and that each fault is named."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from pycocotools import mask as coco_masks
 
 from detrkit.data.coco import read_categories, read_coco
 from detrkit.data.coco_source import image_folder_of, open_annotations
-from detrkit.engine.train import require_objects
+from detrkit.data.files import find_files
+from detrkit.engine.train import require_files, require_objects
 from detrkit.errors import DataError
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry
@@ -331,3 +333,49 @@ def test_a_split_without_an_object_is_refused_before_the_first_step(write_set, a
 def test_one_object_in_each_split_is_enough(write_set):
     crowd = box_entry(1, 1, [0, 0, 30, 30], iscrowd=1)
     require_objects(coco(write_set([image_entry(1)], [crowd, box_entry(2, 1, [1, 1, 5, 5])])))
+
+
+@pytest.mark.parametrize(
+    ("written", "way"),
+    [
+        ("train/a b.png", "without the folder's own name"),
+        ("images\\train\\a b.png", "without the folder's own name"),
+        ("a%20b.png", "decoded"),
+        (".\\a b.png", "in the place of"),
+        ("/home/somebody/a b.png", "last part"),
+        ("a b.png", None),
+    ],
+)
+def test_file_names_are_looked_for_in_the_ways_that_exporters_write(tmp_path, written, way):
+    folder = tmp_path / "train"
+    folder.mkdir()
+    Image.new("RGB", (60, 40)).save(folder / "a b.png")
+    file = tmp_path / "a.json"
+    images, boxes = [image_entry(1, name=written)], [box_entry(1, 1, [1, 1, 5, 5])]
+    file.write_text(json.dumps({"images": images, "annotations": boxes, "categories": CATEGORIES}))
+    dataset = open_annotations(file, folder)
+    assert dataset.image_path(0) == folder / "a b.png"
+    assert dataset.read(0)[0].size == (60, 40)
+    assert [way in fault.detail for fault in dataset.faults] == ([True] if way else [])
+
+
+def test_missing_files_are_counted_before_the_first_step(write_set):
+    folder = write_set([image_entry(n) for n in range(1, 7)], [box_entry(1, 1, [1, 1, 5, 5])])
+    source = coco(folder)
+    require_files(source)
+    for n in (2, 3, 4, 6):
+        (folder / "train" / f"{n}.png").unlink()
+    with pytest.raises(DataError, match=r"4 of the 6 images of train have no file: .*2\.png \(image 2\).* and 1 more"):
+        require_files(coco(folder))
+
+
+def test_a_folder_is_listed_once(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    for n in range(20):
+        (tmp_path / "sub" / f"{n}.jpg").touch()
+    calls = []
+    real = os.listdir
+    monkeypatch.setattr("os.listdir", lambda folder: calls.append(folder) or real(folder))
+    found = find_files(tmp_path, [f"sub/{n}.jpg" for n in range(21)])
+    assert (found.missing, found.ways) == ([20], {})
+    assert len(calls) == 2  # the folder itself, where the missing one is looked for by its last part

@@ -1,0 +1,90 @@
+"""Looking up the files that annotations name: each folder is listed once, however many images it holds."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Where the named files are.
+
+    names: relative to the folder, as found, or as written where there is no such file; missing: the indices of those;
+    ways: how many were found otherwise than as they are written, by the way in words, each with an example.
+    """
+
+    names: list[str]
+    missing: list[int]
+    ways: dict[str, tuple[int, str]]
+
+
+@dataclass
+class Listing:
+    """What lies below a folder, read folder by folder when it is first asked for."""
+
+    root: Path
+    known: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of that name, relative to the root with "/" between folders."""
+        if "\0" in name:
+            return False
+        parent, _, last = name.rpartition("/")
+        if parent not in self.known:
+            try:
+                self.known[parent] = frozenset(os.listdir(self.root / parent))
+            except OSError:  # no such folder, or a name that none can have
+                self.known[parent] = frozenset()
+        return bool(last) and last in self.known[parent]
+
+
+def find_files(folder: Path, written: Sequence[str]) -> FoundFiles:
+    """Finds files below a folder by their names as written, else in the ways that exporters write them."""
+    listing = Listing(folder)
+    names, missing = [], []
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for index, name in enumerate(written):
+        way, found = next(
+            ((way, found) for way, change in WAYS.items() if listing.has(found := change(name, folder))), ("", name)
+        )
+        if not way:
+            missing.append(index)
+        elif way != AS_WRITTEN:
+            counts[way] += 1
+            examples.setdefault(way, name)
+        names.append(found)
+    return FoundFiles(names, missing, {way: (count, examples[way]) for way, count in counts.items()})
+
+
+def _slashed(name: str, folder: Path) -> str:
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _decoded(name: str, folder: Path) -> str:
+    return unquote(_slashed(name, folder))
+
+
+def _below(name: str, folder: Path) -> str:
+    """Without all up to the folder's own name: train/a.jpg in train/, or images/train/a.jpg."""
+    parts = _decoded(name, folder).split("/")
+    return "/".join(parts[parts.index(folder.name) + 1 :]) if folder.name in parts[:-1] else name
+
+
+def _last(name: str, folder: Path) -> str:
+    return _decoded(name, folder).rpartition("/")[2]
+
+
+AS_WRITTEN = "as written"
+WAYS: dict[str, Callable[[str, Path], str]] = {
+    AS_WRITTEN: lambda name, folder: name,
+    "with / in the place of \\": _slashed,
+    "with %20 and the like decoded": _decoded,
+    "without the folder's own name in front": _below,
+    "by the last part of their names": _last,
+}
