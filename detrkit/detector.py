@@ -22,7 +22,7 @@ from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import Factory, Recipe, Slot, define_slot, register
-from detrkit.structures import Output, Sizes, Target
+from detrkit.structures import Output, QueryLimit, Sizes, Target
 
 define_slot("checkpoint_names")
 CheckpointNames = Annotated[Factory | None, Slot("checkpoint_names")]
@@ -41,8 +41,8 @@ class System(ABC):
     checkpoint_names: Factory | None
 
     @abstractmethod
-    def build_detector(self, recipe: Recipe, classes: int) -> nn.Module:
-        """A module with `forward(images, mask, targets)` and `detect(images, mask, sizes)` as `Detector` has them."""
+    def build_detector(self, recipe: Recipe, classes: int) -> BaseDetector:
+        """The detector, for K classes."""
 
     @abstractmethod
     def build_criterion(self, recipe: Recipe) -> BaseCriterion:
@@ -66,7 +66,20 @@ class DetectOptions:
     """multiply class scores by the objectness; no published SAP-DETR result does"""
 
 
-class Detector(nn.Module):
+class BaseDetector(nn.Module):
+    """What a system builds: a module with `forward(images, mask, targets)` and `detect(images, mask, sizes)`."""
+
+    @property
+    def limit(self) -> QueryLimit | None:
+        """How many objects of an image it can find at most, for want of queries; None: as many as there are."""
+        return None
+
+    def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
+        """Detections of a batch, in torchvision's form, best first; see `Detector.detect`."""
+        raise NotImplementedError
+
+
+class Detector(BaseDetector):
     """Images to predictions: backbone, encoder, queries, decoder.
 
     Args:
@@ -92,6 +105,10 @@ class Detector(nn.Module):
         self.backbone, self.encoder, self.queries, self.decoder = backbone, encoder, queries, decoder
         self.blocks = TrainingBlocks({}) if blocks is None else blocks
         self.detect_options = detect or DetectOptions()
+
+    @property
+    def limit(self) -> QueryLimit | None:
+        return self.queries.limit
 
     def forward(self, images: Tensor, mask: Tensor | None = None, targets: list[Target] | None = None) -> Output:
         """Predictions for a batch.
@@ -250,7 +267,7 @@ def _require_of_head(recipe: Recipe, asker: str, needs: Iterable[str]) -> None:
             raise UserError(f"{asker} needs head.{option} = true")
 
 
-def build_detector(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
+def build_detector(recipe: Recipe, *, pretrained: bool = True) -> BaseDetector:
     """The detector that a recipe describes, with fresh weights (the backbone's as the recipe says).
 
     Args:

@@ -24,7 +24,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detrkit.backbones.timm_backbone import image_sizes, pad_to_multiple
 from detrkit.boxes import center_to_corners
-from detrkit.detector import CheckpointNames, System
+from detrkit.detector import BaseDetector, CheckpointNames, System
 from detrkit.errors import UserError
 from detrkit.layers import Count, at_least_float32
 from detrkit.losses.base import BaseCriterion
@@ -93,7 +93,7 @@ class FasterRcnnOptions(System):
         return OwnLosses()
 
 
-class FasterRcnn(nn.Module):
+class FasterRcnn(BaseDetector):
     """Images to detections: backbone, feature pyramid, region proposals, region heads.
 
     In training mode it gives losses, which torchvision's modules compute on the way, since they sample proposals by

@@ -229,6 +229,16 @@ class Queries:
 
 
 @dataclass(frozen=True)
+class QueryLimit:
+    """How many objects of an image can be learned and found, since each needs a query."""
+
+    count: int
+    """queries of one group, at most"""
+    key: str
+    """the key of a recipe that changes it"""
+
+
+@dataclass(frozen=True)
 class QueryPosition:
     """What a decoder layer knows of its queries' places."""
 

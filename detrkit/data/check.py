@@ -72,7 +72,7 @@ def check_split(
             advance(1)
     image_index = np.repeat(np.arange(len(records)), np.diff(records.first))
     ordinary = ~records.crowd
-    per_image = np.bincount(image_index[ordinary], minlength=len(records))
+    per_image = records.objects()
     annotated = np.bincount(image_index, minlength=len(records))
     areas = records.areas[ordinary]
     classes = []

@@ -108,6 +108,11 @@ class Records:
         """The rows of the annotations of the image at ``index``."""
         return slice(int(self.first[index]), int(self.first[index + 1]))
 
+    def objects(self) -> np.ndarray:
+        """[I] int64, how many objects each image holds, crowd regions not counted."""
+        image_of = np.repeat(np.arange(len(self)), np.diff(self.first))
+        return np.bincount(image_of[~self.crowd], minlength=len(self))
+
     def training_boxes(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Boxes [T, 4] float32 (x1, y1, x2, y2) clipped to the image, and category ids [T]; no crowds."""
         rows = self.of_image(index)

@@ -28,6 +28,9 @@ from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.runs.checkpoint import find_folder, format_categories, read_categories
 from detrkit.runs.environment import describe_environment
 from detrkit.runs.run_folder import RunFolder
+from detrkit.structures import QueryLimit
+
+COCO_DETECTIONS = 100  # of an image, the most that COCO's AP looks at
 
 if TYPE_CHECKING:
     from detrkit.recipe import Recipe
@@ -122,7 +125,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             trainer.resume()
         for line in introduction(recipe, workload, device, precision):
             reporter.say(line)
-        for line in [*lost, *warnings(workload, options)]:
+        for line in [*lost, *crowded(source, detector.limit), *warnings(workload, options)]:
             reporter.say(f"warning: {line}", style="yellow")
         if has_checkpoint:
             reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
@@ -198,9 +201,9 @@ def require_files(source: DataSource) -> None:
 def require_objects(source: DataSource) -> None:
     """Raise DataError if a split has nothing to learn from or to be measured on, with what became of all it had."""
     for split, dataset in (("train", source.train), ("val", source.val)):
-        crowd = dataset.records.crowd
-        if len(crowd) > crowd.sum():
+        if dataset.records.objects().any():
             continue
+        crowd = dataset.records.crowd
         lost = Counter(fault.kind for fault in dataset.faults if fault.loses)
         causes = [f"{kind}: {count}" for kind, count in lost.most_common()]
         if len(crowd):
@@ -210,6 +213,25 @@ def require_objects(source: DataSource) -> None:
             f"no image of {split} keeps an object ({len(dataset)} images; "
             f"{'; '.join(causes) or 'no annotations at all'}); `detrkit check-data` names each{advice}"
         )
+
+
+def crowded(source: DataSource, limit: QueryLimit | None) -> list[str]:
+    """Where images hold more objects than the detector has queries, or than COCO's evaluation counts detections."""
+    found = []
+    for split, dataset in (("train", source.train), ("val", source.val)):
+        objects = dataset.records.objects()
+        lost = "learned" if split == "train" else "found"
+        if limit is not None and (over := int((objects > limit.count).sum())):
+            found.append(
+                f"{over} images of {split} hold up to {objects.max()} objects, and the detector has {limit.count} "
+                f"queries, one for each: the rest cannot be {lost}; raise {limit.key}"
+            )
+        if split == "val" and (over := int((objects > COCO_DETECTIONS).sum())):
+            found.append(
+                f"{over} images of {split} hold up to {objects.max()} objects: COCO's evaluation counts the best "
+                f"{COCO_DETECTIONS} detections of an image, so AP cannot reach 100 there"
+            )
+    return found
 
 
 def workers_for(options: TrainOptions, world: int) -> int:

@@ -12,7 +12,7 @@ from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
-from detrkit.structures import Memory, Queries
+from detrkit.structures import Memory, Queries, QueryLimit
 
 
 @register("queries", "anchor_points")
@@ -43,6 +43,7 @@ class AnchorPointQueries(QueryGenerator):
         self.geometry, self.initial_size = geometry, initial_size
         self.points = nn.Parameter(torch.rand(points, 2))
         self.patterns = nn.Parameter(torch.randn(patterns, width))
+        self.limit = QueryLimit(points * patterns, "queries.points")
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         batch = len(memory.tokens)

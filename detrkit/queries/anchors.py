@@ -15,7 +15,7 @@ from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
-from detrkit.structures import Memory, Queries
+from detrkit.structures import Memory, Queries, QueryLimit
 
 
 @register("queries", "anchor_boxes")
@@ -58,6 +58,7 @@ class AnchorBoxQueries(QueryGenerator):
     ):
         super().__init__()
         self.geometry, self.width, self.count = geometry, width, count
+        self.limit = QueryLimit(count * max(patterns, 1), "queries.count")
         rows = groups * count
         center, size = torch.randn(rows, 2), torch.randn(rows, 2)
         if centers == "uniform":

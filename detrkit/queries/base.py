@@ -7,7 +7,7 @@ from torch import Tensor
 from detrkit.decoder import QueryDecoder
 from detrkit.layers import Part
 from detrkit.recipe import define_slot
-from detrkit.structures import Memory, Queries
+from detrkit.structures import Memory, Queries, QueryLimit
 
 
 class QueryGenerator(Part):
@@ -22,6 +22,9 @@ class QueryGenerator(Part):
     """[K + 1, D - 1] the label table that its content is made of, where it is; denoising may share it"""
     embeds_boxes = False
     """whether it has an embedding for any box (`embed_boxes`)"""
+
+    limit: QueryLimit | None = None
+    """how many queries it makes at most, and the recipe's key for it; None: it does not say"""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from detrkit.geometry.base import Geometry
 from detrkit.layers import MLP, Count, xavier_matrices
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
-from detrkit.structures import Memory, Queries
+from detrkit.structures import Memory, Queries, QueryLimit
 
 
 @register("queries", "learned")
@@ -53,6 +53,7 @@ class LearnedQueries(QueryGenerator):
                 "is read; set point_depth (SMCA: 3), or point_norm = false"
             )
         self.geometry, self.count, self.initial_size = geometry, count, initial_size
+        self.limit = QueryLimit(count, "queries.count")
         self.embedding = nn.Parameter(torch.randn(groups * count, width))
         self.point_norm = nn.LayerNorm(width) if point_norm else nn.Identity()
         self.point = MLP(width, width, 2, point_depth) if point_depth else None

@@ -12,7 +12,7 @@ from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
-from detrkit.structures import Memory, Queries
+from detrkit.structures import Memory, Queries, QueryLimit
 
 
 @register("queries", "learned_points")
@@ -39,6 +39,7 @@ class LearnedPointQueries(QueryGenerator):
     ):
         super().__init__()
         self.geometry, self.initial_size = geometry, initial_size
+        self.limit = QueryLimit(count, "queries.count")
         self.table = nn.Parameter(torch.randn(count, 2 * width))  # embedding, content
         self.point = nn.Linear(width, 2)
         nn.init.xavier_uniform_(self.point.weight)

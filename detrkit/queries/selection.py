@@ -16,7 +16,7 @@ from detrkit.position import sine_code
 from detrkit.queries.base import QueryGenerator
 from detrkit.queries.proposals import Proposals, best
 from detrkit.recipe import Factory, register
-from detrkit.structures import Extra, Memory, Output, Queries
+from detrkit.structures import Extra, Memory, Output, Queries, QueryLimit
 
 
 @register("queries", "mixed_selection")
@@ -50,6 +50,7 @@ class MixedSelectionQueries(QueryGenerator):
         super().__init__()
         self.geometry, self.skip_unusable = geometry, skip_unusable
         self.proposals = Proposals(width=width, classes=classes, head=head)
+        self.limit = QueryLimit(count, "queries.count")
         self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(count, width)))
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
@@ -86,6 +87,7 @@ class TwoStageQueries(QueryGenerator):
         super().__init__()
         self.geometry, self.count, self.half_width = geometry, count, width // 2
         self.proposals = Proposals(width=width, classes=classes, head=head)
+        self.limit = QueryLimit(count, "queries.count")
         self.place, self.norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
         nn.init.xavier_uniform_(self.place.weight)
 

@@ -16,7 +16,7 @@ from detrkit.layers import at_least_float32, constant, zero_bias
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.sap.geometry import Grid
-from detrkit.structures import Extent, Memory, Queries
+from detrkit.structures import Extent, Memory, Queries, QueryLimit
 
 
 @register("queries", "salient_grid")
@@ -63,6 +63,7 @@ class SalientGridQueries(QueryGenerator):
         self.in_cell = 0.5 if start == "center" else 0.0
         rows, columns = grid
         geometry.on_grid(grid)
+        self.limit = QueryLimit(rows * columns, "queries.grid")
         self.geometry, self.cell = geometry, (1 / columns, 1 / rows)
         y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
         points = inverse_sigmoid(torch.stack((x, y), dim=-1).flatten(0, 1), eps=1e-3)

@@ -12,8 +12,9 @@ from pycocotools import mask as coco_masks
 from detrkit.data.coco import read_categories, read_coco
 from detrkit.data.coco_source import image_folder_of, open_annotations
 from detrkit.data.files import find_files
-from detrkit.engine.train import require_files, require_objects
+from detrkit.engine.train import crowded, require_files, require_objects
 from detrkit.errors import DataError
+from detrkit.structures import QueryLimit
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry
 
@@ -379,3 +380,19 @@ def test_a_folder_is_listed_once(tmp_path, monkeypatch):
     found = find_files(tmp_path, [f"sub/{n}.jpg" for n in range(21)])
     assert (found.missing, found.ways) == ([20], {})
     assert len(calls) == 2  # the folder itself, where the missing one is looked for by its last part
+
+
+def test_more_objects_than_queries_or_than_coco_counts_are_said_with_the_key_that_changes_it(write_set):
+    boxes = [box_entry(n, 1, [n % 50, n % 30, 5, 5]) for n in range(1, 106)]
+    few = [box_entry(n, 2, [n % 50, 1, 5, 5]) for n in range(200, 204)]
+    crowds = [box_entry(n, 3, [1, 1, 5, 5], iscrowd=1) for n in range(300, 320)]
+    source = coco(write_set([image_entry(n) for n in (1, 2, 3, 4)], [*boxes, *few, *crowds]))
+    assert source.train.records.objects().tolist() == [105, 4, 0, 0]
+    train, val, coco_s = crowded(source, QueryLimit(16, "queries.grid"))
+    assert "1 images of train hold up to 105 objects, and the detector has 16 queries" in train
+    assert train.endswith("raise queries.grid")
+    assert "cannot be found" in val
+    assert "best 100 detections" in coco_s
+    assert crowded(source, None) == [coco_s]
+    assert len(crowded(source, QueryLimit(3, "queries.count"))) == 3
+    assert "2 images of train" in crowded(source, QueryLimit(3, "queries.count"))[0]

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 import detrkit
 from detrkit.detector import Detector
 from detrkit.recipe import list_recipes
-from detrkit.structures import Output
+from detrkit.structures import Output, QueryLimit
 
 ANY = ["backbone.name=resnet18", "backbone.pretrained=false", "detector.classes=7", "detector.width=64"]
 SMALL = [
@@ -73,6 +73,23 @@ def test_every_recipe_trains_a_step(name):
     losses["total"].backward()
     silent = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent, f"trained, but no gradient arrives: {silent}"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "limit"),
+    [
+        ("sap_detr_r50_50ep", ["queries.grid=[3,5]"], QueryLimit(15, "queries.grid")),
+        ("dab_detr_r50_50ep", ["queries.count=7"], QueryLimit(7, "queries.count")),
+        ("detr_r50_500ep", ["queries.count=9"], QueryLimit(9, "queries.count")),
+        ("deformable_detr_r50_50ep", ["queries.count=8"], QueryLimit(8, "queries.count")),
+        ("dino_4scale_r50_12ep", ["queries.count=6"], QueryLimit(6, "queries.count")),
+        ("anchor_detr_r50_50ep", ["queries.points=4", "queries.patterns=2"], QueryLimit(8, "queries.points")),
+    ],
+)
+def test_a_detector_says_how_many_objects_it_can_find(name, overrides, limit):
+    detector, _ = small(name, *overrides)
+    assert detector.limit == limit
+    assert detector.eval()(torch.rand(1, 3, 128, 128)).logits.shape[2] == limit.count
 
 
 @pytest.mark.parametrize("name", ["sap_dino_r50_12ep", "dino_4scale_r50_12ep", "sam_detr_smca_r50_50ep"])
