@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from detrkit.data import Records
     from detrkit.evaluation.coco_stats import ClassResult, EvalResult
 
 PRECISION_OF = ("all IoU", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
@@ -91,7 +92,8 @@ def evaluate(
             "split": split,
             "overrides": list(overrides or ()),
         }
-        for path in _write(folder, result, origin, split):
+        dataset = trained.source.val if split == "val" else trained.source.train
+        for path in _write(folder, result, origin, split, dataset.records):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
@@ -127,12 +129,13 @@ def classes_table(rows: list[ClassResult]) -> Table:
     return table
 
 
-def _write(folder: Path, result: EvalResult, origin: dict, split: str) -> list[Path]:
+def _write(folder: Path, result: EvalResult, origin: dict, split: str, records: Records) -> list[Path]:
     from detrkit.writing import write_text
 
     ending = "" if split == "val" else f"_{split}"
     summary, detections = folder / f"evaluation{ending}.json", folder / f"detections{ending}.json"
-    write_text(detections, json.dumps(result.detections))
+    given = [{**found, "image_id": records.given_id(found["image_id"])} for found in result.detections]
+    write_text(detections, json.dumps(given))
     write_text(summary, json.dumps(origin | result.summary(), indent=1, ensure_ascii=False))
     return [summary, detections]
 

@@ -89,6 +89,9 @@ def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:
         return source.augment.evaluate(decode(path)), path.stem
     dataset = source.val if split == "val" else source.train
     ids = dataset.image_ids.tolist()
-    if not number.isdecimal() or int(number) not in ids:
-        raise UserError(f"{image}: the {split} split has {len(ids)} images, with ids from {min(ids)} to {max(ids)}")
-    return source.augment.evaluate(dataset.read(ids.index(int(number)))[0]), f"{split}_{int(number)}"
+    given = {str(dataset.records.given_id(image_id)): image_id for image_id in ids}
+    if number not in given:
+        raise UserError(
+            f"{image}: the {split} split has {len(ids)} images, with ids from {next(iter(given))} to {[*given][-1]}"
+        )
+    return source.augment.evaluate(dataset.read(ids.index(given[number]))[0]), f"{split}_{given[number]}"

@@ -7,6 +7,7 @@ import math
 import mmap
 import re
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -99,6 +100,7 @@ def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tupl
     ``DataError`` where the file is no annotation file at all.
     """
     data = _parse(path)
+    texts = _number_text_ids(path, data)
     categories, faults = _categories(path, data)
     known = {category.id for category in categories}
     image_rows, image_faults = _images(path, data, images, exif)
@@ -131,8 +133,9 @@ def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tupl
         boxes=boxes[keep],
         areas=np.array([row[4] for row in rows], dtype=np.float64)[keep],
         crowd=np.array([row[5] for row in rows], dtype=bool)[keep],
+        texts=np.array([texts["images"][row[0]] for row in image_rows]) if "images" in texts else None,
     )
-    return categories, records, faults + box_faults
+    return categories, records, [_with_texts(fault, texts) for fault in faults + box_faults]
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -150,6 +153,46 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "images" not in data:
         raise DataError(f"{path}: is not a COCO annotation file (a JSON object with images, annotations, categories)")
     return data
+
+
+def _number_text_ids(path: Path, data: dict[str, Any]) -> dict[str, dict[int, str]]:
+    """Puts numbers, counted from 1, in the place of ids that are texts; gives the text of each number, by table.
+
+    Raises ``DataError`` where a table has both kinds of ids.
+    """
+    texts: dict[str, dict[int, str]] = {}
+    for key in ("images", "annotations"):
+        entries = _table(path, data, key)
+        said = [entry.get("id") for entry in entries]
+        named = [identity for identity in said if isinstance(identity, str)]
+        if not named:
+            continue
+        if len(named) < len(said):
+            other = next(identity for identity in said if not isinstance(identity, str))
+            raise DataError(
+                f"{path}: the ids of '{key}' are texts ({named[0]!r}) and others ({_shown(other)}); they must be "
+                "all whole numbers or all texts"
+            )
+        number_of = {text: number for number, text in enumerate(dict.fromkeys(named), start=1)}
+        texts[key] = {number: text for text, number in number_of.items()}
+        data[key] = [{**entry, "id": number_of[entry["id"]]} for entry in entries]
+        if key == "images":
+            for position, entry in enumerate(_table(path, data, "annotations")):
+                named_by = entry.get("image_id")
+                # A number is not the text that it looks like, nor one of those that now stand for texts.
+                number = number_of.get(named_by, named_by) if isinstance(named_by, str) else _shown(named_by)
+                data["annotations"][position] = {**entry, "image_id": number}
+    return texts
+
+
+def _with_texts(fault: Fault, texts: dict[str, dict[int, str]]) -> Fault:
+    """A fault with the ids that the file has."""
+    image_id, annotation_id = fault.image_id, fault.annotation_id
+    if isinstance(image_id, int):
+        image_id = texts.get("images", {}).get(image_id, image_id)
+    if isinstance(annotation_id, int):
+        annotation_id = texts.get("annotations", {}).get(annotation_id, annotation_id)
+    return replace(fault, image_id=image_id, annotation_id=annotation_id)
 
 
 def _table(path: Path, data: dict[str, Any], key: str) -> list[dict[str, Any]]:

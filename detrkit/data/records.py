@@ -71,8 +71,8 @@ class Fault:
     """
 
     kind: str
-    image_id: int | None
-    annotation_id: int | None
+    image_id: int | str | None
+    annotation_id: int | str | None
     detail: str
     loses: bool
 
@@ -100,6 +100,13 @@ class Records:
     boxes: np.ndarray  # [A, 4] float64, (x, y, w, h)
     areas: np.ndarray  # [A] float64
     crowd: np.ndarray  # [A] bool
+    texts: np.ndarray | None = None  # [I] str, the images' ids where the files have texts; image_ids then count them
+
+    def given_id(self, image_id: int) -> int | str:
+        """An image's id as the files have it."""
+        if self.texts is None:
+            return image_id
+        return str(self.texts[np.searchsorted(self.image_ids, image_id)])
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_masks
 from detrkit.data.coco import read_categories, read_coco
 from detrkit.data.coco_source import image_folder_of, open_annotations
 from detrkit.data.files import find_files
+from detrkit.data.records import Category
 from detrkit.engine.train import crowded, require_files, require_objects
 from detrkit.errors import DataError
 from detrkit.structures import QueryLimit
@@ -284,7 +285,9 @@ def test_missing_folders_say_what_was_looked_for(tmp_path):
 
 def test_records_stay_flat(write_set):
     records = coco(write_set([image_entry(1)], [box_entry(1, 1, [1, 1, 2, 2])])).train.records
-    assert all(isinstance(value, np.ndarray) and value.dtype != object for value in vars(records).values())
+    columns = vars(records)
+    assert columns.pop("texts") is None
+    assert all(isinstance(value, np.ndarray) and value.dtype != object for value in columns.values())
 
 
 def test_boxes_follow_from_polygons_and_run_lengths_where_there_is_none(tmp_path):
@@ -396,3 +399,33 @@ def test_more_objects_than_queries_or_than_coco_counts_are_said_with_the_key_tha
     assert crowded(source, None) == [coco_s]
     assert len(crowded(source, QueryLimit(3, "queries.count"))) == 3
     assert "2 images of train" in crowded(source, QueryLimit(3, "queries.count"))[0]
+
+
+def test_ids_that_are_texts_are_numbered_and_told_as_they_were(tmp_path):
+    images = [image_entry(name, name=f"{name}.png") for name in ("img_7", "img_2", "img_9")]
+    annotations = [
+        box_entry("a", "img_2", [1, 1, 5, 5]),
+        box_entry("b", "img_9", [2, 1, 0, 5]),
+        box_entry("c", "img_5", [3, 1, 5, 5]),
+        box_entry("a", "img_7", [3, 1, 5, 5]),
+    ]
+    _, records, faults = read(tmp_path, images, annotations)
+    assert [records.given_id(n) for n in records.image_ids.tolist()] == ["img_7", "img_2", "img_9"]
+    assert records.objects().tolist() == [0, 1, 0]
+    assert [(f.kind, f.image_id, f.annotation_id) for f in faults] == [
+        ("unknown image", None, "c"),
+        ("duplicate annotation id", "img_7", "a"),
+        ("zero area", "img_9", "b"),
+    ]
+    assert "image img_9, annotation b" in str(faults[2])
+    assert records.ground_truth([Category(3, "cat")]).getAnnIds() == [1]
+
+
+def test_numbers_stay_numbers_and_both_kinds_at_once_are_refused(tmp_path):
+    _, records, _ = read(tmp_path, [image_entry(70)], [box_entry("x", 70, [1, 1, 5, 5])])
+    assert records.given_id(70) == 70
+    assert len(records.boxes) == 1
+    with pytest.raises(DataError, match=r"ids of 'images' are texts \('7'\) and others \(8\)"):
+        read(tmp_path, [image_entry("7"), image_entry(8)])
+    _, _, [fault] = read(tmp_path, [image_entry("1")], [box_entry(5, 1, [1, 1, 5, 5])])
+    assert fault.kind == "unknown image"  # the number 1 is not the text "1"
