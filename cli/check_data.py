@@ -77,6 +77,7 @@ def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[
     """The splits that a recipe, a folder or an annotation file names. A folder may lack one of the two."""
     from detrkit.data import CocoSource
     from detrkit.data.coco_source import open_annotations
+    from detrkit.data.file_source import FileSource
     from detrkit.data.transforms import NoAugment
     from detrkit.errors import UserError
     from detrkit.recipe import Factory, load_recipe
@@ -95,7 +96,7 @@ def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[
     else:
         source = load_recipe(target, overrides).section("data")()
     splits: tuple[Split, ...] = ("train", "val")
-    names = [name for name in splits if not isinstance(source, CocoSource) or source.has(name)]
+    names = [name for name in splits if not isinstance(source, FileSource) or source.has(name)]
     return {name: source.open(name) for name in names or ["train"]}  # opening none says what is missing
 
 

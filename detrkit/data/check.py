@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.data.coco_source import CocoDataset
 from detrkit.data.dataset import Dataset
 from detrkit.data.decode import WrongSizeError, decode, open_orientation
+from detrkit.data.file_dataset import FileDataset
 from detrkit.data.records import Fault
 from detrkit.errors import DataError
 
@@ -66,7 +66,7 @@ def check_split(
     """
     records = dataset.records
     faults = list(dataset.faults)
-    if files and isinstance(dataset, CocoDataset):
+    if files and isinstance(dataset, FileDataset):
         for fault in _check_files(dataset):
             faults += [fault] if fault else []
             advance(1)
@@ -104,14 +104,14 @@ def check_split(
     )
 
 
-def _check_files(dataset: CocoDataset) -> Iterator[Fault | None]:
+def _check_files(dataset: FileDataset) -> Iterator[Fault | None]:
     """One entry for each image: what is wrong with its file, if anything."""
     # Threads, as Pillow decodes outside Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(lambda index: _check_file(dataset, index), range(len(dataset)))
 
 
-def _check_file(dataset: CocoDataset, index: int) -> Fault | None:
+def _check_file(dataset: FileDataset, index: int) -> Fault | None:
     path, image_id = dataset.image_path(index), dataset.image_id(index)
     height, width = dataset.records.sizes[index].tolist()
     if not path.is_file():

@@ -90,6 +90,18 @@ def _first_member(text: str, key: str) -> Any:
     return value
 
 
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file looks like COCO annotations, by its first and last pieces."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_PIECE)
+            file.seek(max(0, path.stat().st_size - _PIECE))
+            text = start + file.read()
+    except OSError:
+        return False
+    return start.lstrip()[:1] == b"{" and all(f'"{key}"'.encode() in text for key in ("images", "annotations"))
+
+
 def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tuple[Category, ...], Records, list[Fault]]:
     """Read an annotation file: its categories by id, its records, and the faults found on the way.
 

@@ -115,6 +115,25 @@ class Records:
         """The rows of the annotations of the image at ``index``."""
         return slice(int(self.first[index]), int(self.first[index + 1]))
 
+    def only(self, images: Sequence[int]) -> Records:
+        """The records of some of the images, by their indices in ascending order."""
+        rows = [np.arange(int(self.first[i]), int(self.first[i + 1])) for i in images]
+        counts = [len(each) for each in rows]
+        row = np.concatenate([np.empty(0, dtype=np.int64), *rows])
+        image = np.array(list(images), dtype=np.int64)
+        return Records(
+            image_ids=self.image_ids[image],
+            sizes=self.sizes[image],
+            file_names=self.file_names[image],
+            first=np.cumsum([0, *counts]),
+            annotation_ids=self.annotation_ids[row],
+            category_ids=self.category_ids[row],
+            boxes=self.boxes[row],
+            areas=self.areas[row],
+            crowd=self.crowd[row],
+            texts=None if self.texts is None else self.texts[image],
+        )
+
     def objects(self) -> np.ndarray:
         """[I] int64, how many objects each image holds, crowd regions not counted."""
         image_of = np.repeat(np.arange(len(self)), np.diff(self.first))
