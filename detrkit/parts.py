@@ -15,8 +15,11 @@ import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
 import detrkit.blocks.denoising
 import detrkit.blocks.groups
+import detrkit.data.auto_source
 import detrkit.data.coco_source
 import detrkit.data.shapes
+import detrkit.data.voc_source
+import detrkit.data.yolo_source
 import detrkit.decoder
 import detrkit.encoders.deformable
 import detrkit.encoders.row_column

@@ -16,11 +16,9 @@ import numpy as np
 
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.masks import box_of_mask
-from detrkit.data.records import Category, Fault, Records, clip_boxes
+from detrkit.data.records import Category, Fault, Records, check_boxes
 from detrkit.errors import DataError
 
-# Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
-EDGE_TOLERANCE = 0.001
 _PIECE = 4_000_000  # bytes at the start and at the end of a file, where its categories are looked for
 LONGEST_SIDE = 2**31 - 1  # pixels; no image format in use can say more
 
@@ -134,7 +132,7 @@ def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tupl
     index = np.array([row[0] for row in rows], dtype=np.int64)
     ids = np.array([row[1] for row in rows], dtype=np.int64)
     boxes = np.array([row[3] for row in rows], dtype=np.float64).reshape(-1, 4)
-    keep, box_faults = _check_boxes(boxes, sizes[index], ids, [image_rows[i][0] for i in index])
+    keep, box_faults = check_boxes(boxes, sizes[index], ids, [image_rows[i][0] for i in index])
     records = Records(
         image_ids=np.array([row[0] for row in image_rows], dtype=np.int64),
         sizes=sizes,
@@ -325,25 +323,3 @@ def _shown(value: Any) -> str:
     except ValueError:
         return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _check_boxes(
-    boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, image_ids: list[int]
-) -> tuple[np.ndarray, list[Fault]]:
-    """Which boxes [A] have area inside their image (bool), and a fault for each that is not as it should be."""
-    inside = clip_boxes(boxes, sizes)
-    flat = (boxes[:, 2:] <= 0).any(1)
-    outside = ~flat & (inside[:, 2:] <= inside[:, :2]).any(1)
-    over = (boxes[:, :2] < -EDGE_TOLERANCE) | (boxes[:, :2] + boxes[:, 2:] > sizes[:, ::-1] + EDGE_TOLERANCE)
-    cut = ~flat & ~outside & over.any(1)
-    faults = []
-    for kind, which, text in (
-        ("zero area", flat, "has no area: left out"),
-        ("outside", outside, "lies outside its image: left out"),
-        ("out of range", cut, "passes the edge of its image: clipped"),
-    ):
-        for row in np.flatnonzero(which):
-            height, width = sizes[row]
-            detail = f"box {boxes[row].tolist()} {text} (image {width} x {height})"
-            faults.append(Fault(kind, image_ids[row], int(ids[row]), detail, loses=kind != "out of range"))
-    return np.logical_not(flat | outside), faults

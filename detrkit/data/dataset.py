@@ -109,6 +109,10 @@ class DataSource(ABC):
     def labels(self) -> Labels:
         """Category ids to labels and back."""
 
+    def describe(self) -> str:
+        """What was found, in a line; "" where there is nothing to say."""
+        return ""
+
     @abstractmethod
     def open(self, split: Split) -> Dataset:
         """Read a split; ``DataError`` where its files are missing or cannot be used."""

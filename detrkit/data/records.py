@@ -15,6 +15,9 @@ from pycocotools.coco import COCO
 
 from detrkit.errors import DataError
 
+# Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
+EDGE_TOLERANCE = 0.001
+
 
 @dataclass(frozen=True)
 class Category:
@@ -193,3 +196,25 @@ def clip_boxes(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
     low = np.clip(boxes[:, :2], 0, limit)
     high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, limit)
     return np.concatenate([low, high], axis=1)
+
+
+def check_boxes(
+    boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, image_ids: list[int]
+) -> tuple[np.ndarray, list[Fault]]:
+    """Which boxes [A] have area inside their image (bool), and a fault for each that is not as it should be."""
+    inside = clip_boxes(boxes, sizes)
+    flat = (boxes[:, 2:] <= 0).any(1)
+    outside = ~flat & (inside[:, 2:] <= inside[:, :2]).any(1)
+    over = (boxes[:, :2] < -EDGE_TOLERANCE) | (boxes[:, :2] + boxes[:, 2:] > sizes[:, ::-1] + EDGE_TOLERANCE)
+    cut = ~flat & ~outside & over.any(1)
+    faults = []
+    for kind, which, text in (
+        ("zero area", flat, "has no area: left out"),
+        ("outside", outside, "lies outside its image: left out"),
+        ("out of range", cut, "passes the edge of its image: clipped"),
+    ):
+        for row in np.flatnonzero(which):
+            height, width = sizes[row]
+            detail = f"box {boxes[row].tolist()} {text} (image {width} x {height})"
+            faults.append(Fault(kind, image_ids[row], int(ids[row]), detail, loses=kind != "out of range"))
+    return np.logical_not(flat | outside), faults

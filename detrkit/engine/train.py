@@ -123,7 +123,8 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         )
         if has_checkpoint:  # before anything is said, as a refused resume leaves the run as it was, its log too
             trainer.resume()
-        for line in introduction(recipe, workload, device, precision):
+        found = source.describe()
+        for line in [*introduction(recipe, workload, device, precision), *([found] if found else [])]:
             reporter.say(line)
         for line in [*lost, *crowded(source, detector.limit), *warnings(workload, options)]:
             reporter.say(f"warning: {line}", style="yellow")

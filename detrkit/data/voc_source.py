@@ -1,0 +1,92 @@
+"""Data part ``voc``: a data set in Pascal VOC's format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from detrkit.data.dataset import Split
+from detrkit.data.decode import Exif
+from detrkit.data.file_dataset import Annotations
+from detrkit.data.file_source import FileSource, Numbering, Share
+from detrkit.data.records import Category
+from detrkit.data.voc import find_list, find_voc, listed, read_voc, read_xml
+from detrkit.errors import DataError
+from detrkit.recipe import Factory, Slot, register
+
+
+@register("data", "voc")
+class VocSource(FileSource):
+    """A data set in Pascal VOC's format.
+
+    root: the folder with ``Annotations``, ``JPEGImages`` (or the images beside ``Annotations``) and, where the set is
+    split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will do. Category ids count
+    the classes' names, sorted, from 1. Difficult objects are neither learned nor counted. labels, exif, val_share,
+    split_seed: as for ``coco``.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        labels: Numbering = "contiguous",
+        exif: Exif = "upright",
+        val_share: Share | None = None,
+        split_seed: Annotated[int, Field(ge=0)] = 0,
+        augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
+    ):
+        super().__init__(
+            root=Path(root).expanduser() if root is not None else None,
+            labels=labels,
+            exif=exif,
+            val_share=val_share,
+            split_seed=split_seed,
+            augment=augment(),
+        )
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder with Annotations."""
+        if self.root is None:
+            raise DataError("where is the data set? Set data.root to the folder with Annotations and JPEGImages")
+        folder = find_voc(self.root)
+        if folder is None:
+            raise DataError(f"data.root: {self.root} has no Annotations with .xml files")
+        return folder
+
+    @cached_property
+    def _categories(self) -> tuple[Category, ...]:
+        names: set[str] = set()
+        for path in sorted((self.folder / "Annotations").glob("*.xml")):
+            try:
+                names |= {name for name, _, _ in read_xml(path).objects}
+            except DataError:
+                continue  # named where its split is read
+        return tuple(Category(number, name) for number, name in enumerate(sorted(names), start=1))
+
+    def describe(self) -> str:
+        lists = [path.name for path in (find_list(self.folder, "train"), find_list(self.folder, "val")) if path]
+        return f"Pascal VOC: {self.folder.name}, {len(self._categories)} classes, {', '.join(lists) or 'not split'}"
+
+    def find(self, split: Split) -> Sequence[str] | None:
+        path = find_list(self.folder, split)
+        return None if path is None else listed(path)
+
+    def find_whole(self) -> Sequence[str] | None:
+        return sorted(path.stem for path in (self.folder / "Annotations").glob("*.xml"))
+
+    def read(self, found: Sequence[str]) -> Annotations:
+        return read_voc(self.folder, found, self._categories, exif=self.exif)
+
+    def read_categories(self, found: Sequence[str]) -> tuple[Category, ...]:
+        return self._categories
+
+    def no_split(self, split: Split) -> DataError:
+        return DataError(
+            f"{self.folder}: has no ImageSets/Main/{split}.txt; to validate on a share of the images set "
+            "data.val_share=0.2"
+        )

@@ -1,0 +1,77 @@
+"""Data part ``yolo``: a data set in YOLO's format."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from detrkit.data.dataset import Split
+from detrkit.data.decode import Exif
+from detrkit.data.file_dataset import Annotations
+from detrkit.data.file_source import FileSource, Numbering, Share
+from detrkit.data.records import Category
+from detrkit.data.yolo import YoloSet, find_yaml, read_yaml, read_yolo
+from detrkit.errors import DataError
+from detrkit.recipe import Factory, Slot, register
+
+
+@register("data", "yolo")
+class YoloSource(FileSource):
+    """A data set in YOLO's format.
+
+    root: the data.yaml, or the folder that it is in. Its ``path``, ``train``, ``val`` (folders, lists of them, or text
+    files that list images) and ``names`` are read; category ids are the classes' numbers there. labels, exif,
+    val_share, split_seed: as for ``coco``.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        labels: Numbering = "contiguous",
+        exif: Exif = "upright",
+        val_share: Share | None = None,
+        split_seed: Annotated[int, Field(ge=0)] = 0,
+        augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
+    ):
+        super().__init__(
+            root=Path(root).expanduser() if root is not None else None,
+            labels=labels,
+            exif=exif,
+            val_share=val_share,
+            split_seed=split_seed,
+            augment=augment(),
+        )
+
+    @cached_property
+    def described(self) -> YoloSet:
+        """What the set's data.yaml says."""
+        if self.root is None:
+            raise DataError("where is the data set? Set data.root to its data.yaml, or to the folder of that")
+        file = find_yaml(self.root)
+        if file is None:
+            raise DataError(f"data.root: {self.root} is no data.yaml, and no folder with one that has names")
+        return read_yaml(file)
+
+    def describe(self) -> str:
+        entries = ", ".join(f"{split} in {len(paths)} place(s)" for split, paths in self.described.entries.items())
+        return f"YOLO: {self.described.file.name}, {len(self.described.names)} classes, {entries}"
+
+    def find(self, split: Split) -> str | None:
+        return split if split in self.described.entries else None
+
+    def find_whole(self) -> str | None:
+        return None  # a data.yaml always names a split
+
+    def read(self, found: str) -> Annotations:
+        return read_yolo(self.described, found, exif=self.exif)
+
+    def read_categories(self, found: str) -> tuple[Category, ...]:
+        return tuple(Category(number, name) for number, name in enumerate(self.described.names))
+
+    def no_split(self, split: Split) -> DataError:
+        advice = "; to validate on a share of the images set data.val_share=0.2" if split == "val" else ""
+        return DataError(f"{self.described.file}: names no {split}{advice}")

@@ -1,0 +1,284 @@
+"""One set of images in every format: the same images, boxes and names come out, by whatever way it is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from detrkit.data.auto_source import AutoSource
+from detrkit.data.save import save_coco, save_yolo
+from detrkit.data.transforms import NoAugment
+from detrkit.errors import DataError
+
+from .conftest import box_entry, coco, image_entry, part
+
+
+def auto(root, **options):
+    return AutoSource(root=str(root), augment=part(NoAugment), **options)
+
+
+def truth(dataset):
+    """Image name -> (class, box in shares of the image, ignored) in the files' order, whatever ids the format has."""
+    names = {category.id: category.name for category in dataset.real_categories}
+    records, found = dataset.records, {}
+    for index in range(len(dataset)):
+        rows = records.of_image(index)
+        height, width = records.sizes[index].tolist()
+        shares = records.boxes[rows] / [width, height, width, height]
+        labels = [names[number] for number in records.category_ids[rows].tolist()]
+        found[Path(str(records.file_names[index])).name] = list(
+            zip(labels, shares.tolist(), records.crowd[rows].tolist(), strict=True)
+        )
+    return found
+
+
+def same(first, second, limit=1e-6):
+    assert first.keys() == second.keys()
+    for name, objects in first.items():
+        assert [(o[0], o[2]) for o in objects] == [(o[0], o[2]) for o in second[name]], name
+        ours, theirs = (np.array([o[1] for o in each]).reshape(-1, 4) for each in (objects, second[name]))
+        assert np.abs(ours - theirs).max(initial=0) <= limit, name
+
+
+def write_voc(splits, out):
+    for split, dataset in splits.items():
+        names = {category.id: category.name for category in dataset.real_categories}
+        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        stems = []
+        for index in range(len(dataset)):
+            source, rows = dataset.image_path(index), dataset.records.of_image(index)
+            shutil.copy(source, out / "JPEGImages" / source.name)
+            height, width = dataset.records.sizes[index].tolist()
+            objects = ""
+            for (x, y, w, h), number in zip(
+                dataset.records.boxes[rows].tolist(), dataset.records.category_ids[rows].tolist(), strict=True
+            ):
+                objects += (
+                    f"<object><name>{names[number]}</name><difficult>0</difficult><bndbox><xmin>{x!r}</xmin>"
+                    f"<ymin>{y!r}</ymin><xmax>{x + w!r}</xmax><ymax>{y + h!r}</ymax></bndbox></object>"
+                )
+            (out / "Annotations" / f"{source.stem}.xml").write_text(
+                f"<annotation><filename>{source.name}</filename><size><width>{width}</width><height>{height}</height>"
+                f"<depth>3</depth></size>{objects}</annotation>"
+            )
+            stems.append(source.stem)
+        (out / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
+
+
+def write_roboflow(splits, out):
+    for split, dataset in splits.items():
+        folder = out / {"train": "train", "val": "valid"}[split]
+        save_coco({"x": dataset}, out / "t")
+        (out / "t" / "x").rename(folder)
+        (out / "t" / "annotations" / "instances_x.json").rename(folder / "_annotations.coco.json")
+
+
+def write_whole(splits, out):
+    """One JSON, all images in one folder, no split."""
+    (out / "photos").mkdir(parents=True)
+    images, annotations = [], []
+    for number, dataset in enumerate(splits.values()):
+        for index in range(len(dataset)):
+            source, rows = dataset.image_path(index), dataset.records.of_image(index)
+            shutil.copy(source, out / "photos" / source.name)
+            height, width = dataset.records.sizes[index].tolist()
+            image_id = 1000 * number + index
+            images.append(image_entry(image_id, name=source.name, height=height, width=width))
+            for row in range(rows.start, rows.stop):
+                box, category = dataset.records.boxes[row].tolist(), int(dataset.records.category_ids[row])
+                annotations.append(box_entry(len(annotations) + 1, image_id, box, category=category))
+        categories = [{"id": c.id, "name": c.name} for c in dataset.real_categories]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (out / "labels.json").write_text(json.dumps(content))
+
+
+WRITERS = {"yolo": save_yolo, "voc": write_voc, "roboflow": write_roboflow, "coco": save_coco}
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """A COCO set of six images in each split, of other names, sizes and objects."""
+    rng = np.random.default_rng(3)
+    root = tmp_path / "set"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        images, boxes = [], []
+        for number in range(1, 7):
+            height, width = 30 + 3 * number, 50 + number
+            name = f"{split}_{number}.png"
+            Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(root / split / name)
+            images.append(image_entry(10 * number, name=name, height=height, width=width))
+            for _ in range(number - 1):
+                box = [
+                    float(v) for v in (rng.uniform(0, 30), rng.uniform(0, 20), rng.uniform(2, 12), rng.uniform(2, 12))
+                ]
+                boxes.append(box_entry(len(boxes) + 1, 10 * number, box, category=int(rng.choice([3, 7]))))
+        content = {
+            "images": images,
+            "annotations": boxes,
+            "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        }
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_the_same_set_comes_out_of_every_format(small_set, tmp_path, form):
+    source = coco(small_set)
+    splits = {"train": source.train, "val": source.val}
+    WRITERS[form](splits, tmp_path / "other")
+    found = auto(tmp_path / "other")
+    for split, dataset in splits.items():
+        same(truth(dataset), truth(getattr(found, split)))
+    assert [category.name for category in found.categories] == ["cat", "dog"]
+    image, boxes, labels = found.train.read(3)
+    ours = source.train.read(3)
+    assert np.array_equal(np.asarray(image), np.asarray(ours[0]))
+    assert sorted(labels.tolist()) == sorted(ours[2].tolist())
+    assert len(boxes) == 3
+
+
+@pytest.mark.parametrize("name", ["bccd", "aerial_cars"])
+@pytest.mark.parametrize("form", [*WRITERS, "whole"])
+def test_real_sets_come_out_of_every_format(real_data, tmp_path, name, form):
+    source = coco(real_data / name)
+    splits = {"train": source.train, "val": source.val}
+    if form == "whole":
+        write_whole(splits, tmp_path / "other")
+        found = auto(tmp_path / "other")
+        same({**truth(source.train), **truth(source.val)}, {**truth(found.train), **truth(found.val)})
+        assert len(found.val) == round(0.2 * (len(source.train) + len(source.val)))
+        return
+    WRITERS[form](splits, tmp_path / "other")
+    found = auto(tmp_path / "other")
+    for split, dataset in splits.items():
+        same(truth(dataset), truth(getattr(found, split)))
+
+
+def test_a_seed_divides_a_set_without_splits_in_the_same_way_everywhere(small_set, tmp_path):
+    source = coco(small_set)
+    write_whole({"train": source.train, "val": source.val}, tmp_path / "whole")
+    drawn = {}
+    for seed in (0, 0, 1):
+        found = auto(tmp_path / "whole", val_share=0.25, split_seed=seed)
+        train, val = set(truth(found.train)), set(truth(found.val))
+        assert (len(train), len(val), train & val) == (9, 3, set())
+        drawn.setdefault(seed, val)
+        assert drawn[seed] == val
+    assert drawn[0] != drawn[1]
+    assert drawn[0] == {"train_1.png", "train_6.png", "val_4.png"}  # on every machine
+    with pytest.raises(DataError, match=r"has no val annotations.*set data\.val_share=0\.2"):
+        _ = coco(tmp_path / "whole").val
+
+
+def yolo(tmp_path, said, files):
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            Image.new("RGB", (100, 50)).save(path)
+        else:
+            path.write_text(content)
+    (tmp_path / "data.yaml").write_text(said if isinstance(said, str) else yaml.safe_dump(said))
+    return auto(tmp_path)
+
+
+BOX, LINE = [["b", [0.25, 0.5, 0.5, 0.25], False]], "1 0.5 0.625 0.5 0.25\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "files"),
+    [
+        ({"train": "images/t", "val": "images/v"}, ["images/t/a.png", "labels/t/a.txt", "images/v/c.png"]),
+        ({"train": "t/images", "val": "v/images"}, ["t/images/a.png", "t/labels/a.txt", "v/images/c.png"]),
+        ({"train": "../t/images", "val": "../v/images"}, ["t/images/a.png", "t/labels/a.txt", "v/images/c.png"]),
+        ({"train": "one", "val": ["two", "three"]}, ["one/a.png", "one/a.txt", "three/c.png", "two/.keep"]),
+        ({"path": "/data/nowhere", "train": "one", "val": "two"}, ["one/sub/a.png", "one/sub/a.txt", "two/c.png"]),
+        ({"train": "train.txt", "val": "val.txt"}, ["images/x/a.png", "labels/x/a.txt", "images/x/c.png"]),
+    ],
+)  # fmt: skip
+def test_yolo_s_layouts(tmp_path, said, files):
+    content = {name: LINE if name.endswith(".txt") else "" if name.endswith(".keep") else None for name in files}
+    if said["train"] == "train.txt":
+        content |= {"train.txt": "./images/x/a.png\n", "val.txt": f"{tmp_path}/images/x/c.png\n"}
+    for names in (["a", "b"], {0: "a", 1: "b"}):
+        source = yolo(tmp_path, {**said, "names": names}, content)
+        assert {k: [list(o) for o in v] for k, v in truth(source.train).items()} == {"a.png": BOX}
+        assert truth(source.val) == {"c.png": []}  # no label file: no objects
+
+
+def test_polygons_become_boxes_and_other_lines_are_named(tmp_path):
+    lines = (
+        "0 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n0 0.5 0.5\n5 0.5 0.5 0.1 0.1\nx 1 1 1 1\n0 nan 0 0 0\n0 0.5 0.5 0 0.1\n"
+    )
+    source = yolo(tmp_path, {"train": "i", "names": ["a"]}, {"i/a.png": None, "i/a.txt": lines, "i/b.png": None})
+    source = auto(tmp_path, val_share=0.5)
+    datasets = [source.train, source.val]
+    [found] = [d for d in datasets if "a.png" in truth(d)]
+    assert np.allclose(truth(found)["a.png"][0][1], [0.1, 0.2, 0.4, 0.6])
+    assert [fault.kind for fault in found.faults] == ["bad label line"] * 4 + ["zero area"]
+    assert [int(str(fault).split(".txt:")[1].split(":")[0]) for fault in found.faults[:4]] == [3, 4, 5, 6]
+    assert "class 5 is none of the 1 in names" in str(found.faults[1])
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("names: [a\n", r"data\.yaml:2: is not YAML"),
+        ("- a\n", "should be a table"),
+        ({"names": {1: "a", 2: "b"}, "train": "i"}, r"names: the classes should be numbered 0, 1, 2"),
+        ({"names": [], "train": "i"}, "names: should be a list of class names"),
+        ({"names": ["a"], "train": "gone"}, r"train: there is no gone below"),
+        ({"names": ["a"], "train": 3}, r"train: should be a folder, a text file"),
+        ({"names": ["a"], "train": "empty"}, r"train has no images; looked in"),
+    ],
+)
+def test_what_is_wrong_with_a_yaml_is_named(tmp_path, said, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        _ = yolo(tmp_path, said, {"i/a.png": None}).train
+
+
+def test_difficult_objects_count_neither_way_and_broken_annotations_are_named(small_set, tmp_path):
+    source = coco(small_set)
+    write_voc({"train": source.train, "val": source.val}, tmp_path / "voc")
+    file = tmp_path / "voc" / "Annotations" / "train_2.xml"
+    file.write_text(file.read_text().replace("<difficult>0", "<difficult>1"))
+    (tmp_path / "voc" / "Annotations" / "train_3.xml").write_text("<annotation><object>")
+    (tmp_path / "voc" / "Annotations" / "train_4.xml").write_text("<!DOCTYPE x [<!ENTITY a 'b'>]><annotation/>")
+    dataset = auto(tmp_path / "voc").train
+    assert [o[2] for o in truth(dataset)["train_2.png"]] == [True]
+    assert len(dataset.read(1)[1]) == 0
+    assert [fault.kind for fault in dataset.faults] == ["bad annotation file"] * 2
+    assert "train_3.xml:1: is not XML" in str(dataset.faults[0])
+    assert "declares entities" in str(dataset.faults[1])
+
+
+def test_a_folder_in_no_format_is_told_what_is_looked_for(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(DataError, match=r"none of the known formats: COCO .* YOLO .* VOC .* It holds photo\.jpg"):
+        _ = auto(tmp_path).train
+    with pytest.raises(DataError, match="there is no"):
+        _ = auto(tmp_path / "gone").train
+
+
+def test_each_format_says_what_was_found(small_set, tmp_path):
+    source = coco(small_set)
+    said = {}
+    for form, write in WRITERS.items():
+        write({"train": source.train, "val": source.val}, tmp_path / form)
+        said[form] = auto(tmp_path / form).describe()
+    assert said == {
+        "yolo": "YOLO: data.yaml, 2 classes, train in 1 place(s), val in 1 place(s)",
+        "voc": "Pascal VOC: voc, 2 classes, train.txt, val.txt",
+        "roboflow": "COCO: train/_annotations.coco.json, valid/_annotations.coco.json",
+        "coco": "COCO: annotations/instances_train.json, annotations/instances_val.json",
+    }
