@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +14,20 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detrkit.data import Dataset, DataSource
+    from detrkit.data import Dataset
     from detrkit.data.check import SplitReport
     from detrkit.data.dataset import Split
 
 SHOWN = 20  # faults of a kind that are printed; --json has all
+
+
+class SaveAs(StrEnum):
+    """The formats that a clean copy can have."""
+
+    COCO = "coco"
+    YOLO = "yolo"
+
+
 PICTURES = 8  # drawn of each split
 PICTURE = 640  # pixels of the longer side that a small image is enlarged to
 
@@ -34,8 +44,15 @@ def check_data(
     count: Annotated[
         int | None, typer.Option(min=1, help="With --pictures: how many of each split.", show_default="8")
     ] = None,
+    save_as: Annotated[
+        SaveAs | None, typer.Option(help="Write a clean copy in this format: clipped boxes, no faulty ones.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --save-as: a new folder for the copy.")] = None,
 ) -> None:
-    """Report classes, sizes and faults of a data set. Exit code 1 if images or annotations are lost to faults."""
+    """Report classes, sizes and faults of a data set, in COCO's, YOLO's or Pascal VOC's format.
+
+    Exit code 1 if images or annotations are lost to faults.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -45,6 +62,10 @@ def check_data(
 
     if count is not None and pictures is None:
         raise UserError("--count goes with --pictures; without it nothing is drawn")
+    if (save_as is None) != (out is None):
+        raise UserError("--save-as and --out go together: the format of the clean copy, and a folder for it")
+    if out is not None:
+        check_folder(out, "--out")
     if json_file is not None:
         check_file(json_file, "--json")
     if pictures is not None:
@@ -69,13 +90,15 @@ def check_data(
     if pictures is not None:
         drawn = sum(draw_some(dataset, pictures, name, count or PICTURES) for name, dataset in datasets.items())
         console.print(f"{drawn} pictures written to {pictures}", markup=False)
+    if save_as is not None and out is not None:
+        save(datasets, save_as, out, console, errors)
     if any(report.loses_data for report in reports.values()):
         raise typer.Exit(1)
 
 
 def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[str, Dataset]:
     """The splits that a recipe, a folder or an annotation file names. A folder may lack one of the two."""
-    from detrkit.data import CocoSource
+    from detrkit.data.auto_source import AutoSource
     from detrkit.data.coco_source import open_annotations
     from detrkit.data.file_source import FileSource
     from detrkit.data.transforms import NoAugment
@@ -90,14 +113,34 @@ def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[
         raise UserError("--images goes with an annotation file")
     if is_file:
         return {path.stem: open_annotations(path, images)}
-    if path.is_dir():
-        plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
-        source: DataSource = CocoSource(root=str(path), augment=plain)
-    else:
-        source = load_recipe(target, overrides).section("data")()
     splits: tuple[Split, ...] = ("train", "val")
+    if path.is_dir() or path.suffix.lower() in (".yaml", ".yml"):
+        plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
+        found = AutoSource(root=str(path), augment=plain)
+        own = [name for name in splits if found.inner.find(name) is not None]
+        if own:  # as they are: a set with one of them is not divided to be looked at
+            return {name: found.inner.open(name) for name in own}
+        return {name: found.open(name) for name in splits}
+    source = load_recipe(target, overrides).section("data")()
     names = [name for name in splits if not isinstance(source, FileSource) or source.has(name)]
     return {name: source.open(name) for name in names or ["train"]}  # opening none says what is missing
+
+
+def save(datasets: dict[str, Dataset], form: SaveAs, out: Path, console: Console, errors: Console) -> None:
+    """Writes a clean copy, with a bar where somebody looks."""
+    from rich.progress import Progress
+
+    from detrkit.data.file_dataset import FileDataset
+    from detrkit.data.save import FORMATS
+    from detrkit.errors import UserError
+
+    files = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, FileDataset)}
+    if not files:
+        raise UserError("--save-as copies images that are files, and this data set makes its images")
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("copying", total=sum(map(len, files.values())))
+        FORMATS[form.value](files, out, lambda: progress.advance(task))
+    console.print(f"a clean copy in the format of {form.value} written to {out}", markup=False)
 
 
 def print_report(console: Console, name: str, report: SplitReport) -> None:

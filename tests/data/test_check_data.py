@@ -116,3 +116,18 @@ def test_a_recipe_is_enough():
     result = run("sap_detr_r50_50ep", "data.type=shapes", "data.train_images=5", "data.val_images=3")
     assert result.exit_code == 0, result.output
     assert "train: 5 images" in result.output
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp_path, form):
+    odd = [box_entry(1, 1, [50, 30, 20, 20]), box_entry(2, 1, [1, 1, 0, 5]), box_entry(3, 2, [1, 2, 3, 4])]
+    folder, copy = write_set([image_entry(1), image_entry(2)], odd), tmp_path / "copy"
+    assert run(folder, "--save-as", form, "--out", copy).exit_code == 1  # an annotation was lost
+    again = run(copy)
+    assert again.exit_code == 0, again.output
+    assert "2 images, 2 boxes" in again.output
+    assert "no faults" in again.output
+    refused = run(folder, "--save-as", form, "--out", copy)
+    assert isinstance(refused.exception, UserError)
+    assert "is there already" in str(refused.exception)
+    assert "go together" in str(run(folder, "--save-as", form).exception)
