@@ -194,6 +194,7 @@ def test_mistakes_laid_over_a_run_are_told_of_its_folder(base, monkeypatch):
 
 def test_an_option_of_another_type_names_that_type():
     with pytest.raises(
-        UserError, match=r'no such option of data "shapes"; accepted: .*"val_images"; data "auto", "coco", "voc" or "yolo" has it'
+        UserError,
+        match=r'no such option of data "shapes"; accepted: .*"val_images"; data "auto", "coco", "voc" or "yolo" has it',
     ):
         load_recipe("quickstart", ["data.root=/x"])
