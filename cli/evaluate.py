@@ -48,9 +48,8 @@ def evaluate(
     from detrkit.errors import UserError
     from detrkit.evaluation.evaluate import evaluate as run_evaluation
     from detrkit.evaluation.precision import choose_device
+    from detrkit.trained import check_categories, open_trained
     from detrkit.writing import check_folder
-
-    from .trained import check_categories, open_trained
 
     if split not in ("val", "train"):
         raise UserError(f"--split is {split!r}; accepted are val and train")

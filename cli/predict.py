@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from detrkit.predict import Prediction
 
 
@@ -40,11 +38,10 @@ def predict(
 
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device
-    from detrkit.predict import Unreadable, find_images
+    from detrkit.predict import Unreadable, find_images, of_categories
     from detrkit.predict import predict as run_prediction
+    from detrkit.trained import open_trained
     from detrkit.writing import check_folder, write_text
-
-    from .trained import open_trained
 
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")
@@ -80,7 +77,7 @@ def predict(
             continue
         if points and "points" not in entry.result:
             raise UserError(f"--points: this detector has none ({trained.recipe.title or run})")
-        result = _of_categories(entry.result, ids)
+        result = of_categories(entry.result, ids)
         best = max([best, *result["scores"].tolist()])
         kept = result["scores"] >= threshold
         entry = replace(entry, result={name: values[kept] for name, values in result.items()})
@@ -122,12 +119,6 @@ def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, 
     picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
     with replaced_file(path) as temporary:
         picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
-
-
-def _of_categories(result: dict[str, Tensor], ids: list[int | None]) -> dict[str, Tensor]:
-    """The detections whose label has a category id: not of unused ids, and not of a "no object" that is scored."""
-    known = [0 <= label < len(ids) and ids[label] is not None for label in result["labels"].tolist()]
-    return {name: values[known] for name, values in result.items()}
 
 
 def _coco_rows(entry: Prediction, ids: list[int | None]) -> list[dict]:

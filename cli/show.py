@@ -43,9 +43,8 @@ def show(
     from detrkit.show.inside import draw_inside, missing
     from detrkit.show.look import look_at
     from detrkit.show.page import picture_page
+    from detrkit.trained import open_trained
     from detrkit.writing import check_folder, write_bytes
-
-    from .trained import open_trained
 
     if out is not None:
         check_folder(out, "--out")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detrkit import zoo
     from detrkit.detector import Detector, build_criterion, build_detector
     from detrkit.losses.criterion import Criterion
+    from detrkit.predictor import Found, Predictor, load
     from detrkit.recipe import Recipe, list_recipes, load_recipe, register
     from detrkit.structures import Output
 
@@ -23,11 +24,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Criterion",
     "Detector",
+    "Found",
     "Output",
+    "Predictor",
     "Recipe",
     "build_criterion",
     "build_detector",
     "list_recipes",
+    "load",
     "load_recipe",
     "register",
     "zoo",
@@ -36,11 +40,14 @@ __all__ = [
 _HOMES = {
     "Criterion": "detrkit.losses.criterion",
     "Detector": "detrkit.detector",
+    "Found": "detrkit.predictor",
     "Output": "detrkit.structures",
+    "Predictor": "detrkit.predictor",
     "Recipe": "detrkit.recipe",
     "build_criterion": "detrkit.detector",
     "build_detector": "detrkit.detector",
     "list_recipes": "detrkit.recipe",
+    "load": "detrkit.predictor",
     "load_recipe": "detrkit.recipe",
     "register": "detrkit.recipe",
 }

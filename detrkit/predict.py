@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from detrkit.data.batch import Example, collate, to_pixels
-from detrkit.data.decode import decode
+from detrkit.data.decode import decode, to_rgb
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import autocast, detect
 
@@ -25,15 +25,15 @@ class Prediction:
     """What was found on one image.
 
     Args:
-        index: its place among the paths
-        path: the file
+        index: its place among the images
+        path: the file; None of an image that was none
         image: as it was read: RGB, upright
         result: scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) and perhaps points [k, 2], in pixels of
             ``image``, best first, on the CPU, float32
     """
 
     index: int
-    path: Path
+    path: Path | None
     image: Image.Image
     result: dict[str, Tensor]
 
@@ -85,7 +85,7 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
 
 def predict(
     detector: nn.Module,
-    paths: Sequence[Path],
+    images: Sequence[Path | Image.Image],
     *,
     transform: Callable[[Image.Image], Image.Image],
     threshold: float = 0.3,
@@ -94,12 +94,13 @@ def predict(
     precision: str = "auto",
     readers: int = 2,
 ) -> Iterator[Prediction | Unreadable]:
-    """Detect on image files; yields one entry for each, in order, as soon as its batch is done.
+    """Detect on images; yields one entry for each, in order, as soon as its batch is done.
 
     The next images are read by threads while the detector works on a batch, and few are held at a time.
 
     Args:
         detector: in evaluation mode, on ``device``
+        images: files, or images that are open already
         transform: RGB image to RGB image as the detector is to see it: ``source.augment.evaluate``
         threshold: detections with a lower score are left out
         batch_size: images at once; they are padded to a common size
@@ -108,30 +109,42 @@ def predict(
     device = torch.device(device)
 
     def read(index: int) -> tuple[Image.Image, Example] | Unreadable:
-        try:
-            image = decode(paths[index])
-        except DataError as error:
-            return Unreadable(index, paths[index], str(error).removeprefix(f"{paths[index]}: "))
+        given = images[index]
+        if isinstance(given, Path):
+            try:
+                image = decode(given)
+            except DataError as error:
+                return Unreadable(index, given, str(error).removeprefix(f"{given}: "))
+        else:
+            image = to_rgb(given)
         nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
         size = (image.height, image.width)
         return image, Example(image=to_pixels(transform(image)), image_id=index, size=size, **nothing)
 
     with ThreadPoolExecutor(max_workers=readers) as pool:
-        waiting = deque(pool.submit(read, index) for index in range(min(2 * batch_size, len(paths))))
-        for start in range(0, len(paths), batch_size):
+        waiting = deque(pool.submit(read, index) for index in range(min(2 * batch_size, len(images))))
+        for start in range(0, len(images), batch_size):
             group = []
-            for index in range(start, min(start + batch_size, len(paths))):
+            for index in range(start, min(start + batch_size, len(images))):
                 group.append(waiting.popleft().result())
-                if index + 2 * batch_size < len(paths):
+                if index + 2 * batch_size < len(images):
                     waiting.append(pool.submit(read, index + 2 * batch_size))
-            images = [entry for entry in group if not isinstance(entry, Unreadable)]
-            results = iter(_detect(detector, [example for _, example in images], device, precision, threshold))
+            examples = [entry[1] for entry in group if not isinstance(entry, Unreadable)]
+            results = iter(_detect(detector, examples, device, precision, threshold))
             for entry in group:
                 if isinstance(entry, Unreadable):
                     yield entry
                 else:
                     image, example = entry
-                    yield Prediction(example.image_id, paths[example.image_id], image, next(results))
+                    given = images[example.image_id]
+                    path = given if isinstance(given, Path) else None
+                    yield Prediction(example.image_id, path, image, next(results))
+
+
+def of_categories(result: dict[str, Tensor], ids: Sequence[int | None]) -> dict[str, Tensor]:
+    """The detections whose label has a category id: not of unused ids, and not of a "no object" that is scored."""
+    known = [0 <= label < len(ids) and ids[label] is not None for label in result["labels"].tolist()]
+    return {name: values[known] for name, values in result.items()}
 
 
 def _detect(

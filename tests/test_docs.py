@@ -39,7 +39,7 @@ def snippets(heading, page="README.md"):
 
 
 def test_the_readmes_python_runs():
-    [code] = snippets("From Python")
+    _, code = snippets("From Python")
     found = {}
     exec(compile(code, "README.md", "exec"), found)
     assert found["losses"]["total"].isfinite()

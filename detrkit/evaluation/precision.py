@@ -13,17 +13,23 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     Raises UserError if there is no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        found = torch.accelerator.current_accelerator(check_available=True)
+        name = "cpu" if found is None else found.type
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device is {name!r}; accepted are auto, cpu, cuda, cuda:1, ...") from None
+        raise UserError(f"device is {name!r}; accepted are auto, cpu, cuda, cuda:1, mps, ...") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"device is {name!r}, but PyTorch finds no CUDA GPU here; accepted: auto, cpu")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
             raise UserError(f"device is {device}, but there are {torch.cuda.device_count()} GPUs (from 0)")
+    elif device.type != "cpu":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        if found is None or found.type != device.type:
+            there = "cpu" if found is None else f"cpu, {found.type}"
+            raise UserError(f"device is {name!r}, but PyTorch finds none here; accepted: auto, {there}")
     return device
 
 

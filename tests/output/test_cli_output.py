@@ -122,7 +122,7 @@ def test_evaluate_a_run_on_other_data_leaves_its_own_numbers(run, tmp_path):
     call("evaluate", run, "--data", tmp_path / "other", "--out", tmp_path / "out")
     assert {path.name: path.read_bytes() for path in run.glob("*.json")} == before
     data = json.loads((tmp_path / "out" / "evaluation.json").read_text())["data"]
-    assert (data["type"], data["root"]) == ("coco", str(tmp_path / "other"))
+    assert (data["type"], data["root"]) == ("auto", str(tmp_path / "other"))
 
 
 def test_evaluate_a_recipe_with_weights(run, tmp_path):
@@ -199,7 +199,7 @@ def test_an_object_of_no_class_is_neither_measured_nor_drawn(tmp_path):
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_work(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("detrkit.cli.trained.open_trained", None)  # no detector is opened
+    monkeypatch.setattr("detrkit.trained.open_trained", None)  # no detector is opened
     (tmp_path / "file").touch()
     (tmp_path / "photos" / "more").mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "more" / "a.png")

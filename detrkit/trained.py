@@ -1,4 +1,4 @@
-"""What the verbs that use a trained detector share: a run, or a recipe and a file of weights."""
+"""A trained detector with what belongs to it: out of a run, or of a recipe and a file of weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def open_trained(
         overrides: ``key=value``, laid over the recipe
         which: which checkpoint of a run, "best" or "last"; "best" if None, and only None where there is no choice
         weights: a .safetensors file of the detector's weights; only, and always, with a recipe
-        data: the folder of a data set in COCO's format, in place of the recipe's
+        data: the folder of a data set, in place of the recipe's
 
     Raises:
         UserError: neither a run nor a recipe, weights that do not fit, ...
@@ -125,9 +125,9 @@ def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:
     recipe = load_recipe(name, overrides)
     if data is None:
         return recipe
-    if recipe.section("data").name == "coco":
+    if "root" in recipe.section("data").options:
         return recipe.with_values({"data.root": str(data)}, source="--data")
-    changed = {"data.type": "coco", "data.root": str(data), "data.augment": recipe.section("data").parts["augment"]}
+    changed = {"data.type": "auto", "data.root": str(data), "data.augment": recipe.section("data").parts["augment"]}
     return recipe.with_values(changed, source="--data")
 
 

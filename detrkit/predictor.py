@@ -1,0 +1,251 @@
+"""The front door from Python: a trained detector that takes whatever an image is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from detrkit.drawing.predictions import draw_predictions
+from detrkit.errors import DataError, UserError
+from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.predict import Unreadable, find_images, of_categories, predict
+from detrkit.recipe import Recipe
+from detrkit.trained import open_trained
+
+if TYPE_CHECKING:
+    import supervision
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector found on one image, best first; k detections, all tensors on the CPU."""
+
+    scores: Tensor
+    """[k] float32 in [0, 1]"""
+    labels: Tensor
+    """[k] int64, places in the predictor's `classes`"""
+    boxes: Tensor
+    """[k, 4] float32 (x0, y0, x1, y1) in pixels of the image, not clipped"""
+    names: tuple[str, ...]
+    """[k] the classes' names"""
+    points: Tensor | None
+    """[k, 2] float32 (x, y) in pixels, of detectors that have them (salient points)"""
+    image: Image.Image
+    """RGB, upright"""
+    path: Path | None
+    """the file that the image came from"""
+    classes: tuple[str, ...]
+    """all names that the detector knows, by label"""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def draw(self, *, points: bool = False) -> Image.Image:
+        """The image, enlarged where it is small, with boxes, names and scores, and the points if asked for."""
+        result = {"scores": self.scores, "labels": self.labels, "boxes": self.boxes}
+        if points:
+            if self.points is None:
+                raise UserError("this detector has no points to draw")
+            result["points"] = self.points
+        return draw_predictions(self.image, result, list(self.classes), threshold=0.0, points=points)
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same for the package `supervision`. Raises UserError if it is not installed."""
+        try:
+            import supervision
+        except ImportError as error:
+            raise UserError("the package supervision is not installed: pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+
+class Predictor:
+    """A trained detector in evaluation mode, with its classes and the way it wants images; `detrkit.load` makes it.
+
+    Args:
+        detector: on `device`.
+        recipe: what it was built from.
+        classes: names by label; None for labels that nothing has.
+        transform: RGB image to RGB image as the detector is to see it.
+        device: where it is.
+        precision: "fp32" or "bf16".
+    """
+
+    def __init__(
+        self,
+        *,
+        detector: nn.Module,
+        recipe: Recipe,
+        classes: Sequence[str | None],
+        transform: Any,
+        device: torch.device,
+        precision: str,
+    ):
+        self.detector, self.recipe, self.transform = detector, recipe, transform
+        self.device, self.precision = device, precision
+        self.classes = tuple(name or f"unused {label}" for label, name in enumerate(classes))
+        self._ids = [None if name is None else label for label, name in enumerate(classes)]
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.recipe.title or self.recipe.name!r}, {len(self.classes)} classes, {self.device})"
+
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        threshold: float = 0.3,
+        batch_size: int = 4,
+        skip_unreadable: bool = False,
+    ) -> Any:
+        """What is on an image, or on several; the same numbers as `detrkit predict`.
+
+        Args:
+            images: a file, a folder (with all below it), a PIL image, an array [H, W, 3] or [H, W] of uint8 (RGB), a
+                tensor [3, H, W] of uint8 or of floats in [0, 1]; or a list of them.
+            threshold: the lowest score that is kept.
+            batch_size: images at once.
+            skip_unreadable: warn of files that cannot be read and leave them out, rather than raise.
+
+        Returns:
+            a `Found` for one image; a list of them for a list or a folder.
+
+        Raises:
+            UserError: no such file or folder, or something that is no image.
+            DataError: a file cannot be read as an image.
+        """
+        alone = not isinstance(images, list | tuple) and not _is_folder(images)
+        skip = skip_unreadable and not alone
+        found = list(self.stream(images, threshold=threshold, batch_size=batch_size, skip_unreadable=skip))
+        return found[0] if alone else found
+
+    def stream(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        threshold: float = 0.3,
+        batch_size: int = 4,
+        skip_unreadable: bool = False,
+    ) -> Iterator[Found]:
+        """As `predict`, one by one as soon as their batch is done: for more images than memory holds."""
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold is {threshold}; accepted are numbers from 0 to 1")
+        listed: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
+        given = [picture for one in listed for picture in _opened(one)]
+        entries = predict(
+            self.detector,
+            given,
+            transform=self.transform,
+            threshold=threshold,
+            batch_size=batch_size,
+            device=self.device,
+            precision=self.precision,
+        )
+        for entry in entries:
+            if isinstance(entry, Unreadable):
+                if not skip_unreadable:
+                    raise DataError(f"{entry.path}: {entry.reason}")
+                warnings.warn(f"{entry.path}: {entry.reason}; it is left out", stacklevel=2)
+                continue
+            result = of_categories(entry.result, self._ids)
+            names = tuple(self.classes[label] for label in result["labels"].tolist())
+            yield Found(
+                scores=result["scores"],
+                labels=result["labels"],
+                boxes=result["boxes"],
+                names=names,
+                points=result.get("points"),
+                image=entry.image,
+                path=entry.path,
+                classes=self.classes,
+            )
+
+
+def load(
+    target: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    weights: str | Path | None = None,
+    which: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Predictor:
+    """A trained detector, ready for images.
+
+    Args:
+        target: a run's folder, one of its checkpoints, or a recipe (then with `weights`).
+        overrides: `key=value`, laid over the recipe.
+        weights: a .safetensors file, with a recipe.
+        which: "best" (as if None) or "last", of a run.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        precision: auto (bf16 on a GPU that has it), fp32 or bf16.
+
+    Raises:
+        UserError: neither a run nor a recipe, no such device, weights that do not fit.
+    """
+    chosen = choose_device(device)
+    trained = open_trained(str(target), overrides, which=which, weights=None if weights is None else Path(weights))
+    return Predictor(
+        detector=trained.detector.to(chosen),
+        recipe=trained.recipe,
+        classes=[None if category.is_placeholder else category.name for category in trained.categories],
+        transform=trained.source.augment.evaluate,
+        device=chosen,
+        precision=choose_precision(precision, chosen),
+    )
+
+
+def _is_folder(given: object) -> bool:
+    return isinstance(given, str | Path) and Path(given).is_dir()
+
+
+def _opened(given: Picture) -> list[Path | Image.Image]:
+    """The images that something stands for: files are opened later, as they are needed."""
+    if isinstance(given, str | Path):
+        return [path for path, _ in find_images([Path(given).expanduser()])]
+    if isinstance(given, Image.Image):
+        return [given]
+    if isinstance(given, Tensor):
+        return [_of_tensor(given)]
+    if isinstance(given, np.ndarray):
+        return [_of_array(given)]
+    raise UserError(
+        f"{type(given).__name__} is no image; accepted are a path, a PIL image, an array [H, W, 3] of uint8, a tensor "
+        "[3, H, W] of uint8 or of floats in [0, 1], and lists of them"
+    )
+
+
+def _of_tensor(tensor: Tensor) -> Image.Image:
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise UserError(f"a tensor should be one image [3, H, W], but is {list(tensor.shape)}")
+    if tensor.is_floating_point():
+        low, high = float(tensor.min()), float(tensor.max())
+        if not (low >= 0 and high <= 1):
+            raise UserError(
+                f"a tensor of floats should be RGB in [0, 1], not normalised, but goes from {low:.3g} to {high:.3g}"
+            )
+        tensor = (tensor * 255).round().to(torch.uint8)
+    if tensor.dtype != torch.uint8:
+        raise UserError(f"a tensor should be of uint8, or of floats in [0, 1], but is of {tensor.dtype}")
+    return Image.fromarray(tensor.permute(1, 2, 0).cpu().numpy())
+
+
+def _of_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise UserError(
+            f"an array should be [H, W, 3] (RGB) or [H, W] (grey) of uint8, but is {list(array.shape)} of {array.dtype}"
+        )
+    return Image.fromarray(array)

@@ -1,0 +1,130 @@
+"""`detrkit.load`: whatever an image is, the same numbers as the verb `predict`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrkit
+from detrkit.errors import DataError, UserError
+
+from .test_cli_output import call, run  # noqa: F401  (the fixture)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (48, 64)), ("b", (80, 60)), ("c", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run):  # noqa: F811
+    return detrkit.load(run, device="cpu")
+
+
+def test_a_folder_gives_what_the_verb_writes(predictor, run, photos, tmp_path):  # noqa: F811
+    call("predict", run, photos, "--out", tmp_path, "--threshold", 0.01, "--device", "cpu")
+    rows = json.loads((tmp_path / "predictions.json").read_text())
+    found = predictor.predict(photos, threshold=0.01)
+    assert [one.path.name for one in found] == ["a.png", "b.png", "c.png"]
+    assert len(rows) == sum(map(len, found)) > 0
+    at = 0
+    for one in found:
+        mine = rows[at : at + len(one)]
+        at += len(one)
+        assert [row["score"] for row in mine] == pytest.approx(one.scores.tolist(), abs=1e-4)
+        assert [row["category_id"] for row in mine] == [label + 1 for label in one.labels.tolist()]
+        x0, y0, x1, y1 = one.boxes.unbind(-1)
+        boxes = torch.stack((x0, y0, x1 - x0, y1 - y0), dim=-1)
+        assert torch.allclose(torch.tensor([row["bbox"] for row in mine]), boxes, atol=0.01)
+        assert one.points.shape == (len(one), 2)
+        assert one.names == tuple(predictor.classes[label] for label in one.labels.tolist())
+
+
+def test_whatever_an_image_is(predictor, photos):
+    path = photos / "b.png"
+    pixels = np.asarray(Image.open(path))
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    forms = [path, str(path), Image.open(path), pixels, tensor, tensor.float() / 255]
+    expected = predictor.predict(path, threshold=0.0)
+    for form in forms:
+        found = predictor.predict(form, threshold=0.0)
+        assert torch.equal(found.scores, expected.scores), type(form)
+        assert torch.equal(found.boxes, expected.boxes)
+    several = predictor.predict([photos / "b.png", photos], threshold=0.0, batch_size=1)
+    assert len(several) == 4  # the file, and the folder's three
+    assert torch.equal(several[0].scores, expected.scores)
+    assert predictor.predict([], threshold=0.5) == []
+    grey = predictor.predict(pixels[..., 0])
+    assert grey.image.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (3, "int is no image; accepted are a path"),
+        (np.zeros((4, 4, 3)), r"an array should be .* of uint8, but is \[4, 4, 3\] of float64"),
+        (np.zeros((4, 4, 4), dtype=np.uint8), "an array should be"),
+        (torch.zeros(1, 3, 4, 4), r"one image \[3, H, W\], but is \[1, 3, 4, 4\]"),
+        (torch.full((3, 4, 4), -2.0), r"not normalised, but goes from -2 to -2"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "of uint8, or of floats"),
+        ("nowhere.jpg", "nowhere.jpg: there is no such file"),
+    ],
+)
+def test_what_is_no_image_is_told_what_is(predictor, odd, message):
+    with pytest.raises(UserError, match=message):
+        predictor.predict(odd)
+    with pytest.raises(UserError, match=message):
+        predictor.predict([odd])
+
+
+def test_a_broken_file_stops_or_is_left_out(predictor, photos, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    files = [photos / "a.png", tmp_path / "bad.png", photos / "c.png"]
+    with pytest.raises(DataError, match=r"bad\.png: cannot be read"):
+        predictor.predict(files)
+    with pytest.warns(UserWarning, match=r"bad\.png.*left out"):
+        assert [one.path.name for one in predictor.predict(files, skip_unreadable=True)] == ["a.png", "c.png"]
+    with pytest.raises(DataError):
+        predictor.predict(tmp_path / "bad.png", skip_unreadable=True)  # nothing would be left to return
+    with pytest.raises(UserError, match="threshold is 30"):
+        predictor.predict(files, threshold=30)
+
+
+def test_what_was_found_is_drawn_and_handed_on(predictor, photos):
+    found = predictor.predict(photos / "a.png", threshold=0.0)
+    drawn = found.draw(points=True)
+    assert drawn.width * found.image.height == drawn.height * found.image.width  # enlarged, as it is small
+    plain = found.image.resize(drawn.size)
+    assert (np.asarray(drawn) != np.asarray(plain)).any()
+    supervision = pytest.importorskip("supervision")
+    detections = found.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert np.allclose(detections.xyxy, found.boxes.numpy())
+    assert detections.data["class_name"].tolist() == list(found.names)
+
+
+def test_a_recipe_with_weights_and_the_other_checkpoint(run):  # noqa: F811
+    weights = run / "last" / "weights.safetensors"
+    predictor = detrkit.load(run / "recipe.toml", weights=weights, device="cpu")
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    assert torch.equal(
+        predictor.predict(image, threshold=0).scores,
+        detrkit.load(str(run), which="last", device="cpu").predict(image, threshold=0).scores,
+    )
+    assert "8 classes, cpu" in repr(predictor)
+    with pytest.raises(UserError, match="name its weights"):
+        detrkit.load("quickstart")
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta", "cuda", "quantum"])
+def test_a_device_that_is_not_there_is_refused(run, device):  # noqa: F811
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UserError, match=rf"device is '{device}'.*accepted"):
+        detrkit.load(run, device=device)
