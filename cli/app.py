@@ -10,6 +10,7 @@ from .check_data import check_data
 from .compare import compare
 from .convert import convert
 from .evaluate import evaluate
+from .init import init
 from .inspect import inspect
 from .predict import predict
 from .recipes import recipes
@@ -43,6 +44,7 @@ def options(
 
 
 # In the order of the help page.
+app.command("init")(init)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
