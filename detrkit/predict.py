@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -117,7 +118,7 @@ def predict(
                 return Unreadable(index, given, str(error).removeprefix(f"{given}: "))
         else:
             image = to_rgb(given)
-        nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+        nothing: dict[str, Any] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
         size = (image.height, image.width)
         return image, Example(image=to_pixels(transform(image)), image_id=index, size=size, **nothing)
 

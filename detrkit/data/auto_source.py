@@ -11,7 +11,7 @@ from pydantic import Field
 from detrkit.data.coco_source import CocoSource
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations
+from detrkit.data.file_dataset import Annotations, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.voc import find_voc
@@ -30,7 +30,7 @@ class AutoSource(FileSource):
     """A data set in COCO's, YOLO's or Pascal VOC's format, told by looking at the folder.
 
     root: the folder, or a YOLO set's data.yaml. val_share: the share of images to validate on, where the set has no
-    val split; unset: 0.2. labels, exif, split_seed: as for ``coco``.
+    val split; unset: 0.2. labels, exif, split_seed, unreadable: as for ``coco``.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class AutoSource(FileSource):
         exif: Exif = "upright",
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
+        unreadable: Unreadable = "stop",
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -49,6 +50,7 @@ class AutoSource(FileSource):
             exif=exif,
             val_share=SHARE if val_share is None else val_share,
             split_seed=split_seed,
+            unreadable=unreadable,
             augment=augment(),
         )
 

@@ -17,7 +17,8 @@ class Example:
     """One image as the network sees it, not yet normalised.
 
     ``image`` [3, H, W] uint8; ``boxes`` [T, 4] (cx, cy, w, h) in [0, 1]; ``labels`` [T] int64; ``size`` the
-    original (height, width), to which detections are scaled back.
+    original (height, width), to which detections are scaled back. ``skipped`` says which file could not be read,
+    where this stands in its place.
     """
 
     image: torch.Tensor
@@ -25,6 +26,7 @@ class Example:
     labels: torch.Tensor
     image_id: int
     size: tuple[int, int]
+    skipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Batch:
 
     images [B, 3, H, W] float32, normalised, zero to the right of and below each image; mask [B, H, W] bool,
     True where padded, None where nothing is; targets: per image labels [T] int64 and boxes [T, 4]
-    (cx, cy, w, h) in [0, 1] of the unpadded image; sizes [B, 2] int64 the original (height, width).
+    (cx, cy, w, h) in [0, 1] of the unpadded image; sizes [B, 2] int64 the original (height, width); skipped: what
+    could not be read, and has other images in its place.
     """
 
     images: torch.Tensor
@@ -41,6 +44,7 @@ class Batch:
     targets: list[dict[str, torch.Tensor]]
     image_ids: list[int]
     sizes: torch.Tensor
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -91,4 +95,5 @@ def collate(examples: Sequence[Example]) -> Batch:
         targets=[{"labels": example.labels, "boxes": example.boxes} for example in examples],
         image_ids=[example.image_id for example in examples],
         sizes=torch.tensor([example.size for example in examples], dtype=torch.int64),
+        skipped=tuple(example.skipped for example in examples if example.skipped),
     )

@@ -11,7 +11,7 @@ from pydantic import Field
 from detrkit.data.coco import first_file_names, is_coco, read_categories, read_coco
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, FileDataset
+from detrkit.data.file_dataset import Annotations, FileDataset, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import NoAugment
@@ -83,7 +83,8 @@ class CocoSource(FileSource):
     outputs need. exif: whether boxes are for images turned ``upright`` by their EXIF orientation or for the pixels as
     ``stored``; it decides only where the annotated size fits both, and `detrkit check-data` names such images.
     val_share: the share of images to validate on, drawn by split_seed, for a set that has no val split; "none": a val
-    split has to be there.
+    split has to be there. unreadable: whether an image that cannot be read in the middle of a training should ``stop``
+    it, or ``skip``: another image stands in its place (in an evaluation a black one), and it is counted and named.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class CocoSource(FileSource):
         exif: Exif = "upright",
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
+        unreadable: Unreadable = "stop",
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -104,6 +106,7 @@ class CocoSource(FileSource):
             exif=exif,
             val_share=val_share,
             split_seed=split_seed,
+            unreadable=unreadable,
             augment=augment(),
         )
         self._files = {"train": train, "val": val}

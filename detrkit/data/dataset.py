@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from detrkit.data.batch import Example, to_pixels
 from detrkit.data.loader import Loader, SampleKey, WorkerPool, plan_batches
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment, Sample, make_sample
+from detrkit.errors import DataError
 from detrkit.recipe import define_slot
 
 Split = Literal["train", "val"]
@@ -57,6 +59,17 @@ class Dataset(data.Dataset, ABC):
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
         """The image as RGB, its boxes [T, 4] (x1, y1, x2, y2) inside it, and their labels [T]; no crowds."""
 
+    def instead_of(self, index: int) -> int | None:
+        """The image that is used where this one cannot be read; None: nothing is, the error ends the run."""
+        return None
+
+    def blank(self, index: int) -> Example:
+        """A black image of the size of one that cannot be read, so that an evaluation finds nothing on it."""
+        height, width = self.records.sizes[index].tolist()
+        image = to_pixels(self.augment.evaluate(Image.new("RGB", (width, height))))
+        labels = torch.zeros(0, dtype=torch.int64)
+        return Example(image, torch.zeros(0, 4), labels, self.image_id(index), (height, width))
+
     @property
     def missing_files(self) -> list[tuple[int, Path]]:
         """Image id and path of each image whose file is not there; none for images that are made."""
@@ -77,7 +90,21 @@ class Dataset(data.Dataset, ABC):
 
     def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:
         index, epoch, seed = SampleKey(*key)
-        image, boxes, labels = self.read(index)
+        skipped = ""
+        for _ in range(len(self)):
+            try:
+                image, boxes, labels = self.read(index)
+                break
+            except DataError as error:
+                skipped = skipped or str(error)
+                instead = self.instead_of(index)
+                if instead is None:
+                    raise
+                if self.split != "train":
+                    return replace(self.blank(index), skipped=skipped)
+                index = instead
+        else:
+            raise DataError(f"not one of the {len(self)} training images can be read; the first: {skipped}")
         size = (image.height, image.width)
         sample = make_sample(image, boxes, labels)
         if self.split == "train":
@@ -86,7 +113,7 @@ class Dataset(data.Dataset, ABC):
             image = sample.image
         else:
             image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
-        return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(index), size)
+        return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(index), size, skipped)
 
 
 def relative(sample: Sample) -> torch.Tensor:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,8 @@ from detrkit.data.decode import Exif, decode
 from detrkit.data.files import find_files
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment
+
+Unreadable = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ class FileDataset(Dataset):
         augment: Augment,
         annotations: Annotations,
         exif: Exif = "upright",
+        unreadable: Unreadable = "stop",
     ):
         super().__init__(split=split, labels=labels, augment=augment)
-        self.exif = exif
+        self.exif, self.unreadable = exif, unreadable
         self.folder = annotations.folder
         self._categories = annotations.categories
         found = find_files(self.folder, annotations.records.file_names.tolist())
@@ -85,6 +89,10 @@ class FileDataset(Dataset):
     def image_path(self, index: int) -> Path:
         """The image's file."""
         return self.folder / str(self._records.file_names[index])
+
+    def instead_of(self, index: int) -> int | None:
+        """The next image, with ``unreadable = "skip"``: the same in every process and after a resume."""
+        return (index + 1) % len(self) if self.unreadable == "skip" and len(self) > 1 else None
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
         height, width = self._records.sizes[index].tolist()

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from detrkit.data.dataset import DataSource, Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, FileDataset
+from detrkit.data.file_dataset import Annotations, FileDataset, Unreadable
 from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import Augment
 from detrkit.errors import DataError
@@ -29,6 +29,8 @@ class FileSource(DataSource):
         exif: see `detrkit.data.decode.decode`.
         val_share: the share of images to validate on, for a set without a ``val`` of its own.
         split_seed: draws them; the same images on every machine.
+        unreadable: what an image does that cannot be read in the middle of a training: "stop" it, or "skip": another
+            image stands in its place, and it is counted and named.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class FileSource(DataSource):
         exif: Exif,
         val_share: float | None,
         split_seed: int,
+        unreadable: Unreadable,
         augment: Augment,
     ):
         super().__init__(augment=augment)
+        self.unreadable: Unreadable = unreadable
         self.root, self.exif, self.val_share, self.split_seed = root, exif, val_share, split_seed
         self.keep_ids = labels == "category_id"
 
@@ -94,7 +98,12 @@ class FileSource(DataSource):
             annotations = self.read(found)
         self._check_categories(annotations)
         return FileDataset(
-            split=split, labels=self.labels, augment=self.augment, annotations=annotations, exif=self.exif
+            split=split,
+            labels=self.labels,
+            augment=self.augment,
+            annotations=annotations,
+            exif=self.exif,
+            unreadable=self.unreadable,
         )
 
     @cached_property

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations
+from detrkit.data.file_dataset import Annotations, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.voc import find_list, find_voc, listed, read_voc, read_xml
@@ -26,7 +26,7 @@ class VocSource(FileSource):
     root: the folder with ``Annotations``, ``JPEGImages`` (or the images beside ``Annotations``) and, where the set is
     split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will do. Category ids count
     the classes' names, sorted, from 1. Difficult objects are neither learned nor counted. labels, exif, val_share,
-    split_seed: as for ``coco``.
+    split_seed, unreadable: as for ``coco``.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class VocSource(FileSource):
         exif: Exif = "upright",
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
+        unreadable: Unreadable = "stop",
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -45,6 +46,7 @@ class VocSource(FileSource):
             exif=exif,
             val_share=val_share,
             split_seed=split_seed,
+            unreadable=unreadable,
             augment=augment(),
         )
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations
+from detrkit.data.file_dataset import Annotations, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.yolo import YoloSet, find_yaml, read_yaml, read_yolo
@@ -24,7 +24,7 @@ class YoloSource(FileSource):
 
     root: the data.yaml, or the folder that it is in. Its ``path``, ``train``, ``val`` (folders, lists of them, or text
     files that list images) and ``names`` are read; category ids are the classes' numbers there. labels, exif,
-    val_share, split_seed: as for ``coco``.
+    val_share, split_seed, unreadable: as for ``coco``.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class YoloSource(FileSource):
         exif: Exif = "upright",
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
+        unreadable: Unreadable = "stop",
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -43,6 +44,7 @@ class YoloSource(FileSource):
             exif=exif,
             val_share=val_share,
             split_seed=split_seed,
+            unreadable=unreadable,
             augment=augment(),
         )
 

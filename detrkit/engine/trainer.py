@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,7 @@ class Trainer:
             bad_costs=lambda: criterion.bad_costs,
         )
         self._readback = Readback()
+        self._skipped: dict[str, None] = {}  # in the order met
         self._stop_at: int | None = None
         self._saved_at = time.monotonic()
         self._stats: Mapping[str, float | None] | None = None
@@ -147,6 +148,8 @@ class Trainer:
                         self._run_epoch(request)
                     else:
                         break
+            if self._skipped:
+                self.reporter.say(f"warning: {_told(self._skipped)}", style="yellow")
         finally:
             self.reporter.stop()
             self.run.close()
@@ -160,6 +163,13 @@ class Trainer:
         )
 
     # --- steps
+
+    def _note_skipped(self, messages: Sequence[str]) -> None:
+        """Name each image that cannot be read when it is first met; how many there were is said at the end."""
+        for message in dict.fromkeys(messages):
+            if message not in self._skipped:
+                self._skipped[message] = None
+                self.reporter.say(f"warning: {message}; another image stands in its place", style="yellow")
 
     def _is_stopped(self, request: StopRequest) -> bool:
         # Several processes agree by way of a step's numbers; one alone need not do another step for that.
@@ -181,6 +191,7 @@ class Trainer:
             skip=done,
         )
         for batch in loader:
+            self._note_skipped(batch.skipped)
             if self.options.max_minutes and self.meter.clock.minutes() >= self.options.max_minutes:
                 request.reason = request.reason or "train.max_minutes"
             self._take(self._step(batch, request))
@@ -365,3 +376,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _told(skipped: Collection[str]) -> str:
+    """How many images could not be read, and which the first are."""
+    first = "; ".join(list(skipped)[:3])
+    more = f"; and {len(skipped) - 3} more, named above" if len(skipped) > 3 else ""
+    return f"{len(skipped)} images could not be read and had others in their place: {first}{more}"

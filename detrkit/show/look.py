@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -82,7 +83,7 @@ def look_at(detector: nn.Module, image: Image.Image, names: Sequence[str]) -> Lo
     """
     if not isinstance(detector, Detector):
         raise UserError(f"this shows what a DETR's decoder does, and {type(detector).__name__} has none")
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    nothing: dict[str, Any] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     batch = collate([Example(to_pixels(image), image_id=0, size=(image.height, image.width), **nothing)])
     with record_layers(detector.decoder) as layers:
         output = detector(batch.images, batch.mask).float()

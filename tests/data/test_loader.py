@@ -157,3 +157,42 @@ def test_a_process_that_leaves_its_loader_open_still_ends():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+@pytest.fixture
+def with_broken(write_set):
+    """Six images, of which the second and third cannot be read."""
+    folder = write_set([image_entry(n) for n in range(1, 7)], [box_entry(n, n, [n, 1, 5, 5]) for n in range(1, 7)])
+    for split in ("train", "val"):
+        for n in (2, 3):
+            (folder / split / f"{n}.png").write_bytes(b"no image")
+    return folder
+
+
+def test_an_unreadable_image_stops_or_has_the_next_one_in_its_place(with_broken):
+    with pytest.raises(DataError, match=r"2\.png: cannot be read"):
+        _ = coco(with_broken).train[1, 0]
+    dataset = coco(with_broken, unreadable="skip").train
+    second, third, fourth = (dataset[index, 0] for index in (1, 2, 3))
+    assert torch.equal(second.image, fourth.image)
+    assert (second.image_id, third.image_id) == (4, 4)
+    assert "2.png: cannot be read" in second.skipped
+    assert "3.png" in third.skipped
+    assert fourth.skipped == ""
+    for workers in (0, 1):
+        source = coco(with_broken, unreadable="skip")
+        batches = list(source.loader(batch_size=3, workers=workers, seed=1))
+        assert sorted(message.split("/")[-1][:5] for batch in batches for message in batch.skipped) == [
+            "2.png",
+            "3.png",
+        ]
+    for n in (1, 4, 5, 6):
+        (with_broken / "train" / f"{n}.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"not one of the 6 training images can be read; the first: .*1\.png"):
+        _ = coco(with_broken, unreadable="skip").train[0, 0]
+
+
+def test_an_unreadable_image_is_black_to_an_evaluation(with_broken):
+    example = coco(with_broken, unreadable="skip").val[1, 0]
+    assert (example.image_id, example.size, example.image.max().item()) == (2, (40, 60), 0)
+    assert "2.png" in example.skipped

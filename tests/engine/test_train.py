@@ -1,6 +1,7 @@
 """The whole way with real parts: a recipe on the shapes data, made as small as it goes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,8 @@ from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.recipe import load_recipe
 from detrkit.runs.checkpoint import load_run, read_weights
+
+from .toys import toy_trainer
 
 SMALL = (
     "detector.width=16",
@@ -252,3 +255,21 @@ def test_command_line_mistakes(tmp_path, monkeypatch, arguments, message):
 def test_a_run_in_the_place_of_a_recipe(whole):
     result = run(str(whole[0]))
     assert "is a run. Go on with it: detrkit train --resume" in str(result.exception)
+
+
+def test_images_that_cannot_be_read_are_named_once_and_counted_at_the_end(tmp_path):
+    said = []
+    trainer = toy_trainer(tmp_path / "run", epochs=2)
+    trainer.reporter.say = lambda line, **_: said.append(line)
+    loader = trainer.source.loader
+
+    def with_one_bad(**options):
+        return [replace(batch, skipped=("b.jpg: is broken",)) for batch in loader(**options)]
+
+    trainer.source.loader = with_one_bad
+    trainer.fit()
+    told = [line for line in said if "b.jpg" in line]
+    assert told == [
+        "warning: b.jpg: is broken; another image stands in its place",
+        "warning: 1 images could not be read and had others in their place: b.jpg: is broken",
+    ]
