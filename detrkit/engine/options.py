@@ -64,6 +64,9 @@ class TrainOptions:
 
     evaluate_every: Count = 1
     """epochs between evaluations (there is one at the end in any case); 0: at the end only"""
+    patience: Count = 0
+    """stop after so many evaluations in a row without a better AP; 0: train to the end. The schedule of rates does not
+    know of it, so give it some evaluations more than AP takes to rise again"""
     log_every: Positive = 20
     """steps between two lines of metrics"""
     checkpoint_steps: Count = 0

@@ -144,17 +144,23 @@ class Trainer:
                 while not self._is_stopped(request):
                     if self._evaluation_is_due():
                         self._run_evaluation()
-                    elif self.at.step < self.workload.total_steps:
+                    elif self.at.step < self.workload.total_steps and not self._has_converged():
                         self._run_epoch(request)
                     else:
                         break
+            if self._has_converged() and self.at.step < self.workload.total_steps:
+                self.reporter.say(
+                    f"no better AP for {self.options.patience} evaluations (train.patience): stopped at step "
+                    f"{self.at.step} of {self.workload.total_steps}"
+                )
             if self._skipped:
                 self.reporter.say(f"warning: {_told(self._skipped)}", style="yellow")
         finally:
             self.reporter.stop()
             self.run.close()
         return Outcome(
-            finished=self.at.step >= self.workload.total_steps and not self._evaluation_is_due(),
+            finished=(self.at.step >= self.workload.total_steps or self._has_converged())
+            and not self._evaluation_is_due(),
             step=self.at.step,
             stats=self._stats,
             best_ap=self.at.best_ap,
@@ -270,6 +276,13 @@ class Trainer:
         )
 
     # --- evaluation
+
+    def _has_converged(self) -> bool:
+        """Whether `train.patience` evaluations brought no better AP; read off the steps, so that a resume knows it."""
+        if not self.options.patience or self.at.best_ap is None:
+            return False
+        between = self.workload.steps_per_epoch * max(self.options.evaluate_every, 1)
+        return self.at.evaluated - self.at.best_step >= self.options.patience * between
 
     def _evaluation_is_due(self) -> bool:
         epochs, within = divmod(self.at.step, self.workload.steps_per_epoch)

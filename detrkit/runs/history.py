@@ -66,8 +66,16 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch of its recipe is evaluated."""
-        return bool(self.evaluations) and self.evaluations[-1].epoch >= self.recipe.section("train").epochs
+        """Whether the last epoch of its recipe is evaluated, or AP did not rise for as long as it has patience."""
+        if not self.evaluations:
+            return False
+        options, last = self.recipe.section("train"), self.evaluations[-1]
+        scored = [one for one in self.evaluations if one.stats.get("AP") is not None]
+        if options.patience and scored:
+            best = max(scored, key=lambda one: (one.stats["AP"] or 0.0, -one.step))
+            if last.epoch - best.epoch >= options.patience * max(options.evaluate_every, 1):
+                return True
+        return last.epoch >= options.epochs
 
 
 def is_run(path: Path) -> bool:

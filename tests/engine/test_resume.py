@@ -130,6 +130,22 @@ def test_best_moves_when_it_is_better(tmp_path):
     assert read_state(tmp_path / "last")["position"]["step"] == 15
 
 
+def test_patience_ends_a_run_that_gets_no_better_and_a_resume_knows_it(tmp_path):
+    aps = [0.2, 0.5, 0.4, 0.45, 0.6]
+    outcome = toy_trainer(tmp_path, aps=aps, epochs=8, patience=2).fit()
+    assert (outcome.finished, outcome.step, outcome.best_ap) == (True, 20, 0.5)  # two evaluations after the second
+    resumed = toy_trainer(tmp_path, aps=[0.9], epochs=8, patience=2)
+    resumed.resume()
+    outcome = resumed.fit()
+    assert (outcome.finished, outcome.step, outcome.best_ap) == (True, 20, 0.5)
+    longer = toy_trainer(tmp_path, aps=[0.9, 0.1, 0.1, 0.1], epochs=8, patience=3)
+    longer.resume()
+    outcome = longer.fit()
+    assert (outcome.finished, outcome.step, outcome.best_ap) == (True, 40, 0.9)
+    every = toy_trainer(tmp_path / "b", aps=[0.3, 0.2, 0.2], epochs=8, patience=1, evaluate_every=2).fit()
+    assert (every.step, every.best_step) == (20, 10)
+
+
 def test_evaluations_without_a_number(tmp_path):
     outcome = toy_trainer(tmp_path, aps=[None, 0.2, None]).fit()
     assert (outcome.best_ap, outcome.best_step) == (0.2, 10)
