@@ -30,7 +30,8 @@ class AutoSource(FileSource):
     """A data set in COCO's, YOLO's or Pascal VOC's format, told by looking at the folder.
 
     root: the folder, or a YOLO set's data.yaml. val_share: the share of images to validate on, where the set has no
-    val split; unset: 0.2. labels, exif, split_seed, unreadable: as for ``coco``.
+    val split; unset: 0.2. labels, exif, split_seed, unreadable, repeat_threshold: as
+    for ``coco``.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class AutoSource(FileSource):
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
+        repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -51,6 +53,7 @@ class AutoSource(FileSource):
             val_share=SHARE if val_share is None else val_share,
             split_seed=split_seed,
             unreadable=unreadable,
+            repeat_threshold=repeat_threshold,
             augment=augment(),
         )
 

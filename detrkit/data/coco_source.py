@@ -85,6 +85,8 @@ class CocoSource(FileSource):
     val_share: the share of images to validate on, drawn by split_seed, for a set that has no val split; "none": a val
     split has to be there. unreadable: whether an image that cannot be read in the middle of a training should ``stop``
     it, or ``skip``: another image stands in its place (in an evaluation a black one), and it is counted and named.
+    repeat_threshold: a class in a share f of the images, smaller than this, counts sqrt(threshold / f) times, and an
+    image is seen as often as its rarest class says (LVIS: 0.001); an epoch is as long as without it.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class CocoSource(FileSource):
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
+        repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -107,6 +110,7 @@ class CocoSource(FileSource):
             val_share=val_share,
             split_seed=split_seed,
             unreadable=unreadable,
+            repeat_threshold=repeat_threshold,
             augment=augment(),
         )
         self._files = {"train": train, "val": val}

@@ -127,6 +127,9 @@ def relative(sample: Sample) -> torch.Tensor:
 class DataSource(ABC):
     """A data set with its two splits, opened when first asked for; what fills the slot ``data``."""
 
+    repeat_threshold: float = 0.0
+    """share of the images below which a class is rare, and images with it are seen more often; 0: all alike"""
+
     def __init__(self, *, augment: Augment):
         self.augment = augment
         self._pools: dict[tuple[str, int], WorkerPool] = {}
@@ -175,6 +178,9 @@ class DataSource(ABC):
         every image once. The same arguments give the same batches, whatever the number of workers.
         """
         dataset = self.train if split == "train" else self.val
+        weights = None
+        if split == "train" and self.repeat_threshold:
+            weights = dataset.records.repeat_factors(self.repeat_threshold)
         batches = plan_batches(
             len(dataset),
             batch_size,
@@ -183,6 +189,7 @@ class DataSource(ABC):
             seed=seed,
             rank=rank,
             world=world,
+            weights=weights,
         )
         pool = self._pools.setdefault((split, workers), WorkerPool(dataset, workers))
         return Loader(pool, batches, epoch=epoch, seed=seed, skip=skip)

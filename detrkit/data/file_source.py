@@ -31,6 +31,7 @@ class FileSource(DataSource):
         split_seed: draws them; the same images on every machine.
         unreadable: what an image does that cannot be read in the middle of a training: "stop" it, or "skip": another
             image stands in its place, and it is counted and named.
+        repeat_threshold: classes in a smaller share of the images are rare, and images with them are seen more often.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class FileSource(DataSource):
         val_share: float | None,
         split_seed: int,
         unreadable: Unreadable,
+        repeat_threshold: float,
         augment: Augment,
     ):
         super().__init__(augment=augment)
         self.unreadable: Unreadable = unreadable
+        self.repeat_threshold = repeat_threshold
         self.root, self.exif, self.val_share, self.split_seed = root, exif, val_share, split_seed
         self.keep_ids = labels == "category_id"
 

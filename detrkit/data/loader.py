@@ -29,20 +29,36 @@ class SampleKey(NamedTuple):
 
 
 def plan_batches(
-    length: int, batch_size: int, *, train: bool, epoch: int, seed: int, rank: int = 0, world: int = 1
+    length: int,
+    batch_size: int,
+    *,
+    train: bool,
+    epoch: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    weights: np.ndarray | None = None,
 ) -> list[list[int]]:
     """The images of each batch of an epoch for one of ``world`` processes.
 
     Training: a new order in each epoch; the k-th batches of all processes together are the k-th batch that
     one process would have with ``batch_size * world``; an incomplete last batch is left out, unless it is
-    the only one. Otherwise: every image once, every ``world``-th for each process.
+    the only one. With ``weights`` [length] an epoch is as long, and has each image about as often as its weight is to
+    the mean: rounded up or down, by a draw of the epoch. Otherwise: every image once, every ``world``-th for each
+    process.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}")
     if not train:
         mine = list(range(rank, length, world))
         return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    order = np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
+    rng = np.random.default_rng([_ORDER, seed, epoch])
+    if weights is None:
+        order = rng.permutation(length)
+    else:
+        total = np.cumsum(weights)
+        places = (np.arange(length) + rng.random()) * (total[-1] / length)  # one draw, evenly spaced
+        order = rng.permutation(np.searchsorted(total[:-1], places, side="right"))
     step = batch_size * world
     if length < step:
         # Fewer images than processes: some see the same ones, as every process needs a batch.

@@ -142,6 +142,20 @@ class Records:
         image_of = np.repeat(np.arange(len(self)), np.diff(self.first))
         return np.bincount(image_of[~self.crowd], minlength=len(self))
 
+    def repeat_factors(self, threshold: float) -> np.ndarray:
+        """[I] float64, at least 1, how much more often images with rare classes are to be seen.
+
+        Gupta et al., "LVIS", 2019, appendix: a class in a share f of the images has max(1, sqrt(threshold / f)), an image that of its rarest class.
+        """
+        image_of = np.repeat(np.arange(len(self)), np.diff(self.first))[~self.crowd]
+        classes, label = np.unique(self.category_ids[~self.crowd], return_inverse=True)
+        seen = np.unique(np.stack((image_of, label)), axis=1)  # each class of each image once
+        share = np.bincount(seen[1], minlength=len(classes)) / max(len(self), 1)
+        factor = np.maximum(1.0, np.sqrt(threshold / share))
+        factors = np.ones(len(self))
+        np.maximum.at(factors, seen[0], factor[seen[1]])
+        return factors
+
     def training_boxes(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Boxes [T, 4] float32 (x1, y1, x2, y2) clipped to the image, and category ids [T]; no crowds."""
         rows = self.of_image(index)

@@ -26,7 +26,8 @@ class VocSource(FileSource):
     root: the folder with ``Annotations``, ``JPEGImages`` (or the images beside ``Annotations``) and, where the set is
     split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will do. Category ids count
     the classes' names, sorted, from 1. Difficult objects are neither learned nor counted. labels, exif, val_share,
-    split_seed, unreadable: as for ``coco``.
+    split_seed, unreadable, repeat_threshold: as
+    for ``coco``.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class VocSource(FileSource):
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
+        repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -47,6 +49,7 @@ class VocSource(FileSource):
             val_share=val_share,
             split_seed=split_seed,
             unreadable=unreadable,
+            repeat_threshold=repeat_threshold,
             augment=augment(),
         )
 

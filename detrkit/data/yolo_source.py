@@ -24,7 +24,8 @@ class YoloSource(FileSource):
 
     root: the data.yaml, or the folder that it is in. Its ``path``, ``train``, ``val`` (folders, lists of them, or text
     files that list images) and ``names`` are read; category ids are the classes' numbers there. labels, exif,
-    val_share, split_seed, unreadable: as for ``coco``.
+    val_share, split_seed, unreadable, repeat_threshold: as
+    for ``coco``.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class YoloSource(FileSource):
         val_share: Share | None = None,
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
+        repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
     ):
         super().__init__(
@@ -45,6 +47,7 @@ class YoloSource(FileSource):
             val_share=val_share,
             split_seed=split_seed,
             unreadable=unreadable,
+            repeat_threshold=repeat_threshold,
             augment=augment(),
         )
 

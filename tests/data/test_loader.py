@@ -4,6 +4,7 @@ import subprocess
 import sys
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -196,3 +197,33 @@ def test_an_unreadable_image_is_black_to_an_evaluation(with_broken):
     example = coco(with_broken, unreadable="skip").val[1, 0]
     assert (example.image_id, example.size, example.image.max().item()) == (2, (40, 60), 0)
     assert "2.png" in example.skipped
+
+
+def test_images_with_rare_classes_are_seen_more_often(write_set):
+    """Class 7 in one image of sixteen, class 3 in twelve: with a threshold of 1 / 4 the one counts twice."""
+    boxes = [box_entry(n, n, [1, 1, 5, 5], category=3) for n in range(1, 13)]
+    boxes += [box_entry(20, 1, [1, 1, 5, 5], category=7), box_entry(21, 2, [1, 1, 5, 5], category=7, iscrowd=1)]
+    folder = write_set([image_entry(n) for n in range(1, 17)], boxes)
+    source = coco(folder, repeat_threshold=0.25)
+    assert source.train.records.repeat_factors(0.25).tolist() == [2.0, *[1.0] * 15]
+    seen = np.zeros(16)
+    for epoch in range(200):
+        batches = plan_batches(
+            16, 4, train=True, epoch=epoch, seed=3, weights=source.train.records.repeat_factors(0.25)
+        )
+        index, count = np.unique(np.concatenate(batches), return_counts=True)
+        assert count.sum() == 16
+        assert count[index == 0].sum() in (1, 2)
+        seen[index] += count
+    assert abs(seen[0] / 200 - 2 * 16 / 17) < 0.1
+    assert np.abs(seen[1:] / 200 - 16 / 17).max() < 0.1
+    ids = [number for batch in source.loader(batch_size=4) for number in batch.image_ids]
+    assert len(ids) == 16
+    assert coco(folder).train.records.repeat_factors(0.01).max() == 1.0
+
+
+def test_weights_keep_processes_apart_as_without():
+    weights = np.array([1.0, 3.0, 1.0, 2.0, 1.0, 1.0, 1.0, 2.0])
+    whole = plan_batches(8, 4, train=True, epoch=1, seed=2, weights=weights)
+    halves = [plan_batches(8, 2, train=True, epoch=1, seed=2, rank=r, world=2, weights=weights) for r in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
