@@ -145,7 +145,8 @@ class Records:
     def repeat_factors(self, threshold: float) -> np.ndarray:
         """[I] float64, at least 1, how much more often images with rare classes are to be seen.
 
-        Gupta et al., "LVIS", 2019, appendix: a class in a share f of the images has max(1, sqrt(threshold / f)), an image that of its rarest class.
+        A class in a share f of the images has max(1, sqrt(threshold / f)), an image that of its rarest class
+        (Gupta et al., "LVIS", 2019, appendix).
         """
         image_of = np.repeat(np.arange(len(self)), np.diff(self.first))[~self.crowd]
         classes, label = np.unique(self.category_ids[~self.crowd], return_inverse=True)
