@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
@@ -36,7 +37,8 @@ class TimmBackbone(Backbone):
         levels: which of the model's feature levels to return; -1 is the last, C5 of a ResNet.
         dilated: replace the stride of the last stage by dilation, DETR's DC5: half the stride, four times the tokens.
         norm: "frozen" keeps every batch norm's statistics and affine values as they were loaded, as DETR does
-            (right for pretrained weights and small batches); "batch" trains them (right from scratch).
+            (right for pretrained weights and small batches); "batch" trains them (right from scratch), "sync" with
+            statistics over the batches of all processes, which wants GPUs.
         frozen_stride: layers that make features of up to this stride are not trained; 4 freezes a ResNet's stem
             and first stage, as DETR does; 0 trains everything. (A HRNet makes its finest features last, of nearly all.)
         mean: of RGB in [0, 1], that the weights were trained with; "none": what timm says of the model.
@@ -51,7 +53,7 @@ class TimmBackbone(Backbone):
         weights: str | None = None,
         levels: Annotated[list[int], Field(min_length=1)] = [-1],  # noqa: B006 (never changed)
         dilated: bool = False,
-        norm: Literal["frozen", "batch"] = "frozen",
+        norm: Literal["frozen", "batch", "sync"] = "frozen",
         frozen_stride: Annotated[int, Field(ge=0)] = 4,
         mean: tuple[float, float, float] | None = None,
         std: tuple[Deviation, Deviation, Deviation] | None = None,
@@ -83,6 +85,9 @@ class TimmBackbone(Backbone):
             require_all(body, state, str(weights), name)
         if norm == "frozen":
             body = freeze_batch_norm_2d(body)
+        if norm == "sync":
+            body = convert_sync_batchnorm(body)
+        self.syncs = norm == "sync"
         self.body: nn.Module = body
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(body.feature_info.reduction())
@@ -114,6 +119,8 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
+        if self.syncs and self.training and images.device.type == "cpu" and many_processes():
+            raise UserError('backbone.norm = "sync" joins the batches of processes on GPUs; on CPUs take "frozen"')
         sizes = image_sizes(images, mask)
         images = self._as_trained(images, mask)
         images, mask = pad_to_multiple(images, mask, self.multiple)
@@ -124,6 +131,11 @@ class TimmBackbone(Backbone):
             FeatureMap(m, shrink_mask(mask, m.shape[-2:]), mask, sizes / stride)
             for m, stride in zip(maps, self.strides, strict=True)
         ]
+
+
+def many_processes() -> bool:
+    """Whether this is one of several processes that train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,30 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import Part
+from detrkit.recipe.problems import nearest, one_of
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def freeze(detector: nn.Module, parts: Sequence[str]) -> None:
+    """Stop the training of parts, by the beginnings of their parameters' names, up to a dot.
+
+    Raises:
+        UserError: a detector has no such part, or would train nothing at all.
+    """
+    names = dict(detector.named_parameters())
+    for part in parts:
+        mine = [parameter for name, parameter in names.items() if f"{name}.".startswith(f"{part}.")]
+        if not mine:
+            tops = sorted({name.split(".")[0] for name in names})
+            hint = nearest(
+                part, {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 1)}
+            )
+            raise UserError(f'train.freeze: this detector has no "{part}"; its parts are {one_of(tops)}{hint}')
+        for parameter in mine:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in names.values()):
+        raise UserError("train.freeze leaves nothing to train; take a part out of it")
 
 
 def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -28,7 +50,7 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
     Every group keeps its full rate as `full_rate`, which the schedule scales, and its `names` in order.
 
     Raises:
-        UserError: a factor for such layers is given, and no part has any.
+        UserError: a factor for such layers is given, and no part has any; or a part to freeze is not there.
     """
     places = set(_places(detector))
     if options.place_rate_factor != 1 and not places:
@@ -36,10 +58,7 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
             f"train.place_rate_factor = {options.place_rate_factor:g} has nothing to act on: no part of this detector "
             "learns where to look by a layer of its own, as deformable attention does"
         )
-    if options.backbone_learning_rate == 0:
-        for name, parameter in detector.named_parameters():
-            if name.startswith("backbone."):
-                parameter.requires_grad_(False)
+    freeze(detector, [*options.freeze, *(["backbone"] if options.backbone_learning_rate == 0 else [])])
     undecayed = set() if options.decay_norms else set(_norms_and_biases(detector))
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in detector.named_parameters():

@@ -28,6 +28,9 @@ class TrainOptions:
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     backbone_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
     """the rate of the parameters called `backbone.*`; 0 freezes them"""
+    freeze: tuple[str, ...] = ()
+    """parts that are not trained, by the beginnings of their parameters' names: "backbone", "encoder",
+    "decoder.layers.0", ..."""
     place_rate_factor: Annotated[float, Field(gt=0)] = 1.0
     """what `learning_rate` is multiplied by for the layers that say where to look: sampling offsets, learned points"""
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -8,6 +8,9 @@ from detrkit.engine.ema import MovingAverage
 from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.schedule import rate_factor
+from detrkit.errors import UserError
+
+from .toys import ToyDetector
 
 
 @pytest.mark.parametrize(
@@ -126,3 +129,16 @@ def test_a_backbone_with_rate_zero_is_frozen():
         "head.weight",
         "head.bias",
     ]
+
+
+def test_parts_are_frozen_by_their_names():
+    detector = ToyDetector(dropout=0.0)
+    names = [name for name, _ in detector.named_parameters()]
+    part = names[0].rpartition(".")[0]
+    build_optimiser(detector, TrainOptions(freeze=(part,)))
+    frozen = {name for name, parameter in detector.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name in names if name.startswith(f"{part}.")}
+    with pytest.raises(UserError, match=r'train\.freeze: this detector has no "bakbone"; its parts are'):
+        build_optimiser(ToyDetector(dropout=0.0), TrainOptions(freeze=("bakbone",)))
+    with pytest.raises(UserError, match="leaves nothing to train"):
+        build_optimiser(ToyDetector(dropout=0.0), TrainOptions(freeze=tuple({n.split(".")[0] for n in names})))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import detrkit
 from detrkit.backbones.needs import frozen_names
 from detrkit.backbones.timm_backbone import TimmBackbone, pad_to_multiple
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, UserError
 from detrkit.pixels import MEAN, STD
 
 
@@ -174,3 +174,17 @@ def test_real_weights_give_the_features_and_classes_that_timm_s_own_model_does(r
             stages = whole.blocks(whole.bn1(whole.conv_stem(image)))
             assert whole(image).argmax().item() == label
         assert torch.allclose(found.values, stages, atol=2e-3)
+
+
+def test_synchronised_norms_are_batch_norms_alone_and_want_gpus_together(monkeypatch):
+    torch.manual_seed(0)
+    alone = TimmBackbone(name="test_resnet", pretrained=False, norm="batch", frozen_stride=0)
+    synced = TimmBackbone(name="test_resnet", pretrained=False, norm="sync", frozen_stride=0)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in synced.modules())
+    synced.load_state_dict(alone.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(alone.train()(images, None)[0].values, synced.train()(images, None)[0].values, atol=1e-6)
+    monkeypatch.setattr("detrkit.backbones.timm_backbone.many_processes", lambda: True)
+    with pytest.raises(UserError, match=r'backbone\.norm = "sync" joins the batches of processes on GPUs'):
+        synced(images, None)
+    synced.eval()(images, None)
