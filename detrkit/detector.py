@@ -69,6 +69,8 @@ class DetectOptions:
 class BaseDetector(nn.Module):
     """What a system builds: a module with `forward(images, mask, targets)` and `detect(images, mask, sizes)`."""
 
+    backbone: Backbone
+
     @property
     def limit(self) -> QueryLimit | None:
         """How many objects of an image it can find at most, for want of queries; None: as many as there are."""

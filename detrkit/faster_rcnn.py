@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -22,6 +22,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, generalized_box_iou_loss
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from detrkit.backbones.base import Backbone
 from detrkit.backbones.timm_backbone import image_sizes, pad_to_multiple
 from detrkit.boxes import center_to_corners
 from detrkit.detector import BaseDetector, CheckpointNames, System
@@ -100,11 +101,11 @@ class FasterRcnn(BaseDetector):
     the truth; in evaluation mode detections.
     """
 
-    def __init__(self, *, backbone: nn.Module, classes: int, options: FasterRcnnOptions):
+    def __init__(self, *, backbone: Backbone, classes: int, options: FasterRcnnOptions):
         super().__init__()
         o = options
         self.backbone = backbone
-        channels = cast(Sequence[int], backbone.channels)  # which every backbone has, and nn.Module does not tell
+        channels = backbone.channels
         self.pyramid = FeaturePyramidNetwork(list(channels), o.width, LastLevelMaxPool())
         levels = len(channels)
         anchors = AnchorGenerator([(size,) for size in o.anchor_sizes], [tuple(o.aspect_ratios)] * (levels + 1))

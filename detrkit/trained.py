@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +82,7 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
     saved = run / RunFolder.RECIPE
     recipe = _recipe(str(saved), overrides, data)
     state, metadata = read_weights(origin)
+    recipe = _as_trained(recipe, metadata)
     categories = read_categories(run / RunFolder.CATEGORIES)
     own, asked = (r.full_values()["data"] | {"augment": None} for r in (_recipe(str(saved), [], None), recipe))
     return Trained(
@@ -101,7 +102,7 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
     from detrkit.runs.checkpoint import metadata_number, parse_categories, read_weights
 
     state, metadata = read_weights(weights)
-    recipe = _recipe(name, overrides, data)
+    recipe = _as_trained(_recipe(name, overrides, data), metadata)
     source = recipe.section("data")()
     if "categories" in metadata:
         categories = parse_categories(metadata["categories"])
@@ -129,6 +130,15 @@ def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:
         return recipe.with_values({"data.root": str(data)}, source="--data")
     changed = {"data.type": "auto", "data.root": str(data), "data.augment": recipe.section("data").parts["augment"]}
     return recipe.with_values(changed, source="--data")
+
+
+def _as_trained(recipe: Recipe, metadata: Mapping[str, str]) -> Recipe:
+    """The recipe with the mean and deviation of the weights, where it leaves them to timm, whose word may change."""
+    from detrkit.runs.checkpoint import parse_pixels
+
+    options = recipe.section("backbone").options
+    kept = {f"backbone.{key}": value for key, value in parse_pixels(metadata).items() if options.get(key, 0) is None}
+    return recipe.with_values(kept, source="weights") if kept else recipe
 
 
 def _build(recipe: Recipe, state: dict, origin: Path) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from detrkit.layers import Part
+from detrkit.pixels import MEAN, STD
 from detrkit.recipe import define_slot
 from detrkit.structures import FeatureMap
 
@@ -14,6 +15,10 @@ class Backbone(Part):
 
     channels: tuple[int, ...]
     """of each level that it gives, fine to coarse"""
+    mean: tuple[float, ...] = MEAN
+    """of RGB in [0, 1], that its weights were trained with; kept in the weights' metadata"""
+    std: tuple[float, ...] = STD
+    """the deviation likewise"""
 
     def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""

@@ -93,7 +93,8 @@ class TimmBackbone(Backbone):
         self.strides: tuple[int, ...] = tuple(body.feature_info.reduction())
         self.channels_last = getattr(body, "output_fmt", None) == "NHWC"
         self.multiple = needs.multiple
-        self._set_pixels(mean or needs.mean, std or needs.std)
+        self.mean, self.std = mean or needs.mean, std or needs.std
+        self._set_pixels(self.mean, self.std)
         frozen = frozen_names(name, frozen_stride, **layout)
         for key, parameter in body.named_parameters():
             parameter.requires_grad_(key not in frozen)

@@ -25,7 +25,7 @@ from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
 from detrkit.errors import CheckpointError, DataError
 from detrkit.evaluation.evaluate import evaluate
 from detrkit.evaluation.precision import choose_device, choose_precision
-from detrkit.runs.checkpoint import find_folder, format_categories, read_categories
+from detrkit.runs.checkpoint import find_folder, format_categories, pixels_metadata, read_categories
 from detrkit.runs.environment import describe_environment
 from detrkit.runs.run_folder import RunFolder
 from detrkit.structures import QueryLimit
@@ -119,7 +119,12 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             reporter=reporter,
             evaluate=evaluate_now,
             draw=draw if settings.pictures else None,
-            metadata={"recipe": toml, "categories": categories, "classes": str(recipe.get("detector.classes"))},
+            metadata={
+                "recipe": toml,
+                "categories": categories,
+                "classes": str(recipe.get("detector.classes")),
+                **pixels_metadata(detector.backbone.mean, detector.backbone.std),
+            },
         )
         if has_checkpoint:  # before anything is said, as a refused resume leaves the run as it was, its log too
             trainer.resume()

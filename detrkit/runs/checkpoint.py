@@ -128,6 +128,25 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from None
 
 
+def pixels_metadata(mean: Sequence[float], std: Sequence[float]) -> dict[str, str]:
+    """How pixels were normalised, as it stands in weights' metadata: "mean" and "std", lists of three in JSON."""
+    return {"mean": json.dumps(list(mean)), "std": json.dumps(list(std))}
+
+
+def parse_pixels(metadata: Mapping[str, str]) -> dict[str, list[float]]:
+    """What `pixels_metadata` wrote; empty where nothing, or nothing that can be used, stands there."""
+    found = {}
+    for key in ("mean", "std"):
+        try:
+            values = json.loads(metadata[key])
+        except (KeyError, ValueError):
+            return {}
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(value, float) for value in values):
+            return {}
+        found[key] = values
+    return found
+
+
 def metadata_number(metadata: Mapping[str, str], key: str) -> int | None:
     """A count that detrkit wrote into a weights file's metadata; None where it is not said.
 

@@ -103,6 +103,7 @@ def test_load_run(whole):
     average, metadata = read_weights(folder / "last" / "ema.safetensors")
     assert all(torch.equal(tensor, average[name]) for name, tensor in detector.state_dict().items())
     assert json.loads(metadata["categories"]) == [{"id": 1, "name": "circle"}, {"id": 2, "name": "bar"}]
+    assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
     assert load_run(folder / "last")[0].values == recipe.values
 
 

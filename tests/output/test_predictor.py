@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import detrkit
 from detrkit.errors import DataError, UserError
+from detrkit.pixels import MEAN
+from detrkit.runs.checkpoint import parse_pixels, pixels_metadata, save_weights
 
 from .test_cli_output import call, run  # noqa: F401  (the fixture)
 
@@ -128,3 +131,19 @@ def test_a_device_that_is_not_there_is_refused(run, device):  # noqa: F811
         pytest.skip("there is one")
     with pytest.raises(UserError, match=rf"device is '{device}'.*accepted"):
         detrkit.load(run, device=device)
+
+
+def test_mean_and_deviation_are_those_that_the_weights_were_trained_with(run, tmp_path):  # noqa: F811
+    """Whatever timm says of the model by then, and unless the recipe says others."""
+    weights = tmp_path / "w.safetensors"
+    state = load_file(run / "last" / "weights.safetensors")
+    save_weights(state, weights, {"classes": "8", **pixels_metadata((0.5, 0.4, 0.3), (0.1, 0.2, 0.25))})
+    predictor = detrkit.load(run / "recipe.toml", weights=weights, device="cpu")
+    assert predictor.detector.backbone.mean == (0.5, 0.4, 0.3)
+    assert predictor.detector.backbone.std == (0.1, 0.2, 0.25)
+    said = ["backbone.mean=[0.1,0.1,0.1]"]
+    told = detrkit.load(run / "recipe.toml", said, weights=weights, device="cpu").detector.backbone
+    assert (told.mean, told.std) == ((0.1, 0.1, 0.1), (0.1, 0.2, 0.25))
+    assert detrkit.load(run, device="cpu").detector.backbone.mean == MEAN  # nothing noted: timm's word
+    assert parse_pixels({"mean": "[0.5, 0.5]", "std": "[1.0, 1.0, 1.0]"}) == {}
+    assert parse_pixels({"mean": "x"}) == {}
