@@ -14,6 +14,7 @@ from .init import init
 from .inspect import inspect
 from .predict import predict
 from .recipes import recipes
+from .report import report
 from .show import show
 from .train import train
 
@@ -47,6 +48,7 @@ def options(
 app.command("init")(init)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("report")(report)
 app.command("predict")(predict)
 app.command("compare")(compare)
 app.command("show")(show)

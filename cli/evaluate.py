@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
     from rich.table import Table
 
     from detrkit.data import Records
     from detrkit.evaluation.coco_stats import ClassResult, EvalResult
+    from detrkit.trained import Trained
 
 PRECISION_OF = ("all IoU", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
 RECALL_OF = ("1 found", "10 found", "100 found", "small", "medium", "large")
@@ -46,7 +49,6 @@ def evaluate(
     from detrkit.engine.distributed import processes
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
-    from detrkit.evaluation.evaluate import evaluate as run_evaluation
     from detrkit.evaluation.precision import choose_device
     from detrkit.trained import check_categories, open_trained
     from detrkit.writing import check_folder
@@ -59,24 +61,13 @@ def evaluate(
     if out is None and trained.folder is not None and trained.has_other_data:
         raise UserError("the run's folder keeps the evaluation on the run's own data; for other data name --out FOLDER")
     check_categories(trained)
-    options, limits = trained.recipe.section("train"), trained.recipe.section("evaluate")
+    options = trained.recipe.section("train")
     device = device or options.device
     with processes(device) as here:
         console = Console(quiet=not here.is_first)
         chosen = choose_device(device, here.local_rank)
         console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False, markup=False, soft_wrap=True)
-        with _progress(console) as progress:
-            task = progress.add_task("evaluating", total=None)
-            result = run_evaluation(
-                trained.detector.to(chosen),
-                trained.source,
-                batch_size=limits.batch_size,
-                device=chosen,
-                workers=workers_for(options, here.world),
-                precision=options.precision,
-                split=split,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
+        result = evaluate_trained(trained, split, chosen, workers_for(options, here.world), console)
         if not here.is_first:
             return
     console.print(numbers_table(result), classes_table(result.per_class))
@@ -94,6 +85,26 @@ def evaluate(
         dataset = trained.source.val if split == "val" else trained.source.train
         for path in _write(folder, result, origin, split, dataset.records):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def evaluate_trained(
+    trained: Trained, split: str, device: torch.device, workers: int, console: Console
+) -> EvalResult:
+    """Evaluate a trained detector on a split of its data, with a bar."""
+    from detrkit.evaluation.evaluate import evaluate as run_evaluation
+
+    with _progress(console) as progress:
+        task = progress.add_task("evaluating", total=None)
+        return run_evaluation(
+            trained.detector.to(device),
+            trained.source,
+            batch_size=trained.recipe.section("evaluate").batch_size,
+            device=device,
+            workers=workers,
+            precision=trained.recipe.section("train").precision,
+            split=split,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
 
 
 def numbers_table(result: EvalResult) -> Table:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from detrkit.compare.sheets import short_names
 from detrkit.compare.targets import Row
+from detrkit.drawing.charts import Theme, frame, ink, line_look, new_figure, to_png
 from detrkit.runs.history import Evaluation, Run
-
-Theme = Literal["light", "dark"]
-# Okabe and Ito's colours, which colour-blind readers tell apart; line styles go on where they end.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#7F7F7F")
-_STYLES = ("-", "--", ":", "-.")
-_INK = {"light": ("#ffffff", "#1f2328", "#d0d7de"), "dark": ("#15181d", "#e6e8eb", "#3a414b")}
 
 
 def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
@@ -25,23 +18,18 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
     Thick: the mean over seeds; band: one standard deviation to each side; where seeds have been evaluated at
     different epochs, the mean is over those that have. Against minutes a mean joins each epoch's mean minutes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     trained = [(name, row) for name, row in zip(short_names([r.name for r in rows]), rows, strict=True) if row.trained]
     if not trained:
         return None
-    paper, ink, grid = _INK[theme]
     below = 0.25 * -(-len(trained) // 2) + 0.2
-    figure = Figure(figsize=(10, 4 + below), layout="constrained", facecolor=paper)
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4 + below, theme)
     by_epoch, by_minute = figure.subplots(1, 2, sharey=True)
     timed, shade = False, 0.2 if len(trained) <= 4 else 0.1
     for index, (name, row) in enumerate(trained):
         look = {
-            "color": _COLOURS[index % len(_COLOURS)],
-            "linestyle": _STYLES[index // len(_COLOURS) % len(_STYLES)],
+            **line_look(index),
             "marker": "o" if all(len(run.evaluations) < 30 for run in row.trained) else None,
             "markersize": 3,
             "linewidth": 1.6,
@@ -51,32 +39,17 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
         known = ~np.isnan(minutes)
         timed = timed or bool(known.any())
         _line(by_minute, minutes[known], means[known], deviations[known], look, shade)
-    by_epoch.set_xlabel("epochs")
+    frame(by_epoch, theme, x="epochs", y="AP on the validation split (%)")
     by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
-    by_minute.set_xlabel("minutes of training, evaluations included")
-    by_epoch.set_ylabel("AP on the validation split (%)")
+    frame(by_minute, theme, x="minutes of training, evaluations included")
     if not timed:
-        by_minute.text(
-            0.5, 0.5, "these runs did not note their time", ha="center", transform=by_minute.transAxes, color=ink
-        )
-    for axis in (by_epoch, by_minute):
-        axis.set_facecolor(paper)
-        axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
-        axis.grid(color=grid, linewidth=0.6)
-        axis.tick_params(colors=ink)
-        axis.xaxis.label.set_color(ink)
-        axis.yaxis.label.set_color(ink)
-        for side, spine in axis.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(grid)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=ink, fontsize=9)
+        told = "these runs did not note their time"
+        by_minute.text(0.5, 0.5, told, ha="center", transform=by_minute.transAxes, color=ink(theme))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=ink(theme), fontsize=9)
     several = any(len(row.trained) > 1 for _, row in trained)
     if several:
-        figure.suptitle("mean and standard deviation over seeds", fontsize=9, color=ink)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, facecolor=paper)
-    return buffer.getvalue()
+        figure.suptitle("mean and standard deviation over seeds", fontsize=9, color=ink(theme))
+    return to_png(figure)
 
 
 def mean_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from detrkit.compare.curves import draw_curves
 from detrkit.compare.page import make_page
 from detrkit.compare.sheets import Sheet
 from detrkit.compare.timing import Timing
+from detrkit.drawing.charts import THEMES
 from detrkit.writing import write_bytes
 
 
@@ -31,7 +32,8 @@ def write_comparison(
     All are made before the first is written, and each then takes its place in one step.
     """
     rows = [m.row for m in comparison.rows]
-    curves = {theme: draw_curves(rows, theme=theme) for theme in ("light", "dark")}
+    drawn = {theme: draw_curves(rows, theme=theme) for theme in THEMES}
+    curves = {str(theme): png for theme, png in drawn.items() if png is not None}
     records = [_record(m, costs.get(m.row.name), timings.get(m.row.name)) for m in comparison.rows]
     about = {
         "baseline": comparison.baseline,
@@ -46,7 +48,7 @@ def write_comparison(
         "table.json": json.dumps({**about, "rows": records}, indent=1, ensure_ascii=False).encode() + b"\n",
         "report.html": make_page(sheets, curves).encode(),
     }
-    if curves["light"] is not None:
+    if curves:
         contents["curves.png"] = curves["light"]
     for name, content in contents.items():
         write_bytes(folder / name, content)

@@ -67,7 +67,7 @@ def draw_predictions(
         if bool(torch.isfinite(box).all())
     ]
     left = _with_caption(_draw(canvas.copy(), true, scale, dashed=True), f"truth: {len(true)}", height)
-    right = _with_caption(_draw(canvas, found, scale), f"detections from {threshold:g}: {len(found)}", height)
+    right = _with_caption(_draw(canvas, found, scale), f"detections from {round(threshold, 3):g}: {len(found)}", height)
     both = _beside([left, right], gap=max(4, left.width // 100))
     return _with_caption(both, caption, height) if caption else both
 

@@ -26,6 +26,7 @@ class ClassResult:
         name: the category's name
         AP, AP50, AP75: average precision in 0..1 (mean of IoU 0.50 to 0.95; at 0.50; at 0.75); None for a
             class without truths, which is then also no part of the means
+        APS, APM, APL: AP of truths under 32 x 32 pixels, under 96 x 96, and larger; None where there are none
         AR100: average recall in 0..1 with up to 100 detections an image; None likewise
         truths: number of truths that are not crowd regions
         detections: number of detections of this class
@@ -36,6 +37,9 @@ class ClassResult:
     AP: float | None
     AP50: float | None
     AP75: float | None
+    APS: float | None
+    APM: float | None
+    APL: float | None
     AR100: float | None
     truths: int
     detections: int
@@ -49,7 +53,8 @@ class EvalResult:
         stats: the twelve numbers by the names of ``STAT_NAMES``, each in 0..1; None where no truth is of
             that kind (no small objects: no APS), where pycocotools says -1
         per_class: one row per category of the data set, in the order of the category ids
-        detections: COCO results, dicts of image_id, category_id, bbox [x, y, width, height] in pixels, score
+        detections: COCO results, dicts of image_id, category_id, bbox [x, y, width, height] in pixels, score, and
+            the point [x, y] in pixels of detectors that have one
         images: number of images evaluated
     """
 
@@ -143,8 +148,9 @@ def _per_class(
     evaluation: COCOeval, categories: list[dict], truths: list[dict], found: list[dict]
 ) -> list[ClassResult]:
     # precision: [IoU thresholds, recall points, classes, area ranges, detection limits]; recall lacks the
-    # recall points. The first area range is "all", the last limit is 100.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    # recall points. Area ranges are all, small, medium and large; the last limit is 100.
+    by_area = evaluation.eval["precision"][:, :, :, :, -1]
+    precision = by_area[:, :, :, 0]
     recall = evaluation.eval["recall"][:, :, 0, -1]
     images = set(evaluation.params.imgIds)
     truths_of = Counter(t["category_id"] for t in truths if not t["iscrowd"] and t["image_id"] in images)
@@ -158,6 +164,7 @@ def _per_class(
             AP=_share(precision[:, :, k].mean()),
             AP50=_share(precision[at_50, :, k].mean()),
             AP75=_share(precision[at_75, :, k].mean()),
+            **{f"AP{size}": _share(by_area[:, :, k, area].mean()) for area, size in enumerate("SML", start=1)},
             AR100=_share(recall[:, k].mean()),
             truths=truths_of[category["id"]],
             detections=found_of[category["id"]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -93,7 +94,8 @@ def coco_detections(image_id: int, result: dict[str, Tensor], category_ids: Sequ
     the list) and boxes or scores that are not finite are left out.
 
     Args:
-        result: scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) in pixels
+        result: scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) in pixels, and perhaps points [k, 2] in pixels,
+            which then stand in the results as "point" beside what COCO asks for
         category_ids: the category id of each label
     """
     scores = result["scores"].float().cpu().numpy().astype(np.float64)
@@ -101,10 +103,14 @@ def coco_detections(image_id: int, result: dict[str, Tensor], category_ids: Sequ
     labels = result["labels"].cpu().tolist()
     usable = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
     boxes[:, 2:] -= boxes[:, :2]  # (x1, y1, x2, y2) to (x, y, width, height)
-    rows = zip(usable.tolist(), labels, boxes.round(3).tolist(), scores.round(6).tolist(), strict=True)
+    points: list[dict] = [{}] * len(labels)
+    if "points" in result:
+        places = result["points"].float().cpu().numpy().astype(np.float64).round(3)
+        points = [{"point": point} if math.isfinite(sum(point)) else {} for point in places.tolist()]
+    rows = zip(usable.tolist(), labels, boxes.round(3).tolist(), scores.round(6).tolist(), points, strict=True)
     return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for fine, label, box, score in rows
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score, **point}
+        for fine, label, box, score, point in rows
         if fine and 0 <= label < len(category_ids) and category_ids[label] is not None
     ]
 

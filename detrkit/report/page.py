@@ -1,0 +1,225 @@
+"""A run's report as one HTML page: numbers, curves, kinds of errors, confusion, and images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from detrkit.data import Category
+from detrkit.drawing.charts import THEMES
+from detrkit.drawing.page import html_chart, html_notes, html_page, html_picture, html_section, html_table
+from detrkit.evaluation.at_threshold import Sweep, Tally
+from detrkit.evaluation.coco_stats import ClassResult, EvalResult
+from detrkit.evaluation.errors import AGAIN, BOTH, CLASS, MISSED, NOTHING, PLACE
+from detrkit.report.charts import draw_thresholds, draw_training
+
+MATRIX = 30  # classes of a confusion matrix at most: beyond them a list says more
+PAIRS = 30  # lines of that list at most
+
+MEANING = {
+    CLASS: "a box on an object (IoU from 0.5 on) of another class",
+    PLACE: "the right class, but a box that fits badly (IoU 0.1 to 0.5)",
+    BOTH: "neither the class nor the place is right",
+    AGAIN: "an object that a better detection has found already",
+    NOTHING: "a box where there is no object (IoU under 0.1)",
+    MISSED: "an object that no detection is near",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image on the page. jpeg: None where it could not be read."""
+
+    title: str
+    tally: Tally
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report tells of one evaluation; percentages are made on the page.
+
+    Args:
+        truths_by_size: how many truths are small, medium and large
+        counts, costs: of each kind of error, and AP50 in [0, 1] that it costs
+        by_class: what was found at the threshold, by category id
+        confusion: [K + 1, K + 1] of `categories`, the last row and column for nothing
+        chosen: whether the threshold was given, and not looked for
+    """
+
+    result: EvalResult
+    categories: Sequence[Category]
+    truths_by_size: Sequence[int]
+    counts: Mapping[str, int]
+    costs: Mapping[str, float]
+    swept: Sweep
+    threshold: float
+    chosen: bool
+    by_class: Mapping[int, Tally]
+    confusion: np.ndarray
+    worst: Sequence[Shown]
+    best: Sequence[Shown]
+
+
+def report_page(
+    title: str, facts: Sequence[str], metrics: Sequence[Mapping[str, Any]], found: Findings, recipe: str
+) -> str:
+    """The page.
+
+    Args:
+        facts: lines below the title
+        metrics: the lines of the run's metrics; none for weights without a run
+        recipe: TOML, shown on demand
+    """
+    curves = {theme: draw_training(metrics, theme) for theme in THEMES}
+    drawn = {theme: png for theme, png in curves.items() if png is not None}
+    parts = [
+        html_notes(facts),
+        _numbers(found),
+        html_section("Training", html_chart(drawn, "AP and loss over the training")) if drawn else "",
+        _classes(found),
+        _errors(found),
+        _thresholds(found),
+        _confusion(found),
+        _images("Worst images", found.worst, found.threshold),
+        _images("Best images", found.best, found.threshold),
+        f"<section><details><summary>Recipe</summary><pre>{escape(recipe)}</pre></details></section>",
+    ]
+    return html_page(title, "\n".join(part for part in parts if part))
+
+
+def _numbers(found: Findings) -> str:
+    stats = found.result.stats
+    rows = [
+        ["all", *(_percent(stats[name]) for name in ("AP", "AP50", "AP75", "AR100")), str(sum(found.truths_by_size))],
+        *(
+            [name, _percent(stats[f"AP{letter}"]), "-", "-", _percent(stats[f"AR{letter}"]), str(count)]
+            for name, letter, count in zip(("small", "medium", "large"), "SML", found.truths_by_size, strict=True)
+        ),
+    ]
+    table = html_table(["objects", "AP", "AP50", "AP75", "AR100", "objects in the data"], rows, sortable=False)
+    notes = [
+        f"COCO's numbers on {found.result.images} images, in percent. Small objects have under 32 x 32 pixels, medium "
+        "ones under 96 x 96."
+    ]
+    return html_section("Average precision and recall", table, notes)
+
+
+def _classes(found: Findings) -> str:
+    columns = ["class", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100"]
+    columns += ["precision", "recall", "objects", "right", "wrong", "missed"]
+    table = html_table(columns, [_class_row(row, found.by_class.get(row.category_id)) for row in found.result.per_class])
+    notes = [f"From precision on: detections with a score of {found.threshold:.2f} or more, at IoU 0.5."]
+    return html_section("Classes", table, notes)
+
+
+def _class_row(row: ClassResult, tally: Tally | None) -> list[str]:
+    tally = tally or Tally(0, 0, 0)
+    numbers = (row.AP, row.AP50, row.AP75, row.APS, row.APM, row.APL, row.AR100, tally.precision, tally.recall)
+    counts = (row.truths, tally.right, tally.wrong, tally.missed)
+    return [row.name, *map(_percent, numbers), *map(str, counts)]
+
+
+def _errors(found: Findings) -> str:
+    most = max(found.costs.values(), default=0.0)
+    rows = "\n".join(
+        f'<tr><td class="text">{kind}</td><td class="text">{meaning}</td><td>{found.counts[kind]}</td>'
+        f"<td>{100 * found.costs[kind]:.1f}</td>"
+        f'<td class="text"><div class="bar" style="width:{12 * found.costs[kind] / most if most else 0:.2f}rem"></div>'
+        "</td></tr>"
+        for kind, meaning in MEANING.items()
+    )
+    table = (
+        '<div class="wide"><table><thead><tr><th class="text">kind</th><th class="text">what it is</th><th>errors</th>'
+        f'<th>costs AP50</th><th class="text"></th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+    )
+    notes = [
+        "The kinds of TIDE (ECCV 2020), over all detections whatever their score. Cost: how much AP50 rises where the "
+        "errors of one kind, and no others, are put right; costs do not add up.",
+        "Many errors that cost nothing are detections of low scores, which come after everything that is right.",
+    ]
+    return html_section("Kinds of errors", table, notes)
+
+
+def _thresholds(found: Findings) -> str:
+    if not len(found.swept.thresholds):
+        return html_section("Thresholds", "<p>Nothing was detected.</p>")
+    chart = html_chart(
+        {theme: draw_thresholds(found.swept, found.threshold, theme) for theme in THEMES},
+        "precision, recall and F1 against the threshold; precision against recall",
+    )
+    how = "as asked" if found.chosen else "where F1 is highest"
+    tally = _sum(found.by_class.values())
+    notes = [
+        f"At {found.threshold:.2f}, {how}: precision {_percent(tally.precision)} %, recall {_percent(tally.recall)} %, F1 "
+        f"{_percent(tally.f1)} %, at IoU 0.5 over all classes. What follows counts detections from this score on; use it "
+        f"with detrkit predict --threshold {found.threshold:.2f}."
+    ]
+    return html_section("Thresholds", chart, notes)
+
+
+def _confusion(found: Findings) -> str:
+    names = [category.name for category in found.categories]
+    table = found.confusion
+    pairs = [(int(table[row, column]), row, column) for row, column in zip(*np.nonzero(table), strict=True)]
+    pairs = sorted((one for one in pairs if one[1] != one[2]), key=lambda one: -one[0])[:PAIRS]
+    truth, detected = [*names, "nothing"], [*names, "not detected"]
+    listed = html_table(
+        ["truth", "detected as", "times", "of the truths"],
+        [[truth[row], detected[column], str(count), _share(count, table[row], row)] for count, row, column in pairs],
+    )
+    notes = [
+        f"Truths and detections from {found.threshold:.2f} on, paired by place alone (IoU from 0.5 on, the best first). "
+        "Nothing: detections without a truth. Shares are of the truths of a row's class."
+    ]
+    if len(names) <= MATRIX:
+        return html_section("Confusion", _matrix(table, truth, detected) + listed, notes)
+    return html_section("Confusion", listed, [f"The {len(pairs)} most frequent.", *notes])
+
+
+def _matrix(table: np.ndarray, truth: Sequence[str], detected: Sequence[str]) -> str:
+    """Counts, the darker the larger their share of the row's truths."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in detected)
+    lines = []
+    for row, name in enumerate(truth):
+        total = int(table[row].sum())
+        cells = "".join(
+            f'<td style="background:rgba(var(--mark), {0.8 * count / total if total else 0:.2f})">{count}</td>'
+            for count in table[row].tolist()
+        )
+        lines.append(f'<tr><th class="text">{escape(name)}</th>{cells}</tr>')
+    return (
+        f'<div class="wide"><table class="matrix"><thead><tr><th class="text">truth, detected as</th>{head}</tr></thead>\n'
+        f"<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>"
+    )
+
+
+def _images(title: str, shown: Sequence[Shown], threshold: float) -> str:
+    if not shown:
+        return ""
+    cards = []
+    for one in shown:
+        tally = one.tally
+        told = f"{one.title}: {tally.right} right, {tally.wrong} wrong, {tally.missed} missed"
+        picture = "<p>It cannot be read.</p>" if one.jpeg is None else html_picture(one.jpeg, told, kind="jpeg")
+        cards.append(f"<p>{escape(told)}</p>{picture}")
+    notes = [f"By F1 at a score of {threshold:.2f} and IoU 0.5. Left the truth, dashed; right what was detected."]
+    return html_section(title, "\n".join(cards), notes)
+
+
+def _sum(tallies) -> Tally:
+    tallies = list(tallies)
+    return Tally(*(sum(getattr(one, name) for one in tallies) for name in ("right", "wrong", "missed")))
+
+
+def _share(count: int, row: np.ndarray, number: int) -> str:
+    """The share of a class's truths; none where there is no truth."""
+    return "-" if number == len(row) - 1 else f"{100 * count / row.sum():.1f} %"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

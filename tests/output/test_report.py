@@ -1,0 +1,127 @@
+"""`detrkit report`: one page about a trained detector, opened in a real browser."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from detrkit.drawing.page import html_page, html_table
+from detrkit.errors import UserError
+from detrkit.evaluation.at_threshold import Tally
+from detrkit.report.charts import draw_training
+from detrkit.report.pictures import worst_and_best
+
+from ..browser import opened
+from .test_cli_output import call, run  # noqa: F401  (the fixture)
+
+
+@pytest.fixture(scope="module")
+def page(run):  # noqa: F811
+    """The report of a small detector, on a data set whose images it gets wrong."""
+    lines = [
+        {"kind": "train", "step": 2, "epoch": 1, "loss": 9.0, "losses": {"class": 0.5, "class.0": 0.6, "box": 0.2}},
+        {"kind": "evaluate", "step": 4, "epoch": 2, "minutes": 3.0, "AP": 0.1, "AP50": 0.2, "AP75": None},
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = call("report", run, "--images", 2, "--threshold", 0.05)
+    (run / "metrics.jsonl").unlink()
+    path = run / "report.html"
+    assert f"wrote {path}" in told.stdout
+    return path
+
+
+def test_holds_everything_and_asks_for_nothing(page):
+    text = page.read_text(encoding="utf-8")
+    for title in ("Average precision and recall", "Training", "Classes", "Kinds of errors", "Confusion", "Recipe"):
+        assert f"<h2>{title}</h2>" in text or f"<summary>{title}</summary>" in text, title
+    assert not re.findall(r'(?:src|href|srcset)="(?!data:)', text)
+    assert "Trained for 3 minutes" in text
+    assert "data:image/jpeg" in text
+
+
+def test_a_click_on_a_title_sorts_in_a_browser(page, tmp_path):
+    """Classes by AP, then by name; a dash, no number, comes last either way."""
+    script = """
+    const table = [...document.querySelectorAll("table.sortable")].find(one => one.tHead.textContent.includes("AR100"));
+    const cells = column => [...table.tBodies[0].rows].map(row => row.cells[column].textContent);
+    const head = column => table.tHead.rows[0].cells[column].firstChild;
+    const told = {};
+    head(13).click(); told.falling = cells(13); told.sort = table.tHead.rows[0].cells[13].ariaSort;
+    head(13).click(); told.rising = cells(13);
+    head(0).click(); told.names = cells(0);
+    told.loaded = [...document.images].every(image => image.naturalWidth > 0);
+    document.body.innerHTML = "<pre>" + JSON.stringify(told) + "</pre>";
+    """
+    document = opened(page, script, tmp_path)
+    assert "data-error" not in document
+    told = json.loads(re.search(r"<pre>(.*)</pre>", document, re.DOTALL).group(1))
+    missed = [int(cell) for cell in told["falling"]]
+    assert missed == sorted(missed, reverse=True)
+    assert len(set(missed)) > 1
+    assert told["sort"] == "descending"
+    assert [int(cell) for cell in told["rising"]] == sorted(missed)
+    assert told["names"] == sorted(told["names"])
+    assert told["loaded"]
+
+
+def test_cells_without_a_number_come_last(tmp_path):
+    """However a column is sorted; and what stands behind a number does not matter."""
+    rows = [["a", "9.5 ±2"], ["b", "-"], ["c", "10.1"], ["d", "-2"]]
+    path = tmp_path / "page.html"
+    path.write_text(html_page("T", html_table(["name", "value"], rows)), encoding="utf-8")
+    script = """
+    const table = document.querySelector("table"), told = [];
+    for (let click = 0; click < 2; click++) {
+      table.tHead.rows[0].cells[1].firstChild.click();
+      told.push([...table.tBodies[0].rows].map(row => row.cells[0].textContent).join(""));
+    }
+    document.body.innerHTML = "<pre>" + told.join(" ") + "</pre>";
+    """
+    assert "<pre>cadb dacb</pre>" in opened(path, script, tmp_path)
+
+
+def test_names_are_text(tmp_path):
+    """Not markup, wherever they stand."""
+    page = html_page("<b>", html_table(["<i>"], [["<script>alert(1)</script>"]]))
+    assert "<b>" not in page
+    assert "<i>" not in page
+    assert "<script>alert" not in page
+
+
+def test_the_points_of_detections_are_kept(run, tmp_path):  # noqa: F811
+    """In pixels, one for each: what the page draws."""
+    call("evaluate", run, "--out", tmp_path)
+    detections = json.loads((tmp_path / "detections.json").read_text())
+    assert detections
+    assert all(len(one["point"]) == 2 for one in detections)
+    points = torch.tensor([one["point"] for one in detections])
+    assert points.min() >= 0
+    assert points.max() <= 64
+
+
+def test_other_data_and_recipes_are_reported_elsewhere(run):  # noqa: F811
+    with pytest.raises(UserError, match="--out"):
+        call("report", run, "data.seed=5")
+    with pytest.raises(UserError, match="--split is 'test'"):
+        call("report", run, "--split", "test")
+
+
+def test_worst_and_best():
+    tallies = {
+        1: Tally(2, 0, 0),
+        2: Tally(5, 0, 0),  # more found: better than the first
+        3: Tally(0, 3, 1),  # more mistakes: worse than the next
+        4: Tally(0, 0, 2),
+        5: Tally(1, 1, 0),
+        6: Tally(0, 0, 0),  # says nothing
+    }
+    assert worst_and_best(tallies, 2) == ([3, 4], [2, 1])
+    assert worst_and_best(tallies, 9) == ([3, 4, 5], [2, 1])  # an image without mistakes is no bad one
+    assert worst_and_best({}, 3) == ([], [])
+
+
+def test_a_run_that_has_only_begun_has_curves_of_what_there_is():
+    assert draw_training([], "light") is None
+    begun = [{"kind": "train", "step": 1, "epoch": 1, "loss": None, "losses": {"class": None}}]
+    assert draw_training(begun, "dark").startswith(b"\x89PNG")
