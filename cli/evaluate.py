@@ -87,9 +87,7 @@ def evaluate(
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def evaluate_trained(
-    trained: Trained, split: str, device: torch.device, workers: int, console: Console
-) -> EvalResult:
+def evaluate_trained(trained: Trained, split: str, device: torch.device, workers: int, console: Console) -> EvalResult:
     """Evaluate a trained detector on a split of its data, with a bar."""
     from detrkit.evaluation.evaluate import evaluate as run_evaluation
 

@@ -74,4 +74,5 @@ def _is_term(name: str) -> bool:
 def _curve(axis, points: Sequence[tuple[float, float]], index: int, name: str, *, marks: bool = True) -> None:
     if points:
         marker = "o" if marks and len(points) < 30 else None
-        axis.plot(*zip(*points, strict=True), label=name, linewidth=1.6, marker=marker, markersize=3, **line_look(index))
+        look = {"linewidth": 1.6, "marker": marker, "markersize": 3, **line_look(index)}
+        axis.plot(*zip(*points, strict=True), label=name, **look)

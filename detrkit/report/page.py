@@ -112,7 +112,8 @@ def _numbers(found: Findings) -> str:
 def _classes(found: Findings) -> str:
     columns = ["class", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100"]
     columns += ["precision", "recall", "objects", "right", "wrong", "missed"]
-    table = html_table(columns, [_class_row(row, found.by_class.get(row.category_id)) for row in found.result.per_class])
+    rows = [_class_row(row, found.by_class.get(row.category_id)) for row in found.result.per_class]
+    table = html_table(columns, rows)
     notes = [f"From precision on: detections with a score of {found.threshold:.2f} or more, at IoU 0.5."]
     return html_section("Classes", table, notes)
 
@@ -155,9 +156,9 @@ def _thresholds(found: Findings) -> str:
     how = "as asked" if found.chosen else "where F1 is highest"
     tally = _sum(found.by_class.values())
     notes = [
-        f"At {found.threshold:.2f}, {how}: precision {_percent(tally.precision)} %, recall {_percent(tally.recall)} %, F1 "
-        f"{_percent(tally.f1)} %, at IoU 0.5 over all classes. What follows counts detections from this score on; use it "
-        f"with detrkit predict --threshold {found.threshold:.2f}."
+        f"At {found.threshold:.2f}, {how}: precision {_percent(tally.precision)} %, recall {_percent(tally.recall)} %, "
+        f"F1 {_percent(tally.f1)} %, at IoU 0.5 over all classes. What follows counts detections from this score on; "
+        f"use it with detrkit predict --threshold {found.threshold:.2f}."
     ]
     return html_section("Thresholds", chart, notes)
 
@@ -173,7 +174,7 @@ def _confusion(found: Findings) -> str:
         [[truth[row], detected[column], str(count), _share(count, table[row], row)] for count, row, column in pairs],
     )
     notes = [
-        f"Truths and detections from {found.threshold:.2f} on, paired by place alone (IoU from 0.5 on, the best first). "
+        f"Truths and detections from {found.threshold:.2f} on, paired by place alone: IoU from 0.5 on, the best first. "
         "Nothing: detections without a truth. Shares are of the truths of a row's class."
     ]
     if len(names) <= MATRIX:
@@ -193,7 +194,8 @@ def _matrix(table: np.ndarray, truth: Sequence[str], detected: Sequence[str]) ->
         )
         lines.append(f'<tr><th class="text">{escape(name)}</th>{cells}</tr>')
     return (
-        f'<div class="wide"><table class="matrix"><thead><tr><th class="text">truth, detected as</th>{head}</tr></thead>\n'
+        '<div class="wide"><table class="matrix"><thead><tr><th class="text">truth, detected as</th>'
+        f"{head}</tr></thead>\n"
         f"<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>"
     )
 
