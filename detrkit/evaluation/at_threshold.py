@@ -106,7 +106,7 @@ def confusion(
         truths = [truth for truth in truths if not truth.get("iscrowd")]
         found = sorted(found_on.get(image_id, []), key=lambda one: -one["score"])
         partners = _pair(overlaps(found, truths))
-        in_crowd = (overlaps(found, crowds, crowds=True) >= FOUND).any(1)
+        in_crowd: np.ndarray = np.any(overlaps(found, crowds, crowds=True) >= FOUND, axis=1)
         for row, one in enumerate(found):
             if row in partners:
                 table[place[truths[partners[row]]["category_id"]], place[one["category_id"]]] += 1

@@ -76,7 +76,7 @@ def report_page(
         recipe: TOML, shown on demand
     """
     curves = {theme: draw_training(metrics, theme) for theme in THEMES}
-    drawn = {theme: png for theme, png in curves.items() if png is not None}
+    drawn: dict[str, bytes] = {theme: png for theme, png in curves.items() if png is not None}
     parts = [
         html_notes(facts),
         _numbers(found),
