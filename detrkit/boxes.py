@@ -45,5 +45,7 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     No gradient passes a clipped side. The DAB family (SAP-DETR too) uses eps = 1e-3, DETR's other
     descendants 1e-5.
     """
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    # A clamp straight after another would be an invalid model once ONNX's optimiser has seen it. Through the view both
+    # sides' gradients are added before those of other readers of x: to the bit as with one clamp before both.
+    x = x.view_as(x)
+    return torch.log(x.clamp(eps, 1.0) / (1 - x.clamp(0.0, 1.0)).clamp(min=eps))

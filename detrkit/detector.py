@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
 from detrkit.blocks.base import TrainingBlocks
-from detrkit.boxes import center_to_corners
 from detrkit.decoder import QueryDecoder
+from detrkit.detections import DetectOptions, class_scores, select
 from detrkit.encoders.base import Encoder
 from detrkit.errors import UserError
-from detrkit.layers import Count, take
+from detrkit.layers import Count
 from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
 from detrkit.queries.base import QueryGenerator
@@ -52,24 +52,19 @@ class System(ABC):
 define_slot("detector", offers=(), base=System)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetectOptions:
-    """How predictions become detections."""
-
-    keep: Count = 300
-    """detections an image, the best of all N * K (query, class) pairs"""
-    scores: Literal["sigmoid", "softmax"] = "sigmoid"
-    """how logits become scores. softmax: the last logit is "no object", and each query gives one detection, of its best
-    class (DETR). sigmoid with head.background = true (SMCA): "no object" is scored as the other classes are, and its
-    label K can come out, as published; evaluation and predictions leave it out"""
-    objectness: bool = False
-    """multiply class scores by the objectness; no published SAP-DETR result does"""
-
-
 class BaseDetector(nn.Module):
     """What a system builds: a module with `forward(images, mask, targets)` and `detect(images, mask, sizes)`."""
 
     backbone: Backbone
+
+    def refuse_half(self) -> None:
+        """Raise UserError if the weights are in half precision: places are computed in float32, and meet them."""
+        dtype = next(self.parameters()).dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            raise UserError(
+                f"the detector's weights are in {str(dtype).removeprefix('torch.')}, and places do not survive that; "
+                "keep them in float32 (detector.float()) and run it under torch.autocast, which saves as much time"
+            )
 
     @property
     def limit(self) -> QueryLimit | None:
@@ -120,7 +115,11 @@ class Detector(BaseDetector):
             mask: [B, H, W] bool, True where padded; None when nothing is padded.
             targets: the truth, a `Target` for each image, which training blocks draw extra queries from; not used by
                 the rest, nor outside training.
+
+        Raises:
+            UserError: the weights are in half precision (`detector.half()`).
         """
+        self.refuse_half()
         features = self.backbone(images, mask)
         memory = self.encoder(features)
         if not (self.training and targets is not None and self.blocks):
@@ -147,31 +146,11 @@ class Detector(BaseDetector):
 
     def scores(self, output: Output, layer: int) -> Tensor:
         """[B, N, K] in [0, 1]: how sure a decoder layer is of each class (K + 1, see `DetectOptions.scores`)."""
-        logits = output.logits[layer]
-        scores = logits.softmax(-1)[..., :-1] if self.detect_options.scores == "softmax" else logits.sigmoid()
-        if self.detect_options.objectness:
-            if output.objectness is None:
-                raise UserError("detect.objectness = true needs head.objectness = true")
-            scores = scores * output.objectness[layer].sigmoid()
-        return scores
+        return class_scores(output, layer, self.detect_options)
 
     def select(self, output: Output, sizes: Sizes) -> list[dict[str, Tensor]]:
         """The detections that an output means; see `detect`."""
-        scores, own = self.scores(output, -1), None
-        if self.detect_options.scores == "softmax":  # the best class of each query
-            scores, own = scores.max(-1, keepdim=True)
-        classes = scores.shape[-1]
-        flat = scores.flatten(1)
-        best, index = flat.topk(min(self.detect_options.keep, flat.shape[1]))
-        query, label = index // classes, index % classes
-        if own is not None:
-            label = own.squeeze(-1).gather(1, query)
-        scale = torch.as_tensor(sizes).to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
-        boxes = take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
-        columns = {"scores": best, "labels": label, "boxes": boxes, "queries": query}
-        if output.points is not None:
-            columns["points"] = take(output.points[-1], query) * scale
-        return [{name: column[i] for name, column in columns.items()} for i in range(len(best))]
+        return select(output, sizes, self.detect_options)
 
 
 @register("detector", "detr")

@@ -151,6 +151,7 @@ class FasterRcnn(BaseDetector):
         """
         if self.training and targets is None:
             raise UserError("Faster R-CNN computes its losses itself: in training mode it needs the targets")
+        self.refuse_half()
         sizes = image_sizes(images, mask)
         images, mask = pad_to_multiple(images, mask, STRIDE)
         levels = self.pyramid(OrderedDict((str(i), f.values) for i, f in enumerate(self.backbone(images, mask))))

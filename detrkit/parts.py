@@ -40,7 +40,7 @@ import detrkit.queries.points
 import detrkit.queries.selection
 import detrkit.sap
 import detrkit.zoo.families  # noqa: F401
-from detrkit.detector import DetectOptions
+from detrkit.detections import DetectOptions
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.recipe import Factory, Slot, define_section
 

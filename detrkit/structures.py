@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
@@ -76,6 +75,8 @@ class Memory:
     """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
     axes: AxisCodes | None = None
     """codes along rows and columns apart, where the position part makes them"""
+    kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """what was computed of the fields and is asked for again"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,13 +125,19 @@ class Memory:
             raise UserError(f'{asker} needs codes of rows and columns apart: set position.type = "axes"')
         return self.axes
 
-    @cached_property
+    @property
     def valid_ratios(self) -> Tensor:
         """[B or 1, levels, 2] the share of each level's (width, height) that is image and not padding.
 
         It turns places in the image into places in the padded map. Counted in cells, so it differs a little from level
         to level (Deformable DETR, official code). At least float32: places do not survive bfloat16.
         """
+        # Not functools.cached_property: in Python 3.11 it takes a lock, and torch.compile breaks its graph there.
+        if "valid_ratios" not in self.kept:
+            self.kept["valid_ratios"] = self._valid_ratios()
+        return self.kept["valid_ratios"]
+
+    def _valid_ratios(self) -> Tensor:
         dtype = torch.promote_types(self.position.dtype, torch.float32)
         if self.mask is None:
             return self.position.new_ones(1, len(self.shapes), 2, dtype=dtype)

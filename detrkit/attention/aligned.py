@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -107,5 +108,7 @@ class SemanticsAlignedAttention(SummedAttention):
     def resample(self, reference: Reference, memory: Memory) -> Tensor:
         """The memory inside each query's box as 7 x 7 cells [B * N, D, 7, 7]; zeros beyond the padded map."""
         corners = reference.corners("semantics_aligned").detach() * memory.whole_cells().repeat(1, 2)[:, None]
-        values = memory.as_map()
-        return roi_align(values, list(corners.to(values.dtype)), CELLS, sampling_ratio=-1, aligned=True)
+        values, (batch, count, _) = memory.as_map(), corners.shape
+        image = torch.arange(batch, device=corners.device)[:, None, None].expand(-1, count, -1)
+        regions = torch.cat((image.to(values.dtype), corners.to(values.dtype)), dim=-1).flatten(0, 1)  # [B * N, 5]
+        return roi_align(values, regions, CELLS, sampling_ratio=-1, aligned=True)

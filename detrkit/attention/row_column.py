@@ -68,9 +68,10 @@ class RowColumnAttention(nn.Module):
 def mix(to_x: Tensor, to_y: Tensor, value: Tensor) -> Tensor:
     """Weights over columns [B, H, N, w] and rows [B, H, N, h] and values [B, H, h, w, F] to [B, H, N, F].
 
-    The longer axis is summed first, so that what lies between is as small as it can be.
+    The longer axis is summed first, so that what lies between is as small as it can be; in an exported graph, which
+    serves every shape, the columns are.
     """
-    if value.shape[2] > value.shape[3]:
+    if not torch.compiler.is_exporting() and value.shape[2] > value.shape[3]:
         to_x, to_y, value = to_y, to_x, value.transpose(2, 3)
     _, _, rows, _, features = value.shape
     along = to_x.to(value.dtype) @ value.transpose(2, 3).flatten(3)  # [B, H, N, h * F]

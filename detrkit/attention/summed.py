@@ -129,7 +129,7 @@ def fused_attention(
     dtype = value.dtype
     query = F.pad(torch.cat([q.to(dtype) for q in queries], dim=-1), (0, missing))
     key = F.pad(
-        torch.cat([k.to(dtype).expand(len(value), value.shape[1], -1, -1) for k in keys], dim=-1),
+        torch.cat([k.to(dtype).expand(*value.shape[:2], -1, -1) for k in keys], dim=-1),
         (0, missing),
     )
     value = F.pad(value, (0, _value_width(width, full) - width))

@@ -158,14 +158,14 @@ def pad_to_multiple(images: Tensor, mask: Tensor | None, multiple: int) -> tuple
     if not (below or right):
         return images, mask
     if mask is None:
-        mask = torch.zeros(len(images), height, width, dtype=torch.bool, device=images.device)
+        mask = torch.zeros(images.shape[0], height, width, dtype=torch.bool, device=images.device)
     return F.pad(images, (0, right, 0, below)), F.pad(mask, (0, right, 0, below), value=True)
 
 
 def image_sizes(images: Tensor, mask: Tensor | None) -> Tensor:
     """[B, 2] float32 (width, height) in pixels of each image without its padding."""
     if mask is None:
-        return constant(images.shape[:1:-1], images, torch.float32).expand(len(images), 2)
+        return constant(images.shape[:1:-1], images, torch.float32).expand(images.shape[0], 2)
     return torch.stack(((~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)), dim=-1).float()
 
 

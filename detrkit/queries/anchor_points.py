@@ -46,7 +46,7 @@ class AnchorPointQueries(QueryGenerator):
         self.limit = QueryLimit(points * patterns, "queries.points")
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
-        batch = len(memory.tokens)
+        batch = memory.tokens.shape[0]
         points = self.points.repeat(len(self.patterns), 1)
         content = self.patterns.repeat_interleave(len(self.points), dim=0)
         boxes = torch.cat((points, torch.full_like(points, self.initial_size)), dim=-1)

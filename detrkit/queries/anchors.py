@@ -73,7 +73,7 @@ class AnchorBoxQueries(QueryGenerator):
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         """The queries of the first `groups` groups."""
-        batch = len(memory.tokens)
+        batch = memory.tokens.shape[0]
         boxes = self.anchors[: groups * self.count].sigmoid().unflatten(0, (groups, 1, self.count))
         if self.labels is not None:
             content = F.pad(self.labels[-1:], (0, 1))

@@ -72,7 +72,7 @@ class LearnedQueries(QueryGenerator):
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         """The queries of the first `groups` groups."""
-        embedding = self.embedding[: groups * self.count].expand(len(memory.tokens), -1, -1)
+        embedding = self.embedding[: groups * self.count].expand(memory.tokens.shape[0], -1, -1)
         normed = self.point_norm(embedding)
         if self.point is None:
             point = torch.full_like(embedding[..., :2], 0.5)

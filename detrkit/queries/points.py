@@ -46,7 +46,7 @@ class LearnedPointQueries(QueryGenerator):
         nn.init.zeros_(self.point.bias)
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
-        embedding, content = self.table.expand(len(memory.tokens), -1, -1).chunk(2, dim=-1)
+        embedding, content = self.table.expand(memory.tokens.shape[0], -1, -1).chunk(2, dim=-1)
         point = self.point(embedding).sigmoid()
         boxes = torch.cat((point, torch.full_like(point, self.initial_size)), dim=-1)
         return Queries(content, self.geometry.encode(boxes), embedding)

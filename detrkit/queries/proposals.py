@@ -56,7 +56,7 @@ class Proposals(nn.Module):
         usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
         if memory.mask is not None:
             usable = usable & ~memory.mask
-        usable = usable.expand(len(memory.tokens), -1)
+        usable = usable.expand(memory.tokens.shape[0], -1)
         boxes = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], torch.inf)
         tokens = self.norm(self.project(memory.tokens.masked_fill(~usable[..., None], 0.0)))
         return Start(tokens, boxes, usable)
@@ -64,4 +64,4 @@ class Proposals(nn.Module):
 
 def best(scores: Tensor, count: int) -> Tensor:
     """Places [B, N] of the best scores [B, L], best first; N = min(count, L)."""
-    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+    return scores.topk(torch.sym_min(count, scores.shape[1]), dim=1).indices

@@ -61,7 +61,7 @@ class MixedSelectionQueries(QueryGenerator):
         chosen = best(scores, len(self.content))
         raw = self.proposals.head(0, take(start.tokens, chosen))
         boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
-        content = self.content[: chosen.shape[1]].expand(len(boxes), -1, -1)
+        content = self.content[: chosen.shape[1]].expand(boxes.shape[0], -1, -1)
         encoder = Extra(_proposed(raw, boxes, memory, self.proposals.head))
         return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
 

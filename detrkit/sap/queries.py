@@ -76,7 +76,7 @@ class SalientGridQueries(QueryGenerator):
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         """The queries of the first `groups` groups."""
-        batch, count = len(memory.tokens), len(self.points)
+        batch, count = memory.tokens.shape[0], len(self.points)
         corners = self.points.sigmoid().expand(batch, -1, -1)
         points = corners + self.in_cell * constant(self.cell, corners)
         sides = self.sides[: groups * count].sigmoid().expand(batch, -1, -1)

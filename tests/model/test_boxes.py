@@ -64,3 +64,17 @@ def test_inverse_sigmoid_of_nothing():
     zero = torch.tensor(0.0, requires_grad=True)
     value = inverse_sigmoid(zero, 1e-3)
     assert value.item() == pytest.approx(-6.9078, abs=1e-4)  # fact sheet sap_detr.md, section 1
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-5])
+def test_inverse_sigmoid_is_to_the_bit_what_two_clamps_in_a_row_are(eps):
+    """As the official codes write it; an export needs it otherwise."""
+    x = torch.cat((torch.linspace(-0.5, 1.5, 4001), torch.tensor([0.0, 1.0, eps, 1 - eps, -1e-9, 1e-9, 1 + 1e-7])))
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    value = inverse_sigmoid(mine, eps)
+    clipped = theirs.clamp(min=0, max=1)
+    official = torch.log(clipped.clamp(min=eps) / (1 - clipped).clamp(min=eps))
+    assert torch.equal(value, official)
+    (value.sum() + (mine * mine).sum()).backward()
+    (official.sum() + (theirs * theirs).sum()).backward()
+    assert torch.equal(mine.grad, theirs.grad)

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 import detrkit
 from detrkit.detector import Detector
+from detrkit.errors import UserError
 from detrkit.recipe import list_recipes
 from detrkit.structures import Output, QueryLimit
 
@@ -100,6 +101,15 @@ def test_no_part_hides_a_method_of_its_module(name):
         hidden = [key for key in vars(module) if callable(getattr(torch.nn.Module, key, None))]
         assert not hidden, (path, hidden)
     assert all(p.dtype == torch.float16 for p in detector.half().parameters())
+
+
+@pytest.mark.parametrize("name", ["sap_detr_r50_50ep", "faster_rcnn_r50_108ep"])
+def test_weights_in_half_precision_are_refused(name):
+    detector, _ = small(name)
+    for images in (torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64).half()):
+        with pytest.raises(UserError, match=r"weights are in float16.*torch\.autocast"):
+            detector.half().eval()(images)
+    detector.float()(torch.rand(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detrkit.detector import DetectOptions, Detector
+from detrkit.detections import DetectOptions
+from detrkit.detector import Detector
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import SoftmaxLoss
 from detrkit.matching.costs import SoftmaxCost
