@@ -15,6 +15,7 @@ from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
+from detrkit.backbones.folding import fold_frozen_norms
 from detrkit.backbones.needs import features, frozen_names, needs_of
 from detrkit.backbones.weights import read_weights, require_all
 from detrkit.errors import CheckpointError, UserError
@@ -37,7 +38,8 @@ class TimmBackbone(Backbone):
         levels: which of the model's feature levels to return; -1 is the last, C5 of a ResNet.
         dilated: replace the stride of the last stage by dilation, DETR's DC5: half the stride, four times the tokens.
         norm: "frozen" keeps every batch norm's statistics and affine values as they were loaded, as DETR does
-            (right for pretrained weights and small batches); "batch" trains them (right from scratch), "sync" with
+            (right for pretrained weights and small batches), and computes those after a convolution as a scale of its
+            weights; "batch" trains them (right from scratch), "sync" with
             statistics over the batches of all processes, which wants GPUs.
         frozen_stride: layers that make features of up to this stride are not trained; 4 freezes a ResNet's stem
             and first stage, as DETR does; 0 trains everything. (A HRNet makes its finest features last, of nearly all.)
@@ -85,6 +87,7 @@ class TimmBackbone(Backbone):
             require_all(body, state, str(weights), name)
         if norm == "frozen":
             body = freeze_batch_norm_2d(body)
+            fold_frozen_norms(body, needs.multiple)
         if norm == "sync":
             body = convert_sync_batchnorm(body)
         self.syncs = norm == "sync"

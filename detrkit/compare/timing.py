@@ -65,17 +65,17 @@ def measure_timings(
     """
     told = progress or (lambda: None)
     prepared = {name: _prepare(recipe, batch, height, width) for name, recipe in recipes.items()}
-    milliseconds: dict[str, list[float]] = {name: [] for name in recipes}
+    times: dict[str, list[float]] = {name: [] for name in recipes}
     with torch.inference_mode():
         for turn in range(warmup + rounds):
             for name, (run, device, _, _) in prepared.items():
-                taken = _milliseconds(run, device)
+                taken = milliseconds(run, device)
                 if turn >= warmup:
-                    milliseconds[name].append(taken)
+                    times[name].append(taken)
                 told()
-        memory = {name: _peak(run, device, weights) for name, (run, device, _, weights) in prepared.items()}
+        memory = {name: peak_memory(run, device) + weights for name, (run, device, _, weights) in prepared.items()}
     return {
-        name: Timing(_device_name(device), precision, batch, height, width, tuple(milliseconds[name]), memory[name])
+        name: Timing(_device_name(device), precision, batch, height, width, tuple(times[name]), memory[name])
         for name, (_, device, precision, _) in prepared.items()
     }
 
@@ -94,7 +94,8 @@ def _prepare(recipe: Recipe, batch: int, height: int, width: int) -> tuple[Calla
     return run, device, precision, _bytes_of(detector) + images.nbytes
 
 
-def _milliseconds(run: Callable, device: torch.device) -> float:
+def milliseconds(run: Callable, device: torch.device) -> float:
+    """How long a run takes, a GPU's work included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -104,16 +105,16 @@ def _milliseconds(run: Callable, device: torch.device) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def _peak(run: Callable, device: torch.device, weights: int) -> int:
-    """Bytes at the worst moment of one run, the detector's own weights and images included and nobody else's."""
+def peak_memory(run: Callable, device: torch.device) -> int:
+    """Bytes at the worst moment of one run, beyond what is held before it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
-        return torch.cuda.max_memory_allocated(device) - before + weights
+        return torch.cuda.max_memory_allocated(device) - before
     with HeldMemory() as held:
         run()
-    return held.peak + weights
+    return held.peak
 
 
 class HeldMemory(TorchDispatchMode):
