@@ -94,7 +94,7 @@ def evaluate_trained(trained: Trained, split: str, device: torch.device, workers
     with _progress(console) as progress:
         task = progress.add_task("evaluating", total=None)
         return run_evaluation(
-            trained.detector.to(device),
+            trained.detector.to(device).for_inference(),
             trained.source,
             batch_size=trained.recipe.section("evaluate").batch_size,
             device=device,

@@ -62,7 +62,7 @@ def predict(
     table: list[dict] = []
     broken, best = 0, 0.0
     stream = run_prediction(
-        trained.detector.to(chosen),
+        trained.detector.to(chosen).for_inference(),
         [path for path, _ in images],
         transform=trained.source.augment.evaluate,
         threshold=0.0,  # what is below is not kept, but the best of it is told

@@ -58,6 +58,9 @@ class DecoderLayer(nn.Module):
 class QueryDecoder(Part):
     """Queries and memory to predictions."""
 
+    answer_only = False
+    """whether only the last layer's predictions are asked for; a decoder may give all the same"""
+
     @property
     def embedding_readers(self) -> list[str] | None:
         """What in it reads the embedding that each query brings along, by the names of a recipe; None: not said."""
@@ -179,10 +182,16 @@ class Decoder(QueryDecoder):
             position = self._position(replace(queries, content=content, reference=reference), scale, memory)
             content = layer(content, position, reference, memory, queries.layout)
             normed = self.norm(content)
-            raw.append(self.head(index, normed))
-            decoded.append(self.geometry.decode(raw[-1].offsets, attached))
-            if self.geometry.moves and index + 1 < len(self.layers):
-                offsets = self.head.offsets(index, content) if self.moved_by == "raw" else raw[-1].offsets
+            is_last = index + 1 == len(self.layers)
+            predicts = is_last or not self.answer_only
+            if predicts:
+                raw.append(self.head(index, normed))
+                decoded.append(self.geometry.decode(raw[-1].offsets, attached))
+            if self.geometry.moves and not is_last:
+                if self.moved_by == "normed" and predicts:
+                    offsets = raw[-1].offsets
+                else:
+                    offsets = self.head.offsets(index, content if self.moved_by == "raw" else normed)
                 moved = self.geometry.move(offsets, reference)
                 reference = moved.detach()
                 attached = moved if self.look_forward_twice else reference

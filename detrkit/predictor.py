@@ -77,7 +77,7 @@ class Predictor:
     """A trained detector in evaluation mode, with its classes and the way it wants images; `detrkit.load` makes it.
 
     Args:
-        detector: on `device`.
+        detector: on `device`; a detector's `for_inference()` takes less time than itself.
         recipe: what it was built from.
         classes: names by label; None for labels that nothing has.
         transform: RGB image to RGB image as the detector is to see it.
@@ -199,7 +199,7 @@ def load(
     chosen = choose_device(device)
     trained = open_trained(str(target), overrides, which=which, weights=None if weights is None else Path(weights))
     return Predictor(
-        detector=trained.detector.to(chosen),
+        detector=trained.detector.to(chosen).for_inference(),
         recipe=trained.recipe,
         classes=[None if category.is_placeholder else category.name for category in trained.categories],
         transform=trained.source.augment.evaluate,

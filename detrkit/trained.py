@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from detrkit.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from detrkit.data import Category, DataSource
+    from detrkit.detector import BaseDetector
     from detrkit.recipe import Recipe
 
 
@@ -28,7 +27,7 @@ class Trained:
     """
 
     recipe: Recipe
-    detector: nn.Module
+    detector: BaseDetector
     source: DataSource
     categories: tuple[Category, ...]
     origin: Path
@@ -141,7 +140,7 @@ def _as_trained(recipe: Recipe, metadata: Mapping[str, str]) -> Recipe:
     return recipe.with_values(kept, source="weights") if kept else recipe
 
 
-def _build(recipe: Recipe, state: dict, origin: Path) -> nn.Module:
+def _build(recipe: Recipe, state: dict, origin: Path) -> BaseDetector:
     from detrkit.detector import build_detector
     from detrkit.runs.checkpoint import load_exactly
 

@@ -24,5 +24,8 @@ class Backbone(Part):
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
         raise NotImplementedError
 
+    def fold_norms(self) -> None:
+        """Puts norms into the weights before them for good, in place, where it can; called for detection alone."""
+
 
 define_slot("backbone", offers=(), base=Backbone)

@@ -15,7 +15,7 @@ from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
-from detrkit.backbones.folding import fold_frozen_norms
+from detrkit.backbones.folding import fold_for_good, fold_frozen_norms
 from detrkit.backbones.needs import features, frozen_names, needs_of
 from detrkit.backbones.weights import read_weights, require_all
 from detrkit.errors import CheckpointError, UserError
@@ -135,6 +135,12 @@ class TimmBackbone(Backbone):
             FeatureMap(m, shrink_mask(mask, m.shape[-2:]), mask, sizes / stride)
             for m, stride in zip(maps, self.strides, strict=True)
         ]
+
+    def fold_norms(self) -> None:
+        """Puts the norms after convolutions into their weights for good; other batch norms keep their statistics."""
+        self.body = freeze_batch_norm_2d(self.body)
+        fold_frozen_norms(self.body, self.multiple)
+        fold_for_good(self.body)
 
 
 def many_processes() -> bool:

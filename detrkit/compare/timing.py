@@ -55,7 +55,7 @@ def measure_timings(
 ) -> dict[str, Timing]:
     """Time the detectors of recipes, by name. They take turns, so that whatever else the machine does meets all alike.
 
-    Each runs on its recipe's `train.device` and in its `train.precision`, in evaluation mode with fresh weights.
+    Each runs on its recipe's `train.device` and in its `train.precision`, as its `for_inference()`, with fresh weights.
 
     Args:
         rounds: measured forward passes of each, after `warmup` that are not.
@@ -84,7 +84,7 @@ def _prepare(recipe: Recipe, batch: int, height: int, width: int) -> tuple[Calla
     options = recipe.section("train")
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    detector = build_detector(for_counting(recipe)[0]).to(device).eval()
+    detector = build_detector(for_counting(recipe)[0]).to(device).for_inference()
     images = torch.randn(batch, 3, height, width, device=device, generator=torch.Generator(device).manual_seed(0))
 
     def run() -> Any:

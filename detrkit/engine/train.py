@@ -33,6 +33,7 @@ from detrkit.structures import QueryLimit
 COCO_DETECTIONS = 100  # of an image, the most that COCO's AP looks at
 
 if TYPE_CHECKING:
+    from detrkit.detector import BaseDetector
     from detrkit.recipe import Recipe
 
 
@@ -248,8 +249,8 @@ def workers_for(options: TrainOptions, world: int) -> int:
     return max(1, min(8, cores // world - 1))
 
 
-def _evaluate(detector: nn.Module, *, progress: Any, source: Any, **settings: Any) -> Any:
-    return evaluate(detector, source, progress=progress, **settings)
+def _evaluate(detector: BaseDetector, *, progress: Any, source: Any, **settings: Any) -> Any:
+    return evaluate(detector.for_inference(), source, progress=progress, **settings)
 
 
 def _draw(
