@@ -63,7 +63,7 @@ def train(
             soft_wrap=True,
         )
         raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
-    _print_result(console, folder, outcome)
+    _print_result(console, folder, outcome, events="tensorboard" in loaded.section("train").loggers)
 
 
 def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> Path:
@@ -77,7 +77,7 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> Pa
     raise UserError(f"{run or recipe or name} is not the folder of a run: it has no recipe.toml, so nothing to resume")
 
 
-def _print_result(console: Console, folder: Path, outcome) -> None:
+def _print_result(console: Console, folder: Path, outcome, *, events: bool) -> None:
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}"
 
@@ -86,7 +86,7 @@ def _print_result(console: Console, folder: Path, outcome) -> None:
         lines.append(f"AP {percent(outcome.stats['AP'])}   AP50 {percent(outcome.stats['AP50'])}")
     lines += [
         f"best AP {percent(outcome.best_ap)} at step {outcome.best_step}: {folder / 'best'}",
-        f"pictures: {folder / 'pictures'}   curves: tensorboard --logdir {folder}",
+        f"pictures: {folder / 'pictures'}" + (f"   curves: tensorboard --logdir {folder}" if events else ""),
         f"next: detrkit evaluate {folder}   or   detrkit predict {folder} IMAGES --out drawn/",
     ]
     for line in lines:

@@ -72,6 +72,8 @@ class TrainOptions:
     know of it, so give it some evaluations more than AP takes to rise again"""
     log_every: Positive = 20
     """steps between two lines of metrics"""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
+    """where the numbers go beside metrics.jsonl; the last three are extras: `pip install 'detrkit[wandb]'`"""
     checkpoint_steps: Count = 0
     """also write a checkpoint every so many steps; 0: at the end of each epoch only"""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 0.0

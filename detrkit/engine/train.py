@@ -28,6 +28,7 @@ from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.runs.checkpoint import find_folder, format_categories, pixels_metadata, read_categories
 from detrkit.runs.environment import describe_environment
 from detrkit.runs.run_folder import RunFolder
+from detrkit.runs.run_loggers import Loggers
 from detrkit.structures import QueryLimit
 
 COCO_DETECTIONS = 100  # of an image, the most that COCO's AP looks at
@@ -49,7 +50,8 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
     Raises:
         DataError: the data set cannot be used, or has more classes than `detector.classes`
         CheckpointError: no run to resume, or weights that do not fit
-        UserError: parts that do not go together; the folder already holds a run; a device that is not there
+        UserError: parts that do not go together; the folder already holds a run; a device that is not there; a logger
+            that is not installed or cannot begin
         NotFiniteError: the loss was not a number any more
     """
     from detrkit.detector import build_criterion, build_detector
@@ -62,7 +64,8 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         precision = choose_precision(options.precision, device)
         source = recipe.section("data")()
         recipe = with_classes(recipe, source)
-        run = RunFolder(run_dir)
+        loggers = Loggers(options.loggers)  # in every process, so that all of them miss a package
+        run = RunFolder(run_dir, loggers if here.is_first else None)
         loader = source.loader(
             split="train",
             batch_size=share_of_batch(options, here.world),
@@ -139,10 +142,12 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         elif resume:
             reporter.say("there is no checkpoint yet: the run begins again")
             if here.is_first:
-                run.rewind_metrics(0, step=0)
+                run.rewind_metrics(0)
         if resume:  # not before the checkpoint is known to fit: a refused recipe must not take the run's place
             _in_first(here, lambda: run.replace_recipe(toml))
         _in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
+        begin = partial(run.begin_loggers, recipe.full_values(), step=trainer.at.step, resumed=resume)
+        _in_first(here, lambda: begin(warn=lambda line: reporter.say(f"warning: {line}", style="yellow")))
         return trainer.fit()
 
 
@@ -255,8 +260,8 @@ def _evaluate(detector: BaseDetector, *, progress: Any, source: Any, **settings:
 
 def _draw(
     detector: nn.Module, folder: Path, *, source: Any, settings: EvaluateOptions, device: torch.device, precision: str
-) -> None:
-    write_pictures(
+) -> list[Path]:
+    return write_pictures(
         detector,
         source,
         folder,

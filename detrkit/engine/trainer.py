@@ -84,7 +84,8 @@ class Trainer:
         source: gives `loader(split=..., batch_size=..., epoch=..., seed=..., workers=..., rank=..., world=...,
             skip=...)`
         evaluate: called with (detector, progress), in all processes; gives an object with `stats`
-        draw: called with (detector, folder) in the first process after each evaluation; None for no pictures
+        draw: called with (detector, folder) in the first process after each evaluation, gives the files that it wrote;
+            None for no pictures
         metadata: strings that go into the weights' files
     """
 
@@ -155,12 +156,15 @@ class Trainer:
                 )
             if self._skipped:
                 self.reporter.say(f"warning: {_told(self._skipped)}", style="yellow")
+            if self._stats is not None:
+                result = {"AP": self._stats["AP"], "best_AP": self.at.best_ap, "best_step": self.at.best_step}
+                numbers = {name: float(value) for name, value in result.items() if value is not None}
+                self.run.loggers.log("result", self.at.step, numbers)
         finally:
             self.reporter.stop()
-            self.run.close()
+            self.run.loggers.close(finished=self._is_finished())
         return Outcome(
-            finished=(self.at.step >= self.workload.total_steps or self._has_converged())
-            and not self._evaluation_is_due(),
+            finished=self._is_finished(),
             step=self.at.step,
             stats=self._stats,
             best_ap=self.at.best_ap,
@@ -277,6 +281,9 @@ class Trainer:
 
     # --- evaluation
 
+    def _is_finished(self) -> bool:
+        return (self.at.step >= self.workload.total_steps or self._has_converged()) and not self._evaluation_is_due()
+
     def _has_converged(self) -> bool:
         """Whether `train.patience` evaluations brought no better AP; read off the steps, so that a resume knows it."""
         if not self.options.patience or self.at.best_ap is None:
@@ -306,7 +313,8 @@ class Trainer:
             minutes = round(self._minutes(), 3)
             self.run.log("evaluate", step, {"epoch": epoch, "minutes": minutes, **result.stats})
             if self._draw is not None:
-                self._draw(subject, self.run.pictures / f"epoch_{epoch:04d}")
+                for path in self._draw(subject, self.run.pictures / f"epoch_{epoch:04d}"):
+                    self.run.loggers.picture(f"pictures/{path.stem}", path, step)
             numbers = "  ".join(f"{name} {_percent(result.stats.get(name))}" for name in ("AP", "AP50", "AP75"))
             self.reporter.say(f"epoch {epoch}  {numbers}{'  (best so far)' if is_best else ''}")
         self._save()
@@ -374,7 +382,7 @@ class Trainer:
         self.at = position
         self.meter.load_state(state["meter"])
         if self.here.is_first:
-            self.run.rewind_metrics(state["metrics_size"], position.step)
+            self.run.rewind_metrics(state["metrics_size"])
             if position.best_step == position.evaluated == position.step > 0:
                 copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from detrkit.errors import UserError
+from detrkit.runs.loggers import flat
+from detrkit.runs.run_loggers import Loggers
 from detrkit.writing import write_text
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunFolder:
@@ -24,22 +23,27 @@ class RunFolder:
     environment.json   versions, commit, hardware, command, one entry for each start
     metrics.jsonl      one line for each log interval ("train") and each evaluation ("evaluate")
     log.txt            what was printed, without the bars
-    tensorboard/       the same numbers as events
+    tensorboard/       the same numbers as events, where `train.loggers` names it
+    loggers.json       how each logger finds its own run again
     last/, best/       checkpoints
     pictures/          validation images with what was found, step by step
+
+    Args:
+        loggers: where the numbers go beside metrics.jsonl, after `begin_loggers`
     """
 
     RECIPE: ClassVar = "recipe.toml"
     CATEGORIES: ClassVar = "categories.json"
     METRICS: ClassVar = "metrics.jsonl"
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, loggers: Loggers | None = None) -> None:
         self.path = Path(path)
+        self.loggers = loggers or Loggers()
         self.last = self.path / "last"
         self.best = self.path / "best"
         self.pictures = self.path / "pictures"
         self.metrics_path = self.path / self.METRICS
-        self._events: SummaryWriter | None = None  # opened with the first number
+        self._forgotten: dict[str, int] = {}
 
     @property
     def exists(self) -> bool:
@@ -71,41 +75,42 @@ class RunFolder:
         starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         write_text(path, json.dumps([*starts, environment], indent=1))
 
-    def rewind_metrics(self, size: int, step: int) -> None:
-        """Forget what was logged after a checkpoint: metrics.jsonl was `size` bytes long then, at `step`."""
-        if self.metrics_path.exists() and self.metrics_path.stat().st_size > size:
-            os.truncate(self.metrics_path, size)
-        self._open_events(purge_step=step + 1)
+    def begin_loggers(
+        self, recipe: Mapping[str, Any], *, step: int, resumed: bool, warn: Callable[[str], None]
+    ) -> None:
+        """Begin to log elsewhere too, after `step` steps. recipe: nested plain values; warn: takes a line.
+
+        Raises UserError if a logger cannot begin with a new run.
+        """
+        self.loggers.begin(self.path, recipe, step=step, resumed=resumed, forgotten=self._forgotten, warn=warn)
+
+    def rewind_metrics(self, size: int) -> None:
+        """Forget what was logged after a checkpoint: metrics.jsonl was `size` bytes long then."""
+        if self.metrics_size() <= size:
+            return
+        with self.metrics_path.open("rb") as file:
+            file.seek(size)
+            for line in file:
+                if line.endswith(b"\n"):  # not the one that a kill has cut
+                    entry = json.loads(line)
+                    self._forgotten[entry["kind"]] = entry["step"]
+        os.truncate(self.metrics_path, size)
 
     def metrics_size(self) -> int:
         """Bytes in metrics.jsonl."""
         return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl, and its numbers to the TensorBoard events."""
+        """Append a line to metrics.jsonl, and hand its finite numbers to the loggers."""
         line = json.dumps({"kind": kind, "step": step, **_finite(values)}, allow_nan=False)
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        events = self._events or self._open_events()
-        for name, value in _numbers(values):
-            events.add_scalar(f"{kind}/{name}", value, step)
+        self.loggers.log(kind, step, _numbers(values))
 
     def print(self, text: str) -> None:
         """Append to log.txt."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
-
-    def close(self) -> None:
-        """Write out the TensorBoard events."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def _open_events(self, purge_step: int | None = None) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
-        return self._events
 
 
 def new_run_folder(parent: Path, name: str) -> Path:
@@ -116,14 +121,9 @@ def new_run_folder(parent: Path, name: str) -> Path:
     return path
 
 
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and math.isfinite(value):
-            found.append((prefix + name, value))
-    return found
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    named = flat(values, between="/")
+    return {name: value for name, value in named if isinstance(value, int | float) and math.isfinite(value)}
 
 
 def _finite(value: Any) -> Any:

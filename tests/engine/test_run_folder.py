@@ -37,15 +37,13 @@ def test_metrics_rewind_to_the_byte(tmp_path):
     run.log("train", 2, {"loss": 1.0})
     with run.metrics_path.open("a") as file:
         file.write('{"kind": "tra')  # a line that a kill has cut
-    run.rewind_metrics(size, step=1)
+    run.rewind_metrics(size)
     run.log("train", 2, {"loss": 1.5})
-    run.close()
     lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
     assert lines == [
         {"kind": "train", "step": 1, "loss": 2.0, "losses": {"box": None}},
         {"kind": "train", "step": 2, "loss": 1.5},
     ]
-    assert list((tmp_path / "tensorboard").iterdir())
 
 
 @pytest.mark.parametrize(

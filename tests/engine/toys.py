@@ -15,6 +15,7 @@ from detrkit.engine.trainer import Trainer
 from detrkit.engine.workload import plan
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
+from detrkit.runs.run_loggers import Loggers
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,17 @@ class ToySource:
         return Batch(images, mask if mask.any() else None, targets, list(indices), torch.tensor(sizes))
 
 
-def toy_trainer(folder, *, hook=None, source=None, detector=None, criterion=None, here=None, aps=None, **options):
+def toy_trainer(
+    folder, *, hook=None, source=None, detector=None, criterion=None, here=None, aps=None, draw=None, **options
+):
     """A trainer of toys, or of what is given, in `folder`; `aps` are what its evaluations find, in turn."""
     settings = {"epochs": 3, "batch_size": 4, "warmup_steps": 3, "drop_epochs": (2,), "log_every": 2, "clip_norm": 1.0}
+    settings["loggers"] = ()
     options = TrainOptions(**{**settings, "learning_rate": 0.01, "backbone_learning_rate": 0.001, **options})
     source, here = source or ToySource(), here or Processes()
     share = options.batch_size // here.world
     loader = source.loader(split="train", batch_size=share, epoch=0, seed=0, workers=0, world=here.world)
-    run = RunFolder(folder)
+    run = RunFolder(folder, Loggers(options.loggers))
     run.path.mkdir(parents=True, exist_ok=True)
     found = iter(aps or ())
 
@@ -127,4 +131,5 @@ def toy_trainer(folder, *, hook=None, source=None, detector=None, criterion=None
         run=run,
         reporter=Reporter(run=run if here.is_first else None, console=None),
         evaluate=evaluate,
+        draw=draw,
     )
