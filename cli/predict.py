@@ -1,22 +1,26 @@
-"""`detrkit predict`: a trained detector on image files."""
+"""`detrkit predict`: a trained detector on image files and videos."""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from detrkit.predict import Prediction
 
 
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Images, and folders of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Images, folders of images, videos.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is drawn and predictions.json.")],
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score that is kept.")] = 0.3,
     points: Annotated[bool, typer.Option("--points", help="Also draw the salient points.")] = False,
     which: Annotated[
@@ -28,19 +32,22 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
-    """Draw what a trained detector finds on images: boxes, names and scores.
+    """Draw what a trained detector finds on images or videos: boxes, names and scores.
 
-    predictions.json holds the detections as COCO results, images.json the images that its image_id counts.
-    An image that cannot be read is named and passed over; the exit code is then 1.
+    predictions.json holds the detections as COCO results, images.json the images that its image_id counts: of a
+    video each frame, with its number and time in seconds. Videos want the extra `video` and are drawn without sound.
+    A file that cannot be read is named and passed over; the exit code is then 1.
     """
     from rich.console import Console
     from rich.progress import track
 
+    from detrkit.drawing.predictions import draw_predictions
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device
-    from detrkit.predict import Unreadable, find_images, of_categories
+    from detrkit.predict import Unreadable, find_images, of_categories, with_frames
     from detrkit.predict import predict as run_prediction
     from detrkit.trained import open_trained
+    from detrkit.video import VideoWriter, is_video
     from detrkit.writing import check_folder, write_text
 
     if out.resolve() in {given.resolve() for given in inputs}:
@@ -52,6 +59,8 @@ def predict(
         raise UserError(f"{clash} would be replaced by its own drawing; choose another folder with --out")
     for folder in dict.fromkeys([out, *(picture.parent for picture in pictures)]):
         check_folder(folder, "--out")
+    total = _count([path for path, _ in images])
+    drawings = dict(zip((path for path, _ in images), pictures, strict=True))
     trained = open_trained(run, (), which=which, weights=weights)
     names = [category.name for category in trained.categories]
     ids = [None if category.is_placeholder else category.id for category in trained.categories]
@@ -63,47 +72,61 @@ def predict(
     broken, best = 0, 0.0
     stream = run_prediction(
         trained.detector.to(chosen).for_inference(),
-        [path for path, _ in images],
+        with_frames(path for path, _ in images),
         transform=trained.source.augment.evaluate,
         threshold=0.0,  # what is below is not kept, but the best of it is told
         batch_size=batch,
         device=chosen,
         precision=trained.recipe.section("train").precision,
     )
-    for entry in track(stream, "detecting", total=len(images), console=console, transient=True):
-        if isinstance(entry, Unreadable):
-            broken += 1
-            console.print(f"{entry.path}: {entry.reason}", style="red", markup=False, highlight=False, soft_wrap=True)
-            continue
-        if points and "points" not in entry.result:
-            raise UserError(f"--points: this detector has none ({trained.recipe.title or run})")
-        result = of_categories(entry.result, ids)
-        best = max([best, *result["scores"].tolist()])
-        kept = result["scores"] >= threshold
-        entry = replace(entry, result={name: values[kept] for name, values in result.items()})
-        _draw(entry, names, pictures[entry.index], threshold=threshold, points=points)
-        rows += _coco_rows(entry, ids)
-        table.append(_image_row(entry))
+    shown = track(stream, "detecting", total=total, console=console, transient=True)
+    for path, entries in groupby(shown, key=lambda entry: entry.path):
+        # The frames of a video stand together, and become one again.
+        with VideoWriter(drawings[path]) if is_video(path) else nullcontext() as video:
+            for entry in entries:
+                if isinstance(entry, Unreadable):
+                    broken += 1
+                    said = f"{path}: {entry.reason}"
+                    console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+                    continue
+                if points and "points" not in entry.result:
+                    raise UserError(f"--points: this detector has none ({trained.recipe.title or run})")
+                result = of_categories(entry.result, ids)
+                best = max([best, *result["scores"].tolist()])
+                kept = result["scores"] >= threshold
+                entry = replace(entry, result={name: values[kept] for name, values in result.items()})
+                picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
+                if video is not None and entry.frame is not None:
+                    video.add(picture, entry.frame.time)
+                else:
+                    _save(picture, drawings[path])
+                rows += _coco_rows(entry, ids)
+                table.append(_image_row(entry))
     write_text(out / "predictions.json", json.dumps(rows, ensure_ascii=False))
     used = [{"id": category.id, "name": category.name} for category in trained.categories]
     write_text(out / "images.json", json.dumps({"images": table, "categories": used}, ensure_ascii=False, indent=1))
-    told = f"{len(rows)} detections from {threshold:g} on {len(table)} images, written to {out}"
+    on_frames = sum("frame" in row for row in table)
+    on = [f"{len(table) - on_frames} images"] * (len(table) > on_frames) + [f"{on_frames} frames"] * (on_frames > 0)
+    told = f"{len(rows)} detections from {threshold:g} on {' and '.join(on) or 'no images'}, written to {out}"
     if table and not rows:
         told += f"; the best score was {best:.3f}, so try a lower --threshold"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
     if broken:
-        console.print(f"{broken} of {len(images)} images could not be read", style="red")
+        console.print(f"{broken} of {len(images)} files could not be read", style="red")
         raise typer.Exit(1)
 
 
 def _picture_paths(below: list[Path], out: Path) -> list[Path]:
     """Where each drawing goes: the image's path below its folder, under ``out``, no two the same.
 
-    Formats that only few programs show become PNG.
+    Formats that only few programs show become PNG, and videos MP4.
     """
+    from detrkit.video import is_video
+
     paths: dict[Path, int] = {}  # in order; the number to try next where another image wants the same path
     for image in below:
-        name = image.name if image.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{image.name}.png"
+        ending = ".mp4" if is_video(image) else ".png"
+        name = image.name if image.suffix.lower() in (".jpg", ".jpeg", ".png", ".mp4") else image.name + ending
         path = wanted = out / image.parent / name
         while path in paths:
             path = wanted.with_name(f"{wanted.stem}-{paths[wanted]}{wanted.suffix}")
@@ -112,11 +135,26 @@ def _picture_paths(below: list[Path], out: Path) -> list[Path]:
     return list(paths)
 
 
-def _draw(entry: Prediction, names: list[str], path: Path, *, threshold: float, points: bool) -> None:
-    from detrkit.drawing.predictions import draw_predictions
+def _count(paths: list[Path]) -> int | None:
+    """How many images and frames there are, about; None where a video does not say."""
+    from detrkit.errors import DataError
+    from detrkit.video import count_frames, is_video
+
+    total = 0
+    for path in paths:
+        try:
+            frames = count_frames(path) if is_video(path) else 1
+        except DataError:
+            frames = 1  # named when its turn comes
+        if frames is None:
+            return None
+        total += frames
+    return total
+
+
+def _save(picture: Image.Image, path: Path) -> None:
     from detrkit.writing import replaced_file
 
-    picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
     with replaced_file(path) as temporary:
         picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
 
@@ -129,9 +167,14 @@ def _coco_rows(entry: Prediction, ids: list[int | None]) -> list[dict]:
     if salient is not None:
         for row, point in zip(rows, salient.tolist(), strict=True):
             row["point"] = [round(value, 3) for value in point]
-    return [row | {"file_name": str(entry.path)} for row in rows]
+    return [row | _place(entry) for row in rows]
 
 
 def _image_row(entry: Prediction) -> dict:
     width, height = entry.image.size
-    return {"id": entry.index + 1, "file_name": str(entry.path), "width": width, "height": height}
+    return {"id": entry.index + 1, **_place(entry), "width": width, "height": height}
+
+
+def _place(entry: Prediction) -> dict:
+    place = {"file_name": str(entry.path)}
+    return place if entry.frame is None else place | {"frame": entry.frame.number, "time": round(entry.frame.time, 4)}

@@ -1,11 +1,12 @@
-"""A detector on image files: find them, read them while the detector works, and hand on what it sees."""
+"""A detector on image files and videos: find them, read them while the detector works, and hand on what it sees."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from detrkit.data.batch import Example, collate, to_pixels
 from detrkit.data.decode import decode, to_rgb
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import autocast, detect
+from detrkit.video import Frame, frames, is_video
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif", ".avif")
 
@@ -26,22 +28,24 @@ class Prediction:
     """What was found on one image.
 
     Args:
-        index: its place among the images
+        index: its place among the images, and frames of videos
         path: the file; None of an image that was none
         image: as it was read: RGB, upright
         result: scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) and perhaps points [k, 2], in pixels of
             ``image``, best first, on the CPU, float32
+        frame: of a video, where in it the image is
     """
 
     index: int
     path: Path | None
     image: Image.Image
     result: dict[str, Tensor]
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that could not be read as an image, and why."""
+    """A file that could not be read as an image, or not to its end as a video, and why."""
 
     index: int
     path: Path
@@ -52,7 +56,7 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
     """The image files that ``inputs`` mean, in the order given, each once.
 
     A folder means the files with one of ``SUFFIXES`` in it and in its folders, sorted; names that begin with a
-    dot are passed over. A file is taken whatever its suffix.
+    dot are passed over. A file is taken whatever its suffix, a video too.
 
     Args:
         leave_out: a folder whose files are not meant, such as the one that results are written to
@@ -84,9 +88,21 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
     return list(found.values())
 
 
+def with_frames(images: Iterable[Path | Image.Image]) -> Iterator[Path | Image.Image | Frame | Unreadable]:
+    """The same with the frames of a video in its place, decoded as they are asked for."""
+    for given in images:
+        if not isinstance(given, Path) or not is_video(given):
+            yield given
+            continue
+        try:
+            yield from frames(given)
+        except DataError as error:
+            yield Unreadable(0, given, str(error).removeprefix(f"{given}: "))
+
+
 def predict(
     detector: nn.Module,
-    images: Sequence[Path | Image.Image],
+    images: Iterable[Path | Image.Image | Frame | Unreadable],
     *,
     transform: Callable[[Image.Image], Image.Image],
     threshold: float = 0.3,
@@ -101,7 +117,7 @@ def predict(
 
     Args:
         detector: in evaluation mode, on ``device``
-        images: files, or images that are open already
+        images: files, images that are open already, frames of videos; what could not be read is handed on
         transform: RGB image to RGB image as the detector is to see it: ``source.augment.evaluate``
         threshold: detections with a lower score are left out
         batch_size: images at once; they are padded to a common size
@@ -109,37 +125,37 @@ def predict(
     """
     device = torch.device(device)
 
-    def read(index: int) -> tuple[Image.Image, Example] | Unreadable:
-        given = images[index]
+    def read(index: int, given: Path | Image.Image | Frame | Unreadable) -> tuple[Prediction, Example] | Unreadable:
+        if isinstance(given, Unreadable):
+            return replace(given, index=index)
+        path, frame = None, None
         if isinstance(given, Path):
+            path = given
             try:
                 image = decode(given)
             except DataError as error:
                 return Unreadable(index, given, str(error).removeprefix(f"{given}: "))
+        elif isinstance(given, Frame):
+            path, frame, image = given.path, given, given.image
         else:
             image = to_rgb(given)
         nothing: dict[str, Any] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
         size = (image.height, image.width)
-        return image, Example(image=to_pixels(transform(image)), image_id=index, size=size, **nothing)
+        example = Example(image=to_pixels(transform(image)), image_id=index, size=size, **nothing)
+        return Prediction(index, path, image, {}, frame), example
 
+    coming = enumerate(images)
     with ThreadPoolExecutor(max_workers=readers) as pool:
-        waiting = deque(pool.submit(read, index) for index in range(min(2 * batch_size, len(images))))
-        for start in range(0, len(images), batch_size):
-            group = []
-            for index in range(start, min(start + batch_size, len(images))):
+        waiting = deque(pool.submit(read, *entry) for entry in islice(coming, 2 * batch_size))
+        while waiting:
+            group: list[tuple[Prediction, Example] | Unreadable] = []
+            while waiting and len(group) < batch_size:
                 group.append(waiting.popleft().result())
-                if index + 2 * batch_size < len(images):
-                    waiting.append(pool.submit(read, index + 2 * batch_size))
+                waiting.extend(pool.submit(read, *entry) for entry in islice(coming, 1))
             examples = [entry[1] for entry in group if not isinstance(entry, Unreadable)]
             results = iter(_detect(detector, examples, device, precision, threshold))
             for entry in group:
-                if isinstance(entry, Unreadable):
-                    yield entry
-                else:
-                    image, example = entry
-                    given = images[example.image_id]
-                    path = given if isinstance(given, Path) else None
-                    yield Prediction(example.image_id, path, image, next(results))
+                yield entry if isinstance(entry, Unreadable) else replace(entry[0], result=next(results))
 
 
 def of_categories(result: dict[str, Tensor], ids: Sequence[int | None]) -> dict[str, Tensor]:

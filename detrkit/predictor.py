@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from detrkit.drawing.predictions import draw_predictions
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.precision import choose_device, choose_precision
-from detrkit.predict import Unreadable, find_images, of_categories, predict
+from detrkit.predict import Unreadable, find_images, of_categories, predict, with_frames
 from detrkit.recipe import Recipe
 from detrkit.trained import open_trained
+from detrkit.video import is_video
 
 if TYPE_CHECKING:
     import supervision
@@ -46,6 +47,10 @@ class Found:
     """the file that the image came from"""
     classes: tuple[str, ...]
     """all names that the detector knows, by label"""
+    frame: int | None = None
+    """of a video: which frame, from 0"""
+    time: float | None = None
+    """of a video: seconds from its beginning"""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -114,20 +119,27 @@ class Predictor:
         """What is on an image, or on several; the same numbers as `detrkit predict`.
 
         Args:
-            images: a file, a folder (with all below it), a PIL image, an array [H, W, 3] or [H, W] of uint8 (RGB), a
-                tensor [3, H, W] of uint8 or of floats in [0, 1]; or a list of them.
+            images: a file, a folder (with all images below it), a PIL image, an array [H, W, 3] or [H, W] of uint8
+                (RGB), a tensor [3, H, W] of uint8 or of floats in [0, 1]; or a list of them. Or a video file.
             threshold: the lowest score that is kept.
             batch_size: images at once.
             skip_unreadable: warn of files that cannot be read and leave them out, rather than raise.
 
         Returns:
-            a `Found` for one image; a list of them for a list or a folder.
+            a `Found` for one image; a list of them for a list or a folder; for a video an iterator over its frames',
+            which are decoded as they are asked for.
 
         Raises:
-            UserError: no such file or folder, or something that is no image.
-            DataError: a file cannot be read as an image.
+            UserError: no such file or folder, or something that is no image; a video in a list.
+            DataError: a file cannot be read as an image, or as a video.
         """
         alone = not isinstance(images, list | tuple) and not _is_folder(images)
+        for given in [images] if alone else images if isinstance(images, list | tuple) else []:
+            if isinstance(given, str | Path) and is_video(given):
+                if alone:
+                    return self.stream(images, threshold=threshold, batch_size=batch_size)
+                raise UserError(f"{given} is a video, and a list of results would hold all its frames in memory; "
+                                "predict it alone, or go over all with stream(...)")  # fmt: skip
         skip = skip_unreadable and not alone
         found = list(self.stream(images, threshold=threshold, batch_size=batch_size, skip_unreadable=skip))
         return found[0] if alone else found
@@ -140,14 +152,14 @@ class Predictor:
         batch_size: int = 4,
         skip_unreadable: bool = False,
     ) -> Iterator[Found]:
-        """As `predict`, one by one as soon as their batch is done: for more images than memory holds."""
+        """As `predict`, one by one as soon as their batch is done: for more images than memory holds, and videos."""
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold is {threshold}; accepted are numbers from 0 to 1")
         listed: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         given = [picture for one in listed for picture in _opened(one)]
         entries = predict(
             self.detector,
-            given,
+            with_frames(given),
             transform=self.transform,
             threshold=threshold,
             batch_size=batch_size,
@@ -171,6 +183,8 @@ class Predictor:
                 image=entry.image,
                 path=entry.path,
                 classes=self.classes,
+                frame=None if entry.frame is None else entry.frame.number,
+                time=None if entry.frame is None else entry.frame.time,
             )
 
 

@@ -156,7 +156,7 @@ def test_predict(run, tmp_path):
     result = call("predict", run, photos, "--out", out, "--points", "--threshold", 0)
     assert result.exit_code == 1
     assert "broken.png: cannot be read as an image" in result.output.replace("\n", " ")
-    assert "1 of 4 images could not be read" in result.output
+    assert "1 of 4 files could not be read" in result.output
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     assert written == ["a.jpg", "images.json", "more/b.bmp-2.png", "more/b.bmp.png", "predictions.json"]
     assert Image.open(out / "a.jpg").size == (512, 410)  # enlarged to be read
