@@ -148,8 +148,11 @@ def print_report(console: Console, name: str, report: SplitReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    crowds = f" and {report.crowds} crowd regions" if report.crowds else ""
-    console.print(Text(f"\n{name}: {report.images} images, {report.boxes} boxes{crowds}", style="bold"))
+    from detrkit.wording import counted
+
+    crowds = f" and {counted(report.crowds, 'crowd region')}" if report.crowds else ""
+    told = f"\n{name}: {counted(report.images, 'image')}, {counted(report.boxes, 'box')}{crowds}"
+    console.print(Text(told, style="bold"))
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_row("sizes", ", ".join(f"{count} {size}" for size, count in report.sizes.items()))
     per_image = report.boxes_per_image
@@ -160,7 +163,7 @@ def print_report(console: Console, name: str, report: SplitReport) -> None:
     empty = report.images_without_boxes
     if empty:
         some = ", ".join(map(str, empty[:SHOWN])) + (", ..." if len(empty) > SHOWN else "")
-        facts.add_row("without boxes", f"{len(empty)} images (kept): {some}")
+        facts.add_row("without boxes", f"{counted(len(empty), 'image')} (kept): {some}")
     console.print(facts)
 
     table = Table(box=None, pad_edge=False, header_style="bold")

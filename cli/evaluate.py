@@ -110,8 +110,9 @@ def numbers_table(result: EvalResult) -> Table:
     from rich.table import Table
 
     from detrkit.evaluation.coco_stats import STAT_NAMES
+    from detrkit.wording import counted
 
-    title = f"average precision and recall, in percent, on {result.images} images"
+    title = f"average precision and recall, in percent, on {counted(result.images, 'image')}"
     table = Table(title=title, title_justify="left", title_style="", show_header=False)
     for title, columns, names in (
         ("AP", PRECISION_OF, STAT_NAMES[:6]),

@@ -48,6 +48,7 @@ def predict(
     from detrkit.predict import predict as run_prediction
     from detrkit.trained import open_trained
     from detrkit.video import VideoWriter, is_video
+    from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
 
     if out.resolve() in {given.resolve() for given in inputs}:
@@ -106,13 +107,15 @@ def predict(
     used = [{"id": category.id, "name": category.name} for category in trained.categories]
     write_text(out / "images.json", json.dumps({"images": table, "categories": used}, ensure_ascii=False, indent=1))
     on_frames = sum("frame" in row for row in table)
-    on = [f"{len(table) - on_frames} images"] * (len(table) > on_frames) + [f"{on_frames} frames"] * (on_frames > 0)
-    told = f"{len(rows)} detections from {threshold:g} on {' and '.join(on) or 'no images'}, written to {out}"
+    on = [counted(n, what) for n, what in ((len(table) - on_frames, "image"), (on_frames, "frame")) if n]
+    told = (
+        f"{counted(len(rows), 'detection')} from {threshold:g} on {' and '.join(on) or 'no images'}, written to {out}"
+    )
     if table and not rows:
         told += f"; the best score was {best:.3f}, so try a lower --threshold"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
     if broken:
-        console.print(f"{broken} of {len(images)} files could not be read", style="red")
+        console.print(f"{broken} of {counted(len(images), 'file')} could not be read", style="red")
         raise typer.Exit(1)
 
 

@@ -20,6 +20,7 @@ from detrkit.predict import Unreadable, find_images, of_categories, predict, wit
 from detrkit.recipe import Recipe
 from detrkit.trained import open_trained
 from detrkit.video import is_video
+from detrkit.wording import counted
 
 if TYPE_CHECKING:
     import supervision
@@ -106,7 +107,8 @@ class Predictor:
         self._ids = [None if name is None else label for label, name in enumerate(classes)]
 
     def __repr__(self) -> str:
-        return f"Predictor({self.recipe.title or self.recipe.name!r}, {len(self.classes)} classes, {self.device})"
+        title, classes = self.recipe.title or self.recipe.name, counted(len(self.classes), "class")
+        return f"Predictor({title!r}, {classes}, {self.device})"
 
     def predict(
         self,

@@ -17,6 +17,7 @@ from detrkit.data.records import Category
 from detrkit.data.voc import find_list, find_voc, listed, read_voc, read_xml
 from detrkit.errors import DataError
 from detrkit.recipe import Factory, Slot, register
+from detrkit.wording import counted
 
 
 @register("data", "voc")
@@ -75,7 +76,8 @@ class VocSource(FileSource):
 
     def describe(self) -> str:
         lists = [path.name for path in (find_list(self.folder, "train"), find_list(self.folder, "val")) if path]
-        return f"Pascal VOC: {self.folder.name}, {len(self._categories)} classes, {', '.join(lists) or 'not split'}"
+        classes = counted(len(self._categories), "class")
+        return f"Pascal VOC: {self.folder.name}, {classes}, {', '.join(lists) or 'not split'}"
 
     def find(self, split: Split) -> Sequence[str] | None:
         path = find_list(self.folder, split)

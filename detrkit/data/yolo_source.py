@@ -16,6 +16,7 @@ from detrkit.data.records import Category
 from detrkit.data.yolo import YoloSet, find_yaml, read_yaml, read_yolo
 from detrkit.errors import DataError
 from detrkit.recipe import Factory, Slot, register
+from detrkit.wording import counted
 
 
 @register("data", "yolo")
@@ -62,8 +63,10 @@ class YoloSource(FileSource):
         return read_yaml(file)
 
     def describe(self) -> str:
-        entries = ", ".join(f"{split} in {len(paths)} place(s)" for split, paths in self.described.entries.items())
-        return f"YOLO: {self.described.file.name}, {len(self.described.names)} classes, {entries}"
+        entries = ", ".join(
+            f"{split} in {counted(len(paths), 'place')}" for split, paths in self.described.entries.items()
+        )
+        return f"YOLO: {self.described.file.name}, {counted(len(self.described.names), 'class')}, {entries}"
 
     def find(self, split: Split) -> str | None:
         return split if split in self.described.entries else None

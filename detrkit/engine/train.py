@@ -30,6 +30,7 @@ from detrkit.runs.environment import describe_environment
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.run_loggers import Loggers
 from detrkit.structures import QueryLimit
+from detrkit.wording import counted
 
 COCO_DETECTIONS = 100  # of an image, the most that COCO's AP looks at
 
@@ -173,8 +174,9 @@ def introduction(recipe: Recipe, workload: Workload, device: torch.device, preci
     w = workload
     lines = [
         recipe.title or recipe.name,
-        f"{w.images} training images, {w.steps_per_epoch} steps an epoch, {w.epochs} epochs, {w.total_steps} steps",
-        f"effective batch {w.effective_batch} = {w.world} process{'es' if w.world > 1 else ''} x {w.share} images"
+        f"{counted(w.images, 'training image')}, {counted(w.steps_per_epoch, 'step')} an epoch, "
+        f"{counted(w.epochs, 'epoch')}, {counted(w.total_steps, 'step')}",
+        f"effective batch {w.effective_batch} = {counted(w.world, 'process')} x {counted(w.share, 'image')}"
         + (f" in {w.accumulation} pieces of up to {w.micro_batch}" if w.accumulation > 1 else "")
         + f"; the recipe's reference is {w.reference_batch}",
         f"{name}, {precision}",
@@ -222,7 +224,7 @@ def require_objects(source: DataSource) -> None:
             causes.insert(0, f"crowd regions (iscrowd = 1), which are neither learned nor found: {len(crowd)}")
         advice = ". An exporter that marks every object as a crowd is mended by iscrowd = 0" if len(crowd) else ""
         raise DataError(
-            f"no image of {split} keeps an object ({len(dataset)} images; "
+            f"no image of {split} keeps an object ({counted(len(dataset), 'image')}; "
             f"{'; '.join(causes) or 'no annotations at all'}); `detrkit check-data` names each{advice}"
         )
 
@@ -235,13 +237,13 @@ def crowded(source: DataSource, limit: QueryLimit | None) -> list[str]:
         lost = "learned" if split == "train" else "found"
         if limit is not None and (over := int((objects > limit.count).sum())):
             found.append(
-                f"{over} images of {split} hold up to {objects.max()} objects, and the detector has {limit.count} "
-                f"queries, one for each: the rest cannot be {lost}; raise {limit.key}"
+                f"{counted(over, 'image')} of {split} with up to {objects.max()} objects, and the detector has "
+                f"{limit.count} queries, one for each: the rest cannot be {lost}; raise {limit.key}"
             )
         if split == "val" and (over := int((objects > COCO_DETECTIONS).sum())):
             found.append(
-                f"{over} images of {split} hold up to {objects.max()} objects: COCO's evaluation counts the best "
-                f"{COCO_DETECTIONS} detections of an image, so AP cannot reach 100 there"
+                f"{counted(over, 'image')} of {split} with up to {objects.max()} objects: COCO's evaluation counts the "
+                f"best {COCO_DETECTIONS} detections of an image, so AP cannot reach 100 there"
             )
     return found
 
@@ -292,6 +294,6 @@ def _check_categories(run: RunFolder, source: Any) -> None:
     now = [(c.id, c.name) for c in source.categories]
     if before != now:
         raise CheckpointError(
-            f"{run.path} was begun with {len(before)} classes ({before[:3]} ...); the data set now has {len(now)} "
-            f"({now[:3]} ...), so it cannot be resumed on it"
+            f"{run.path} was begun with {counted(len(before), 'class')} ({before[:3]} ...); the data set now has "
+            f"{len(now)} ({now[:3]} ...), so it cannot be resumed on it"
         )

@@ -37,6 +37,7 @@ from detrkit.runs.checkpoint import (
     write_checkpoint,
 )
 from detrkit.runs.run_folder import RunFolder
+from detrkit.wording import counted
 
 AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
 
@@ -403,4 +404,4 @@ def _told(skipped: Collection[str]) -> str:
     """How many images could not be read, and which the first are."""
     first = "; ".join(list(skipped)[:3])
     more = f"; and {len(skipped) - 3} more, named above" if len(skipped) > 3 else ""
-    return f"{len(skipped)} images could not be read and had others in their place: {first}{more}"
+    return f"{counted(len(skipped), 'image')} could not be read, and others stood in their place: {first}{more}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import UserError
+from detrkit.wording import counted
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def warnings(workload: Workload, options: TrainOptions) -> list[str]:
     found = []
     if workload.effective_batch != workload.reference_batch:
         cause = (
-            f"there are only {workload.images} images"
+            f"there is no more than {counted(workload.images, 'image')}"
             if workload.images < workload.reference_batch
             else f"{workload.reference_batch} does not divide among {workload.world} processes"
         )

@@ -85,7 +85,7 @@ def test_an_orientation_that_no_size_tells_is_noted_and_can_be_set(write_set, tm
 def test_one_annotation_file_is_enough(good):
     result = run(good / "annotations" / "instances_train.json")
     assert result.exit_code == 0, result.output
-    assert "instances_train: 2 images, 1 boxes" in result.output
+    assert "instances_train: 2 images, 1 box" in result.output
     assert run(good / "annotations" / "instances_train.json", "--images", good / "val").exit_code == 0
 
 

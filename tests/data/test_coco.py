@@ -323,7 +323,7 @@ def test_a_segmentation_that_is_none_is_named(tmp_path, odd):
     ("annotations", "said"),
     [
         ([box_entry(n, 1, [1, 1, 5, 5], iscrowd=1) for n in (1, 2)], r"crowd regions .*: 2\); .*iscrowd = 0"),
-        ([box_entry(1, 1, [1, 1, 0, 5]), box_entry(2, 1, [70, 1, 5, 5])], r"1 images; zero area: 1; outside: 1\)"),
+        ([box_entry(1, 1, [1, 1, 0, 5]), box_entry(2, 1, [70, 1, 5, 5])], r"1 image; zero area: 1; outside: 1\)"),
         ([], r"no annotations at all"),
     ],
 )
@@ -392,7 +392,7 @@ def test_more_objects_than_queries_or_than_coco_counts_are_said_with_the_key_tha
     source = coco(write_set([image_entry(n) for n in (1, 2, 3, 4)], [*boxes, *few, *crowds]))
     assert source.train.records.objects().tolist() == [105, 4, 0, 0]
     train, val, coco_s = crowded(source, QueryLimit(16, "queries.grid"))
-    assert "1 images of train hold up to 105 objects, and the detector has 16 queries" in train
+    assert "1 image of train with up to 105 objects, and the detector has 16 queries" in train
     assert train.endswith("raise queries.grid")
     assert "cannot be found" in val
     assert "best 100 detections" in coco_s

@@ -277,7 +277,7 @@ def test_each_format_says_what_was_found(small_set, tmp_path):
         write({"train": source.train, "val": source.val}, tmp_path / form)
         said[form] = auto(tmp_path / form).describe()
     assert said == {
-        "yolo": "YOLO: data.yaml, 2 classes, train in 1 place(s), val in 1 place(s)",
+        "yolo": "YOLO: data.yaml, 2 classes, train in 1 place, val in 1 place",
         "voc": "Pascal VOC: voc, 2 classes, train.txt, val.txt",
         "roboflow": "COCO: train/_annotations.coco.json, valid/_annotations.coco.json",
         "coco": "COCO: annotations/instances_train.json, annotations/instances_val.json",

@@ -272,5 +272,5 @@ def test_images_that_cannot_be_read_are_named_once_and_counted_at_the_end(tmp_pa
     told = [line for line in said if "b.jpg" in line]
     assert told == [
         "warning: b.jpg: is broken; another image stands in its place",
-        "warning: 1 images could not be read and had others in their place: b.jpg: is broken",
+        "warning: 1 image could not be read, and others stood in their place: b.jpg: is broken",
     ]

@@ -252,7 +252,7 @@ def test_predict_tells_the_best_score_where_none_is_kept(run, tmp_path):
     call(*command, 0)
     scores = {row["score"] for row in json.loads((tmp_path / "out" / "predictions.json").read_text())}
     *_, second, best = sorted(scores)
-    assert f"0 detections from 1 on 1 images, written to {tmp_path / 'out'}; the best score was {best:.3f}" in (
+    assert f"0 detections from 1 on 1 image, written to {tmp_path / 'out'}; the best score was {best:.3f}" in (
         call(*command, 1).output
     )
     call(*command, (second + best) / 2)

@@ -85,7 +85,7 @@ def test_the_verb_draws_a_video_and_writes_frames_and_times(run, clip, tmp_path)
     out = tmp_path / "drawn"
     result = call("predict", run, tmp_path / "a.png", clip, other, "--out", out, "--threshold", 0, "--batch", 2)
     assert result.exit_code == 0
-    assert "on 1 images and 11 frames" in result.output
+    assert "on 1 image and 11 frames" in result.output
     names = {path.name for path in out.iterdir()}
     assert names == {"a.png", "clip.mp4", "b.avi.mp4", "images.json", "predictions.json"}
     drawn = list(frames(out / "clip.mp4"))
