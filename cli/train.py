@@ -44,7 +44,7 @@ def train(
         raise UserError(
             "which recipe? `detrkit recipes` lists those that ship; `detrkit train quickstart` is the first"
         )
-    elif Path(recipe, RunFolder.RECIPE).is_file():
+    elif Path(recipe, RunFolder.RECIPE).is_file() and Path(recipe, RunFolder.CATEGORIES).is_file():
         raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {recipe}")
     if run is not None:
         check_folder(run, "--run-dir")
