@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from detrkit.data.advice import Advice
+    from detrkit.data.advice import Advice, Length
     from detrkit.data.auto_source import AutoSource
-
-STEPS = 2500  # of a training on a CPU: about half an hour on two cores
-EPOCHS = (12, 100)  # at least and at most
-BATCH = 8
+    from detrkit.engine.trial import Trial
 
 
 def init(
@@ -27,14 +24,21 @@ def init(
     extends: Annotated[str, typer.Option(help="The preset: a recipe that this one extends.")] = "finetune",
     most: Annotated[int, typer.Option(min=64, help="The largest shorter side of images, in pixels.")] = 384,
 ) -> None:
-    """Look at a data set and write a short recipe for it, with image size, queries and epochs from its own numbers."""
+    """Look at a data set and write a short recipe for it, with image size, queries and epochs from its own numbers.
+
+    A step is tried on the CPU: on its speed the epochs depend where there is no GPU, and on its memory how many images
+    are taken at once.
+    """
     from rich.console import Console
 
-    from detrkit.data.advice import advise
+    from detrkit.data.advice import BATCH, advise, advise_length, advise_pieces
     from detrkit.data.auto_source import AutoSource
     from detrkit.data.transforms import NoAugment
-    from detrkit.errors import UserError
-    from detrkit.recipe import Factory, load_recipe
+    from detrkit.engine.trial import free_memory
+    from detrkit.errors import DataError, UserError
+    from detrkit.evaluation.precision import choose_device
+    from detrkit.recipe import Factory
+    from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
 
     path = project / "recipe.toml"
@@ -46,48 +50,76 @@ def init(
     plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
     source = AutoSource(root=str(data), augment=plain)
     advice = advise(source.train, most=most)
-    text = recipe_text(source, advice, data=data, extends=extends, weights=weights, backbone=backbone, scratch=scratch)
-    write_text(path, text)
+    device, sizes = choose_device("auto"), (len(source.train), len(source.val))
+    console = Console(soft_wrap=True, highlight=False)
+
+    def write(length: Length, at_once: int) -> None:
+        model = (weights, backbone, scratch)
+        write_text(path, recipe_text(source, advice, length, at_once, data=data, extends=extends, model=model))
+
+    write(advise_length(*sizes, seconds=None), BATCH)
     try:
-        load_recipe(path)
+        trial = _try(path)
+    except DataError as error:  # of an image; the training says the same if it meets it
+        console.print(f"no step could be tried: {error}", style="yellow", markup=False)
+        seconds, (at_once, memory) = None, advise_pieces(0, None)
     except UserError:
         path.unlink()  # an option that the preset does not take: named, and nothing half done is left
         raise
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{source.describe()}: {len(source.train)} training images, {len(source.val)} for validation, "
-                  f"{len(source.categories)} classes", markup=False)  # fmt: skip
-    for what, why in advice.reasons.items():
+    else:
+        seconds = trial.seconds if device.type == "cpu" else None
+        at_once, memory = advise_pieces(trial.kept, free_memory(device))
+    length = advise_length(*sizes, seconds=seconds)
+    write(length, at_once)
+    console.print(f"{source.describe()}: {counted(sizes[0], 'training image')}, {sizes[1]} for validation, "
+                  f"{counted(len(source.categories), 'class')}", markup=False)  # fmt: skip
+    said = {f"batch of {min(BATCH, sizes[0])}": memory, counted(length.epochs, "epoch"): length.reason}
+    for what, why in {**advice.reasons, **said}.items():
         console.print(f"{what}: {why}", markup=False)
     console.print(f"written: {path}\nnext: detrkit check-data {data}   or   detrkit train {path}", markup=False)
+
+
+def _try(path: Path) -> Trial:
+    """A step of the recipe on its own data."""
+    from detrkit.data.advice import BATCH
+    from detrkit.engine.train import with_classes
+    from detrkit.engine.trial import try_step
+    from detrkit.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    source = recipe.section("data")()
+    return try_step(with_classes(recipe, source), source, batch_size=min(BATCH, len(source.train)))
 
 
 def recipe_text(
     source: AutoSource,
     advice: Advice,
+    length: Length,
+    at_once: int,
     *,
     data: Path,
     extends: str,
-    weights: Path | None,
-    backbone: str | None,
-    scratch: bool,
+    model: tuple[Path | None, str | None, bool],
 ) -> str:
-    """The recipe as a person would write it, with the reasons beside the numbers."""
+    """The recipe as a person would write it, with the reasons beside the numbers. model: weights, backbone, scratch."""
+    from detrkit.data.advice import BATCH
     from detrkit.recipe.problems import format_value as toml
+    from detrkit.wording import counted
 
-    images, short = len(source.train), advice.short
-    epochs = min(max(round(STEPS * BATCH / images), EPOCHS[0]), EPOCHS[1])
+    weights, backbone, scratch = model
+    images, short, epochs = len(source.train), advice.short, length.epochs
     batch = min(BATCH, images)
     scales = [round(short * factor / 16) * 16 for factor in (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)]
     names = ", ".join(category.name for category in source.categories[:8])
     more = f" and {len(source.categories) - 8} more" if len(source.categories) > 8 else ""
-    model = [f"name = {toml(backbone)}"] if backbone else []
+    options = [f"name = {toml(backbone)}"] if backbone else []
     if scratch:
-        model += ["pretrained = false", 'norm = "batch"', "frozen_stride = 0"]
+        options += ["pretrained = false", 'norm = "batch"', "frozen_stride = 0"]
     elif weights is not None:
-        model += [f"weights = {toml(str(weights.resolve()))}"]
+        options += [f"weights = {toml(str(weights.resolve()))}"]
     lines = [
         f"# Written by `detrkit init` for {source.describe()}.",
-        f"# {images} training images, {len(source.val)} for validation. Classes: {names}{more}.",
+        f"# {counted(images, 'training image')}, {len(source.val)} for validation. Classes: {names}{more}.",
         "",
         f"extends = {toml(extends)}",
         f"title = {toml(f'A detector for {data.resolve().stem}')}",
@@ -111,10 +143,12 @@ def recipe_text(
         f"# {advice.reasons['queries']}",
         f"grid = {toml(list(advice.grid))}",
         "",
-        *(["[backbone]", *model, ""] if model else []),
+        *(["[backbone]", *options, ""] if options else []),
         "[train]",
-        f"epochs = {epochs}           # {epochs * (images // batch)} steps",
+        f"# {length.reason.split(';')[0]}",
+        f"epochs = {epochs}           # {counted(epochs * (images // batch), 'step')}",
         f"batch_size = {batch}",
-        f"evaluate_every = {max(1, epochs // 20)}",
+        *([f"micro_batch = {at_once}"] if at_once < batch else []),
+        f"evaluate_every = {length.evaluate_every}",
     ]
     return "\n".join(lines) + "\n"

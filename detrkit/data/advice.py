@@ -1,4 +1,4 @@
-"""What a data set's own numbers say about the sizes of a detector for it."""
+"""What a data set's own numbers, and a step that was tried, say about the sizes of a detector and its training."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ SIDES = (192, 240, 288, 320, 384, 448, 512, 640, 800)
 """shorter sides to choose from, in pixels"""
 SEEN = 32.0
 """pixels that the side of a small object should have: two cells of a map of stride 16"""
+BATCH = 8
+"""images of a step, which the presets' learning rates belong to"""
+STEPS = 2500
+EPOCHS = (12, 100)
+"""at least and at most, of `STEPS`"""
+MINUTES = 35.0
+"""of a training on a CPU"""
+EVALUATED = 1 / 3
+"""what an evaluated image takes of a trained one's time: no way back, no denoising, less padding"""
+OVER = 2.0
+"""what a process holds beside what a step keeps: gradients, and what the allocator does not give back (measured)"""
+SHARE = 0.7
+"""of the free memory that may be planned with"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,66 @@ def advise(dataset: Dataset, *, most: int) -> Advice:
             "queries": f"the fullest of a hundred images holds {full} objects; twice as many queries, 36 at least",
         },
     )
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long to train, and why."""
+
+    epochs: int
+    evaluate_every: int
+    reason: str
+
+
+def advise_length(images: int, val_images: int, *, seconds: float | None) -> Length:
+    """As many epochs as make `STEPS` steps, within `EPOCHS`; on a CPU no more than fit into `MINUTES`, but one.
+
+    Args:
+        images, val_images: of the two splits
+        seconds: that a trained image takes on the CPU; None where a GPU trains
+    """
+    epochs = wanted = min(max(round(STEPS * BATCH / images), EPOCHS[0]), EPOCHS[1])
+    rule = f"{STEPS} steps of {BATCH} images, {EPOCHS[0]} epochs at least and {EPOCHS[1]} at most"
+    if seconds is None:
+        return Length(epochs, _every(epochs), rule)
+
+    def minutes(epochs: int) -> float:
+        evaluations = -(-epochs // _every(epochs))
+        return (epochs * images + evaluations * val_images * EVALUATED) * seconds / 60
+
+    while epochs > 1 and minutes(epochs) > MINUTES:
+        epochs -= 1
+    found = (
+        f"about {minutes(epochs):.0f} minutes at the {1 / seconds:.2g} images/s that this CPU trains, tried just now"
+    )
+    if epochs < wanted:
+        found += f"; {wanted} epochs would be better and take {minutes(wanted):.0f}: smaller images (--most), or a GPU"
+    return Length(epochs, _every(epochs), found)
+
+
+def _every(epochs: int) -> int:
+    return max(1, epochs // 20)
+
+
+def advise_pieces(kept: float, free: int | None) -> tuple[int, str]:
+    """How many images to take at once of a batch of `BATCH`, a half or quarter where memory holds no more; and why.
+
+    Args:
+        kept: bytes that an image's step keeps
+        free: bytes that are free; None where nobody knows
+    """
+    found = "the preset's learning rate belongs to this batch"
+    if free is None:
+        return BATCH, found
+    at_once = BATCH
+    while at_once > 1 and OVER * kept * at_once > SHARE * free:
+        at_once //= 2
+    found += (
+        f"; {at_once} at once take about {OVER * kept * at_once / 1e9:.1f} of the {free / 1e9:.1f} GB that are free"
+    )
+    if OVER * kept * at_once > SHARE * free:
+        found += ", which may be too much: try a smaller --most"
+    return at_once, found
 
 
 def _grid(count: int, sizes: np.ndarray) -> tuple[int, int]:

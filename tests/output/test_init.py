@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import detrkit
-from detrkit.data.advice import advise
+from detrkit.data.advice import MINUTES, advise, advise_length, advise_pieces
+from detrkit.engine.trial import Trial, free_memory, try_step
 from detrkit.errors import DataError, UserError
 
 from ..data.conftest import CATEGORIES, box_entry, coco, image_entry
@@ -68,12 +71,15 @@ def test_the_recipe_loads_and_builds_a_detector_for_the_data(folder, tmp_path):
     assert (len(source.train), [c.name for c in source.categories]) == (14, ["cat", "dog"])
     assert recipe.get("queries.grid") == (5, 8)
     assert recipe.get("backbone.pretrained") is False
-    assert recipe.get("train.epochs") == 100
+    assert recipe.get("train.epochs") == 100  # this detector is fast
+    assert recipe.get("train.batch_size") == 8
+    assert "\n100 epochs: about " in result.output
+    assert "\nbatch of 8: the preset's learning rate belongs to this batch; 8 at once take about" in result.output
     assert detrkit.build_detector(recipe).limit.count == 40
 
 
 def test_what_cannot_be_written_is_said_and_leaves_nothing(folder, tmp_path):
-    call("init", tmp_path / "a", "--data", folder, "--scratch")
+    call("init", tmp_path / "a", "--data", folder, "--scratch", "--backbone", "test_resnet")
     with pytest.raises(UserError, match=r"recipe\.toml is there already"):
         call("init", tmp_path / "a", "--data", folder)
     with pytest.raises(UserError, match="keep one of them"):
@@ -82,4 +88,91 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(folder, tmp_path):
         call("init", tmp_path / "b", "--data", tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"queries\.grid"):
         call("init", tmp_path / "b", "--data", folder, "--extends", "quickstart_dab")
+    with pytest.raises(UserError, match="no_such_model"):
+        call("init", tmp_path / "b", "--data", folder, "--scratch", "--backbone", "no_such_model")
     assert not (tmp_path / "b" / "recipe.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "val", "seconds", "epochs", "minutes"),
+    [
+        (200, 90, None, 100, None),  # 2500 steps of 8
+        (1000, 90, None, 20, None),
+        (9000, 90, None, 12, None),
+        (200, 90, 1 / 100, 100, 3),  # a fast CPU does no more
+        (200, 90, 1 / 4, 36, 34),  # 36 * 200 and 36 * 90 / 3 images at 4 a second
+        (9000, 0, 1 / 4, 1, 38),  # one epoch there is in any case
+    ],
+)
+def test_the_length_is_in_steps_on_a_gpu_and_in_minutes_on_a_cpu(images, val, seconds, epochs, minutes):
+    length = advise_length(images, val, seconds=seconds)
+    assert length.epochs == epochs
+    if minutes is None:
+        assert length.reason.startswith("2500 steps of 8 images")
+        return
+    spent = (epochs * images + -(-epochs // length.evaluate_every) * val / 3) * seconds / 60
+    assert round(spent) == minutes
+    assert length.reason.startswith(f"about {minutes} minutes at the {1 / seconds:.2g} images/s")
+    assert ("would be better and take" in length.reason) == (spent > 5)
+    assert spent <= MINUTES or epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("free", "at_once", "said"),
+    [
+        (None, 8, "belongs to this batch"),
+        (8e9, 8, "; 8 at once take about 1.6 of the 8.0 GB that are free"),
+        (2e9, 4, "; 4 at once take about 0.8 of the 2.0 GB that are free"),
+        (1e8, 1, "which may be too much: try a smaller --most"),
+    ],
+)
+def test_what_memory_does_not_hold_is_taken_in_pieces(free, at_once, said):
+    found, reason = advise_pieces(0.1e9, free)
+    assert found == at_once
+    assert reason.endswith(said)
+
+
+def test_a_step_is_tried_on_the_data_itself(folder, tmp_path, monkeypatch):
+    """Twice the pixels keep about twice the bytes; and what was found stands in the recipe."""
+    tried = []
+
+    def small(recipe, source, *, batch_size):
+        tried.append(try_step(recipe, source, batch_size=batch_size))
+        return Trial(seconds=10.0, kept=0.1e9)
+
+    monkeypatch.setattr("detrkit.engine.trial.try_step", small)
+    monkeypatch.setattr("detrkit.engine.trial.free_memory", lambda device: 1.2e9)
+    given = ("--data", folder, "--scratch", "--backbone", "test_resnet", "--most")
+    said = call("init", tmp_path / "one", *given, 240).output
+    call("init", tmp_path / "two", *given, 320)
+    assert 1.4 < tried[1].kept / tried[0].kept < 2.3  # (320 / 240)^2 = 1.78, and rounding to whole cells
+    assert tried[0].kept > 4 * 3 * 240 * 320  # more than the pixels themselves
+    assert 0 < tried[0].seconds < 10
+    recipe = detrkit.load_recipe(tmp_path / "one")
+    assert (recipe.get("train.batch_size"), recipe.get("train.micro_batch")) == (8, 4)
+    assert recipe.get("train.epochs") == 11
+    assert "11 epochs: about 34 minutes at the 0.1 images/s that this CPU trains" in said
+    assert "4 at once take about 0.8 of the 1.2 GB" in said
+
+
+def test_an_image_that_cannot_be_read_leaves_the_usual_length(folder, tmp_path):
+    for file in (folder / "train").iterdir():
+        file.write_bytes(b"no image")
+    result = call("init", tmp_path / "mine", "--data", folder, "--scratch", "--backbone", "test_resnet")
+    assert "no step could be tried: " in result.output
+    assert "100 epochs: 2500 steps of 8 images" in result.output
+    assert detrkit.load_recipe(tmp_path / "mine").get("train.epochs") == 100
+
+
+def test_free_memory_is_less_than_there_is():
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_a_project_is_trained_by_its_folder_s_name(folder, tmp_path):
+    """A folder with a recipe in it is no run yet."""
+    call("init", tmp_path / "mine", "--data", folder, "--scratch", "--backbone", "test_resnet")
+    small = ("train.epochs=1", "train.workers=0", "train.device=cpu", "evaluate.pictures=0", "data.augment.scales=[64]")
+    assert call("train", tmp_path / "mine", *small, "--run", tmp_path / "run").exit_code == 0
+    with pytest.raises(UserError, match=r"run is a run\. Go on with it"):
+        call("train", tmp_path / "run")
