@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
 WIDTH_OF_FILES = 1000  # more than any table has; rich by itself cuts at 80
@@ -18,3 +20,9 @@ def open_console() -> Console:
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_FILES)
     return console
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """What a person should know about the run that was opened."""
+    for note in notes:
+        console.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)

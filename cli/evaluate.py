@@ -53,6 +53,8 @@ def evaluate(
     from detrkit.trained import check_categories, open_trained
     from detrkit.writing import check_folder
 
+    from .console import print_notes
+
     if split not in ("val", "train"):
         raise UserError(f"--split is {split!r}; accepted are val and train")
     if out is not None:
@@ -66,6 +68,7 @@ def evaluate(
     with processes(device) as here:
         console = Console(quiet=not here.is_first)
         chosen = choose_device(device, here.local_rank)
+        print_notes(console, trained.notes)
         console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False, markup=False, soft_wrap=True)
         result = evaluate_trained(trained, split, chosen, workers_for(options, here.world), console)
         if not here.is_first:

@@ -51,6 +51,8 @@ def predict(
     from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
 
+    from .console import print_notes
+
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")
     images = find_images(inputs, leave_out=out)
@@ -68,6 +70,7 @@ def predict(
     chosen = choose_device(device)
 
     console = Console()
+    print_notes(console, trained.notes)
     rows: list[dict] = []
     table: list[dict] = []
     broken, best = 0, 0.0

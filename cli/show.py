@@ -46,6 +46,8 @@ def show(
     from detrkit.trained import open_trained
     from detrkit.writing import check_folder, write_bytes
 
+    from .console import print_notes
+
     if out is not None:
         check_folder(out, "--out")
     trained = open_trained(run, (), which=which, weights=weights)
@@ -61,6 +63,7 @@ def show(
     kept = look.above(threshold)
 
     console = Console()
+    print_notes(console, trained.notes)
     drawing = draw_inside(look, kept=kept, queries=queries, layers=layers)
     pictures = list(track(drawing, "drawing", console=console, transient=True))
     facts = [f"{trained.recipe.get('title') or run}: {trained.origin}", *missing(look)]

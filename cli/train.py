@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from detrkit.errors import UserError
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="Name or path of a recipe; with --resume, a run's folder.", show_default=False)
+        str | None, typer.Argument(help="Name or path of a recipe; with --resume, a run.", show_default=False)
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")
@@ -35,10 +35,11 @@ def train(
     from detrkit.writing import check_folder
 
     values = list(overrides or [])
+    which: Literal["last", "best"] = "last"
     if recipe is not None and "=" in recipe:
         values, recipe = [recipe, *values], None
     if resume:
-        folder = _run_to_resume(recipe, run, name)
+        folder, which = _run_to_resume(recipe, run, name)
         recipe = str(folder / RunFolder.RECIPE)
     elif recipe is None:
         raise UserError(
@@ -53,7 +54,7 @@ def train(
         if not resume:
             folder = run or here.from_first(new_run_folder(Path("runs"), name or loaded.name.replace("/", "-")))
         console = Console() if here.is_first else None
-        outcome = run_training(loaded, folder, resume=resume, console=console)
+        outcome = run_training(loaded, folder, resume=resume, which=which, console=console)
     if console is None:
         return
     if not outcome.finished:
@@ -66,12 +67,16 @@ def train(
     _print_result(console, folder, outcome, events="tensorboard" in loaded.section("train").loggers)
 
 
-def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> Path:
-    """The folder that is meant: --run, a run's folder in the recipe's place, or runs/NAME."""
+def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tuple[Path, Literal["last", "best"]]:
+    """The folder that is meant, and which of its checkpoints: --run, a run's folder in the recipe's place or one of
+    the two checkpoints in it, or runs/NAME.
+    """
     called = name or recipe
     for folder in (run, Path(recipe) if recipe else None, Path("runs", called) if called else None):
         if folder is not None and (folder / "recipe.toml").is_file():
-            return folder
+            return folder, "last"
+        if folder is not None and folder.name in ("last", "best") and (folder.parent / "recipe.toml").is_file():
+            return folder.parent, "best" if folder.name == "best" else "last"
     if run is None and recipe is None and name is None:
         raise UserError("which run? detrkit train --resume runs/NAME")
     raise UserError(f"{run or recipe or name} is not the folder of a run: it has no recipe.toml, so nothing to resume")

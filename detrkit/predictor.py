@@ -214,6 +214,8 @@ def load(
     """
     chosen = choose_device(device)
     trained = open_trained(str(target), overrides, which=which, weights=None if weights is None else Path(weights))
+    for note in trained.notes:
+        warnings.warn(note, stacklevel=2)
     return Predictor(
         detector=trained.detector.to(chosen).for_inference(),
         recipe=trained.recipe,

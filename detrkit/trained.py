@@ -24,6 +24,7 @@ class Trained:
         step: the optimiser step that they are of; None where the file does not say
         has_other_data: whether it is to see other data than the run was trained with
         folder: the run's folder; None for a recipe with weights
+        notes: what a person should know about how it was opened
     """
 
     recipe: Recipe
@@ -34,6 +35,7 @@ class Trained:
     folder: Path | None
     step: int | None
     has_other_data: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def open_trained(
@@ -75,15 +77,16 @@ def open_trained(
 
 def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) -> Trained:
     from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, metadata_number, read_categories, read_weights
+    from detrkit.runs.recipes import trained_recipe
     from detrkit.runs.run_folder import RunFolder
 
     origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
-    saved = run / RunFolder.RECIPE
-    recipe = _recipe(str(saved), overrides, data)
     state, metadata = read_weights(origin)
-    recipe = _as_trained(recipe, metadata)
+    recipe, notes = trained_recipe(run, origin, metadata, overrides)
+    before = trained_recipe(run, origin, metadata)[0] if overrides else recipe
+    recipe = _as_trained(_on_data(recipe, data), metadata)
     categories = read_categories(run / RunFolder.CATEGORIES)
-    own, asked = (r.full_values()["data"] | {"augment": None} for r in (_recipe(str(saved), [], None), recipe))
+    own, asked = (r.full_values()["data"] | {"augment": None} for r in (before, recipe))
     return Trained(
         recipe=recipe,
         detector=_build(recipe, state, origin),
@@ -93,15 +96,17 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
         folder=run,
         step=metadata_number(metadata, "step"),
         has_other_data=own != asked,
+        notes=tuple(notes),
     )
 
 
 def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None) -> Trained:
     from detrkit.data import Category
+    from detrkit.recipe import load_recipe
     from detrkit.runs.checkpoint import metadata_number, parse_categories, read_weights
 
     state, metadata = read_weights(weights)
-    recipe = _as_trained(_recipe(name, overrides, data), metadata)
+    recipe = _as_trained(_on_data(load_recipe(name, overrides), data), metadata)
     source = recipe.section("data")()
     if "categories" in metadata:
         categories = parse_categories(metadata["categories"])
@@ -119,10 +124,7 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
     return Trained(recipe, detector, source, categories, weights, None, step)
 
 
-def _recipe(name: str, overrides: list[str], data: Path | None) -> Recipe:
-    from detrkit.recipe import load_recipe
-
-    recipe = load_recipe(name, overrides)
+def _on_data(recipe: Recipe, data: Path | None) -> Recipe:
     if data is None:
         return recipe
     if "root" in recipe.section("data").options:

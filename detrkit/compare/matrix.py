@@ -11,17 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from detrkit.engine.interrupt import stop_on_signals
 from detrkit.errors import UserError
 from detrkit.recipe import Recipe
 from detrkit.runs.history import differences, is_run, read_run
+from detrkit.runs.lock import HANDED_OVER, take_lock
 
-if sys.platform != "win32":  # Windows has no such lock: there two matrices must not share a folder
-    import fcntl
-
-OUTPUT, LOCK = "output.log", ".lock"
+OUTPUT = "output.log"
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -140,7 +137,7 @@ def _start_more(jobs: Sequence[Job], running: list[Job], parallel: int) -> None:
 
 def _start(job: Job, running: list[Job], parallel: int) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(job.folder / LOCK)
+    lock = take_lock(job.folder)
     if lock is None:
         job.state = "elsewhere"
         return
@@ -166,7 +163,7 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(parallel, job.slot),
+                env={**_environment(parallel, job.slot), HANDED_OVER: str(lock.fileno())},
                 start_new_session=True,  # Ctrl-C comes to us alone, and we pass it on
                 # The training holds the lock as long as it lives, even if we are killed before it ends.
                 pass_fds=(lock.fileno(),) if sys.platform != "win32" else (),
@@ -224,16 +221,3 @@ def _gpus() -> list[str]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _lock(path: Path) -> IO | None:
-    """The open lock file, locked; None if another process has it."""
-    file = path.open("w")
-    if sys.platform == "win32":
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file

@@ -108,7 +108,7 @@ def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float) -> Tensor:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], origin: Path) -> None:
-    """Load the moments of a checkpoint; rates and decays stay as the recipe says now.
+    """Load the moments of a checkpoint; rates, decays and the momentum stay as the recipe says now.
 
     Raises CheckpointError if the parameters are grouped otherwise there.
     """
@@ -118,7 +118,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], o
             f"{origin} was trained with other parameter groups: train.decay_norms, and which of the rates and decays "
             "are equal or 0, cannot change when a run is resumed"
         )
-    settings = [{key: group[key] for key in ("full_rate", "weight_decay")} for group in optimiser.param_groups]
+    kept = ("full_rate", "weight_decay", "momentum")
+    settings = [{key: group[key] for key in kept if key in group} for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
     for group, setting in zip(optimiser.param_groups, settings, strict=True):
         group.update(setting)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
@@ -19,14 +20,16 @@ from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
 from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse
+from detrkit.engine.resume import allowed_changes, check_categories, find_start
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
 from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
-from detrkit.errors import CheckpointError, DataError
+from detrkit.errors import DataError
 from detrkit.evaluation.evaluate import evaluate
 from detrkit.evaluation.precision import choose_device, choose_precision
-from detrkit.runs.checkpoint import find_folder, format_categories, pixels_metadata, read_categories
+from detrkit.runs.checkpoint import format_categories, pixels_metadata
 from detrkit.runs.environment import describe_environment
+from detrkit.runs.lock import locked
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.run_loggers import Loggers
 from detrkit.structures import QueryLimit
@@ -39,26 +42,34 @@ if TYPE_CHECKING:
     from detrkit.recipe import Recipe
 
 
-def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console: Console | None = None) -> Outcome:
+def train(
+    recipe: Recipe,
+    run_dir: Path | str,
+    *,
+    resume: bool = False,
+    which: Literal["last", "best"] = "last",
+    console: Console | None = None,
+) -> Outcome:
     """Train the detector that a recipe describes; under torchrun, together with the other processes.
 
     Args:
         recipe: to resume, the recipe of the run's folder, perhaps with other values
         run_dir: the run's folder; the same path in all processes
-        resume: go on from the run's last checkpoint, or begin again if it has none yet
+        resume: go on from a checkpoint of the run, or begin again if it has none yet
+        which: the checkpoint to go on from; after "best", what was recorded later is forgotten
         console: where to show progress; None for nowhere
 
     Raises:
         DataError: the data set cannot be used, or has more classes than `detector.classes`
-        CheckpointError: no run to resume, or weights that do not fit
-        UserError: parts that do not go together; the folder already holds a run; a device that is not there; a logger
-            that is not installed or cannot begin
+        CheckpointError: no run to resume, changes that need a new run, or weights that do not fit
+        UserError: parts that do not go together; the folder already holds a run, or another process trains it; a
+            device that is not there; a logger that is not installed or cannot begin
         NotFiniteError: the loss was not a number any more
     """
     from detrkit.detector import build_criterion, build_detector
 
     options: TrainOptions = recipe.section("train")
-    with processes(options.device) as here:
+    with processes(options.device) as here, ExitStack() as held:
         device = choose_device(options.device, here.local_rank)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # streams and events are the current device's
@@ -81,21 +92,23 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
         require_files(source)
         require_objects(source)
         torch.manual_seed(options.seed)
-        # A run that was killed before its first checkpoint is resumed from its beginning.
-        has_checkpoint = resume and find_folder(run.last) is not None
+        start, changed = None, list[str]()
+        if resume:
+            start = find_start(run, which)
+            _in_first(here, lambda: held.enter_context(locked(run.path)))
+            check_categories(run, source)
+            changed = allowed_changes(run, start, recipe)
         # Weights that are loaded anyway need not be fetched first.
-        is_filled = has_checkpoint or options.init_from is not None
+        is_filled = start is not None or options.init_from is not None
         detector = build_detector(recipe, pretrained=not is_filled)
         report = None
-        if options.init_from is not None and not has_checkpoint:
+        if options.init_from is not None and start is None:
             report = init_from(detector, options.init_from, classes=recipe.get("detector.classes"))
         criterion = build_criterion(recipe)
         rehearse(detector, criterion, name=recipe.name)
         toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
-        if resume:
-            _check_categories(run, source)
-        else:
-            _in_first(here, lambda: run.create(recipe=toml, categories=categories))
+        if not resume:
+            _in_first(here, lambda: _create(run, held, recipe=toml, categories=categories))
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if report is not None:
             reporter.say(f"started from {report}")
@@ -124,6 +137,7 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
             reporter=reporter,
             evaluate=evaluate_now,
             draw=draw if settings.pictures else None,
+            after_first_step=partial(run.replace_recipe, toml) if here.is_first else None,
             metadata={
                 "recipe": toml,
                 "categories": categories,
@@ -131,21 +145,21 @@ def train(recipe: Recipe, run_dir: Path | str, *, resume: bool = False, console:
                 **pixels_metadata(detector.backbone.mean, detector.backbone.std),
             },
         )
-        if has_checkpoint:  # before anything is said, as a refused resume leaves the run as it was, its log too
-            trainer.resume()
+        if start is not None:  # before anything is said, as a refused resume leaves the run as it was, its log too
+            trainer.resume(start)
         found = source.describe()
         for line in [*introduction(recipe, workload, device, precision), *([found] if found else [])]:
             reporter.say(line)
         for line in [*lost, *crowded(source, detector.limit), *warnings(workload, options)]:
             reporter.say(f"warning: {line}", style="yellow")
-        if has_checkpoint:
+        for line in changed:
+            reporter.say(f"from here on {line}")
+        if start is not None:
             reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
         elif resume:
             reporter.say("there is no checkpoint yet: the run begins again")
             if here.is_first:
                 run.rewind_metrics(0)
-        if resume:  # not before the checkpoint is known to fit: a refused recipe must not take the run's place
-            _in_first(here, lambda: run.replace_recipe(toml))
         _in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
         begin = partial(run.begin_loggers, recipe.full_values(), step=trainer.at.step, resumed=resume)
         _in_first(here, lambda: begin(warn=lambda line: reporter.say(f"warning: {line}", style="yellow")))
@@ -274,7 +288,13 @@ def _draw(
     )
 
 
-def _in_first(here: Processes, write: Callable[[], None]) -> None:
+def _create(run: RunFolder, held: ExitStack, *, recipe: str, categories: str) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(run.path))
+    run.create(recipe=recipe, categories=categories)
+
+
+def _in_first(here: Processes, write: Callable[[], object]) -> None:
     """Write in the first process; the others learn of a fault."""
     fault: Exception | None = None
     if here.is_first:
@@ -285,15 +305,3 @@ def _in_first(here: Processes, write: Callable[[], None]) -> None:
     fault = here.from_first(fault)
     if fault is not None:
         raise fault
-
-
-def _check_categories(run: RunFolder, source: Any) -> None:
-    if not run.exists:
-        raise CheckpointError(f"{run.path} is not the folder of a run: it has no {run.RECIPE}")
-    before = [(c.id, c.name) for c in read_categories(run.path / run.CATEGORIES)]
-    now = [(c.id, c.name) for c in source.categories]
-    if before != now:
-        raise CheckpointError(
-            f"{run.path} was begun with {counted(len(before), 'class')} ({before[:3]} ...); the data set now has "
-            f"{len(now)} ({now[:3]} ...), so it cannot be resumed on it"
-        )

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ class Trainer:
         evaluate: called with (detector, progress), in all processes; gives an object with `stats`
         draw: called with (detector, folder) in the first process after each evaluation, gives the files that it wrote;
             None for no pictures
+        after_first_step: called once, when a step of this start has succeeded
         metadata: strings that go into the weights' files
     """
 
@@ -106,6 +108,7 @@ class Trainer:
         reporter: Reporter,
         evaluate: Callable[..., Any],
         draw: Callable[..., Any] | None = None,
+        after_first_step: Callable[[], object] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.detector, self.criterion, self.source = detector, criterion, source
@@ -113,6 +116,7 @@ class Trainer:
         self.device, self.precision, self.here = device, precision, here
         self.run, self.reporter = run, reporter
         self._evaluate, self._draw, self._metadata = evaluate, draw, dict(metadata or {})
+        self._after_first_step = after_first_step
         self.at = Position()
         here.share(detector.state_dict().values())
         self.optimiser = build_optimiser(detector, options)
@@ -256,6 +260,9 @@ class Trainer:
             values = reading.values
             if not (np.isfinite(values["total"]) and np.isfinite(values["norm"])):
                 self._fail(reading)
+            if self._after_first_step is not None:
+                self._after_first_step()
+                self._after_first_step = None
             if values["stop"] > 0 and self._stop_at is None:
                 # A checkpoint may bring readings early in one process; all of them stop after the same step.
                 self._stop_at = reading.step + 1 + (self.device.type == "cuda")
@@ -356,13 +363,13 @@ class Trainer:
         """Wall clock of the run so far, over all its starts."""
         return self.at.minutes + self.meter.clock.minutes()
 
-    def resume(self) -> None:
-        """Go back to the run's last checkpoint. Call it before `fit`.
+    def resume(self, folder: Path | None = None) -> None:
+        """Go back to a checkpoint's folder, by default the run's last. Call it before `fit`.
 
         Raises:
-            CheckpointError: there is none, or it does not belong to this recipe and data
+            CheckpointError: there is none, it is damaged, or it does not belong to this recipe and data
         """
-        folder = find_folder(self.run.last)
+        folder = folder or find_folder(self.run.last)
         if folder is None:
             raise CheckpointError(f"{self.run.path} holds no checkpoint yet, so there is nothing to resume")
         state = read_state(folder)
@@ -383,8 +390,10 @@ class Trainer:
         self.at = position
         self.meter.load_state(state["meter"])
         if self.here.is_first:
+            if find_folder(self.run.last) != folder:
+                copy_checkpoint(folder, self.run.last)  # or the next resume would go on from what is left behind here
             self.run.rewind_metrics(state["metrics_size"])
-            if position.best_step == position.evaluated == position.step > 0:
+            if find_folder(self.run.best) != folder and position.best_step == position.evaluated == position.step > 0:
                 copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
 
 

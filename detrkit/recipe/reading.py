@@ -46,8 +46,15 @@ class Reader:
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Document:
         """A file with its bases. chain: the files that extend it, outermost first."""
         path = path.resolve()
-        document, lines = self._parse(path)
         shown = display_name(path)
+        return self._document(path, shown, self._text(path, shown), chain)
+
+    def read_text(self, text: str, path: Path, shown: str) -> Document:
+        """A recipe that is kept inside the file `path`; `shown` is what messages call it."""
+        return self._document(path.resolve(), shown, text, ())
+
+    def _document(self, path: Path, shown: str, text: str, chain: tuple[Path, ...]) -> Document:
+        document, lines = self._parse(text, Source(shown))
         sources = {key: Source(shown, line) for key, line in lines.items()} | {(): Source(shown)}
         own = Layer(document, sources)
         names = self._take_names(own, "extends", single=True)
@@ -64,10 +71,19 @@ class Reader:
         for name in self._take_names(layer, "imports"):
             self.imports.setdefault(str(_beside(path, name) or name), layer.source(("imports",)))
 
-    def _parse(self, path: Path) -> tuple[dict[str, Any], dict]:
-        source = Source(display_name(path))
+    def _text(self, path: Path, shown: str) -> str:
         try:
-            text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            reason = f"is not UTF-8 text, as TOML has to be: byte {error.start} is {error.reason}"
+            self.report(Source(shown), "", reason)
+        except OSError as error:
+            self.report(Source(shown), "", f"cannot be read: {error.strerror}")
+        return ""
+
+    def _parse(self, text: str, source: Source) -> tuple[dict[str, Any], dict]:
+        text = text.replace("\r\n", "\n")
+        try:
             return tomllib.loads(text), key_lines(text)
         except tomllib.TOMLDecodeError as error:
             # The line is part of the message; an attribute for it came only with Python 3.14.
@@ -76,10 +92,6 @@ class Reader:
             column = f" (column {found[2]})" if found else ""
             message = str(error).replace(found[0], "") if found else str(error)
             self.report(Source(source.file, line), "", f"is not TOML: {message}{column}")
-        except UnicodeDecodeError as error:
-            self.report(source, "", f"is not UTF-8 text, as TOML has to be: byte {error.start} is {error.reason}")
-        except OSError as error:
-            self.report(source, "", f"cannot be read: {error.strerror}")
         return {}, {}
 
     def _take_names(self, layer: Layer, key: str, *, single: bool = False) -> list[str]:

@@ -19,7 +19,7 @@ from detrkit.recipe.lines import KeyPath
 from detrkit.recipe.overrides import layer_from_values, parse_overrides, parse_path, plain
 from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, RecipeError, Source, nearest
-from detrkit.recipe.reading import Reader
+from detrkit.recipe.reading import Document, Reader
 from detrkit.recipe.registry import REQUIRED, Factory, load_registered_parts
 
 DEFAULT = Source("default")
@@ -150,7 +150,20 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     reader = Reader()
     path = _find(str(name_or_path))
-    document = reader.read(path)
+    name = recipe_name(path)
+    # Mistakes are told of a path: every run's recipe is called "recipe".
+    told = name if find_recipe(name) == path else display_name(path)
+    return _loaded(reader, reader.read(path), name, told, overrides)
+
+
+def parse_recipe(text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """As `load_recipe`, for a recipe (TOML) that is kept inside a file of another kind, in weights' metadata say."""
+    reader = Reader()
+    told = f"the recipe inside {path}"
+    return _loaded(reader, reader.read_text(text, path, told), path.stem, told, overrides)
+
+
+def _loaded(reader: Reader, document: Document, name: str, told: str, overrides: Sequence[str]) -> Recipe:
     over, problems = parse_overrides(overrides)
     reader.take_imports(over, Path("command line"))
     load_registered_parts()
@@ -158,9 +171,6 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     layer = merge(document.merged(), over, implied_type)
     if reader.imports:
         layer.values["imports"] = list(reader.imports)
-    name = recipe_name(path)
-    # Mistakes are told of a path: every run's recipe is called "recipe".
-    told = name if find_recipe(name) == path else display_name(path)
     return _checked(name, layer, [*reader.problems, *problems], told=told, complete=not reader.problems)
 
 

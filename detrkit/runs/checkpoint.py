@@ -114,6 +114,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises CheckpointError if it is another kind of file, incomplete, or not there.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors. Raises CheckpointError as `read_weights` does."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path} is not a .safetensors file. Other formats (.pt, .pth, .pkl) can run code while they are "
@@ -123,7 +135,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: there is no such file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from None
 
@@ -208,14 +220,15 @@ def load_run(run_dir: Path | str, which: str = "best") -> tuple[Recipe, nn.Modul
         CheckpointError: no run or no checkpoint there, or one that does not fit
     """
     from detrkit.detector import build_detector
-    from detrkit.recipe import load_recipe
+    from detrkit.runs.recipes import trained_recipe
     from detrkit.runs.run_folder import RunFolder
 
     run, folder = locate(Path(run_dir), which)
-    recipe = load_recipe(run / RunFolder.RECIPE)
-    detector = build_detector(recipe, pretrained=False)
     path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
-    load_exactly(detector, read_weights(path)[0], path)
+    weights, metadata = read_weights(path)
+    recipe, _ = trained_recipe(run, path, metadata)
+    detector = build_detector(recipe, pretrained=False)
+    load_exactly(detector, weights, path)
     return recipe, detector.eval(), read_categories(run / RunFolder.CATEGORIES)
 
 

@@ -1,6 +1,11 @@
 """The whole way with real parts: a recipe on the shapes data, made as small as it goes."""
 
 import json
+import os
+import shutil
+import signal
+import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +19,10 @@ from detrkit.engine.train import left_out, train
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.recipe import load_recipe
-from detrkit.runs.checkpoint import load_run, read_weights
+from detrkit.runs.checkpoint import load_run, read_state, read_weights
+from detrkit.runs.history import read_metrics
+from detrkit.runs.lock import HANDED_OVER, locked, take_lock
+from detrkit.trained import open_trained
 
 from .toys import toy_trainer
 
@@ -177,11 +185,20 @@ def test_other_classes_on_resume(whole, recipe):
         train(other, whole[0], resume=True)
 
 
-def test_a_refused_resume_leaves_the_run_as_it_was(whole):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("decoder.layers=3", r"decoder.layers: 2, now 3 \(what the detector computes\)"),
+        ("geometry.movement=free", r'geometry.movement: "bounded", now "free" \(what the detector computes\)'),
+        ("train.optimizer=sgd", r'train.optimizer: "adamw", now "sgd" \(what the optimiser keeps'),
+        ("train.init_from=elsewhere", r'train.init_from: "none", now "elsewhere" \(where the run started from\)'),
+    ],
+)
+def test_a_refused_resume_leaves_the_run_as_it_was(whole, change, said):
     folder, _ = whole
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    other = load_recipe(folder / "recipe.toml", ["decoder.layers=3"])
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+    other = load_recipe(folder / "recipe.toml", [change])
+    with pytest.raises(CheckpointError, match=f"belongs to another recipe.*needs a new run:\n  {said}"):
         train(other, folder, resume=True)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {path for path in before | after if before.get(path) != after.get(path)} <= set(folder.rglob("events.*"))
@@ -274,3 +291,92 @@ def test_images_that_cannot_be_read_are_named_once_and_counted_at_the_end(tmp_pa
         "warning: b.jpg: is broken; another image stands in its place",
         "warning: 1 image could not be read, and others stood in their place: b.jpg: is broken",
     ]
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A run that is as good as finished, to be changed."""
+    return shutil.copytree(whole[0], tmp_path / "copy")
+
+
+def test_a_resume_says_what_changes_and_each_checkpoint_keeps_its_recipe(copy):
+    changed = load_recipe(copy / "recipe.toml", ["train.epochs=3", "losses.box.weight=1.0", "evaluate.pictures=0"])
+    best = load_run(copy, "best")[0]
+    train(changed, copy, resume=True)
+    log = (copy / "log.txt").read_text()
+    assert "from here on train.epochs: 2, now 3\n" in log
+    assert "from here on losses.box.weight: 5.0, now 1.0\n" in log
+    assert load_run(copy, "last")[0].get("train.epochs") == 3
+    if read_state(copy / "best")["position"]["step"] < 9:
+        assert load_run(copy, "best")[0].values == best.values
+
+
+def test_a_recipe_that_was_edited_in_a_run_does_not_speak_for_its_weights(copy):
+    recipe = copy / "recipe.toml"
+    said = load_run(copy)[0].get("geometry.movement")
+    recipe.write_text(recipe.read_text().replace(f'movement = "{said}"', 'movement = "free"'))
+    assert load_recipe(recipe).get("geometry.movement") == "free"
+    assert load_run(copy)[0].get("geometry.movement") == said
+    trained = open_trained(str(copy), [])
+    assert trained.recipe.get("geometry.movement") == said
+    assert f'geometry.movement: "{said}", now "free"' in trained.notes[0]
+    with pytest.raises(CheckpointError, match="needs a new run"):
+        train(load_recipe(recipe), copy, resume=True)
+
+
+def test_a_recipe_takes_the_place_of_the_runs_own_after_a_step(copy, monkeypatch):
+    before = (copy / "recipe.toml").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            train(load_recipe(copy, ["train.epochs=3"]), copy, resume=True)
+    assert (copy / "recipe.toml").read_text() == before
+    train(load_recipe(copy, ["train.epochs=3", "train.max_minutes=1e-9"]), copy, resume=True)
+    assert load_recipe(copy).get("train.epochs") == 3
+
+
+def test_a_run_without_its_last_checkpoint(copy):
+    shutil.rmtree(copy / "last")
+    metrics = (copy / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=f"last is gone.*train --resume {copy}/best goes on from it"):
+        train(load_recipe(copy), copy, resume=True)
+    assert (copy / "metrics.jsonl").read_bytes() == metrics
+    result = run("--resume", str(copy / "best"))
+    assert result.exit_code == 0, result.exception
+    position = read_state(copy / "last")["position"]
+    assert position["step"] == 6
+    assert [line["step"] for line in read_metrics(copy) if line["kind"] == "evaluate"] == [3, 6]
+    for name in ("last", "best"):
+        shutil.rmtree(copy / name)
+    with pytest.raises(CheckpointError, match="has been evaluated; bring it back"):
+        train(load_recipe(copy), copy, resume=True)
+
+
+def test_two_trainings_of_one_run(copy):
+    with locked(copy), pytest.raises(UserError, match="is being trained by another process"):
+        train(load_recipe(copy), copy, resume=True)
+    train(load_recipe(copy), copy, resume=True)  # the lock is gone with its holder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such lock")
+def test_a_lock_is_handed_over_and_not_kept_by_forks(tmp_path, monkeypatch):
+    lock = take_lock(tmp_path)
+    assert take_lock(tmp_path) is None
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # as a worker of a loader, which may live on
+        os.write(writer, b"x")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reader, 1)
+    try:
+        monkeypatch.setenv(HANDED_OVER, str(os.dup(lock.fileno())))
+        with locked(tmp_path):
+            lock.close()
+            assert take_lock(tmp_path) is None
+        again = take_lock(tmp_path)
+        assert again is not None
+        again.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
