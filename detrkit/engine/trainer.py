@@ -23,6 +23,7 @@ from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
 from detrkit.engine.schedule import rate_factor
+from detrkit.engine.soundness import Soundness, told
 from detrkit.engine.workload import Workload
 from detrkit.errors import CheckpointError, UserError
 from detrkit.evaluation.evaluate import autocast
@@ -40,6 +41,7 @@ from detrkit.runs.checkpoint import (
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import counted
 
+MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
 AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
 
 
@@ -131,10 +133,11 @@ class Trainer:
             reporter=reporter,
             bad_costs=lambda: criterion.bad_costs,
         )
+        self._soundness = Soundness(detector, self.average, self.optimiser)
         self._readback = Readback()
         self._skipped: dict[str, None] = {}  # in the order met
         self._stop_at: int | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), 0
         self._stats: Mapping[str, float | None] | None = None
         self._recent_images: dict[int, list[int]] = {}
 
@@ -273,19 +276,24 @@ class Trainer:
         values = reading.values
         shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop"))
         images = self._recent_images.get(reading.step, [])
-        sound = all(bool(t.isfinite().all()) for t in self.detector.state_dict().values())
+        faults = self._soundness.faults()
         self._readback.flush()
-        if sound:
+        if not faults:
             self._save()
             advice = f"The state without this update is saved: detrkit train --resume {self.run.path} goes on after it"
         else:
-            advice = f"The weights are not finite either; {self.run.last} (if any) is of an earlier step"
+            advice = f"Not finite either: {told(faults)}. {self._kept()}"
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {reading.step + 1} of {self.workload.total_steps}: "
             f"{shown}; gradient norm {values['norm']:.4g}\n"
-            f"images of this step: {', '.join(map(str, images[:32]))}\n{advice}. "
-            "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
+            f"images of this step: {', '.join(map(str, images[:32]))}\n{advice}. {MAY_HELP}"
         )
+
+    def _kept(self) -> str:
+        """Which checkpoint there is beside weights that are not finite."""
+        if find_folder(self.run.last) is None:
+            return "There is no checkpoint yet"
+        return f"{self.run.last} is of step {self._saved_step} and stays as it was"
 
     # --- evaluation
 
@@ -339,11 +347,19 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Write `last`, in the first process."""
+        """Write `last`, in the first process.
+
+        Raises NotFiniteError, and writes nothing, if an update has left weights that are not finite.
+        """
         self._take(self._readback.flush())
         self._saved_at = time.monotonic()
         if not self.here.is_first:
             return
+        if faults := self._soundness.faults():
+            raise NotFiniteError(
+                f"the training has diverged: after step {self.at.step} of {self.workload.total_steps} {told(faults)} "
+                f"are not finite, though loss and gradient were. Nothing of that is saved. {self._kept()}. {MAY_HELP}"
+            )
         write_checkpoint(
             self.run.last,
             weights=self.detector.state_dict(),
@@ -358,6 +374,7 @@ class Trainer:
             },
             metadata={**self._metadata, "step": str(self.at.step)},
         )
+        self._saved_step = self.at.step
 
     def _minutes(self) -> float:
         """Wall clock of the run so far, over all its starts."""
@@ -387,7 +404,9 @@ class Trainer:
             path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
             load_exactly(self.average.module, read_weights(path)[0], path)
             self.average.updates = state["average_updates"]
-        self.at = position
+        if faults := self._soundness.faults():
+            raise CheckpointError(f"{folder} cannot be gone on from: {told(faults)} are not finite in it")
+        self.at, self._saved_step = position, position.step
         self.meter.load_state(state["meter"])
         if self.here.is_first:
             if find_folder(self.run.last) != folder:

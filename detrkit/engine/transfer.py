@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from detrkit.engine.soundness import not_finite, told
 from detrkit.errors import CheckpointError
 from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, locate, metadata_number, parse_categories, read_weights
 
@@ -46,7 +47,7 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
 
     Raises:
         CheckpointError: the file cannot be read safely; a tensor has another shape for a reason other than the
-            number of classes or queries; or less than half of the detector's tensors are in it: then it is
+            number of classes or queries; numbers that are not finite; or less than half of the detector's tensors are in it: then it is
             another recipe's
     """
     path = weights_path(Path(path).expanduser())
@@ -74,6 +75,8 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
         examples = conflicts or [*fresh, *(f"{name} (only in the file)" for name in unused)]
         shown = "\n  ".join(examples[:6] + (["..."] if len(examples) > 6 else []))
         raise CheckpointError(f"{path} belongs to another kind of detector ({found}):\n  {shown}")
+    if faults := not_finite(fitting):
+        raise CheckpointError(f"{path} holds numbers that are not finite, in {told(faults)}: nothing can start from it")
     detector.load_state_dict(fitting, strict=False)
     return TransferReport(path, len(fitting), len(own), tuple(fresh), unused)
 

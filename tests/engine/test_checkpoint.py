@@ -174,6 +174,11 @@ def test_init_from_another_kind_of_detector(tmp_path):
     save_file(wider, tmp_path / "wider.safetensors")
     with pytest.raises(CheckpointError, match=r"norm.weight is \[16\] there, \[8\] here"):
         init_from(ToyDetector(), tmp_path / "wider.safetensors", classes=3)
+    broken = ToyDetector(seed=1).state_dict()
+    broken["box.bias"][1] = float("nan")
+    save_file(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(CheckpointError, match=r"not finite, in box\.bias"):
+        init_from(ToyDetector(), tmp_path / "broken.safetensors", classes=3)
     save_file({"layer1.weight": torch.ones(3)}, tmp_path / "strange.safetensors")
     with pytest.raises(CheckpointError, match=r"another kind of detector \(0 of the detector's 8 tensors fit\)"):
         init_from(ToyDetector(), tmp_path / "strange.safetensors", classes=3)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from detrkit.engine.interrupt import StopRequest
+from detrkit.engine.trainer import NotFiniteError
 from detrkit.errors import CheckpointError, UserError
 from detrkit.runs.checkpoint import read_state, read_weights
 from tests.engine.toys import ToyDetector, toy_trainer
@@ -213,3 +214,31 @@ def test_a_bad_step_changes_neither_weights_nor_moments(tmp_path, optimizer):
     assert same(weights, trainer.detector.state_dict())
     for before, after in zip(moments, trainer.optimiser.state.values(), strict=True):
         assert same(before, after)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_weights_that_an_update_made_infinite_are_not_saved(tmp_path, ema_decay):
+    toy_trainer(tmp_path, epochs=1).fit()
+    before = {path: path.read_bytes() for name in ("last", "best") for path in (tmp_path / name).iterdir()}
+    diverging = toy_trainer(tmp_path, learning_rate=1e39, ema_decay=ema_decay, checkpoint_steps=1)
+    diverging.resume()
+    said = r"has diverged: after step 6 of 15 .*last is of step 5 and stays as it was"
+    with pytest.raises(NotFiniteError, match=said):
+        diverging.fit()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_moments_that_are_not_finite_are_not_gone_on_with(tmp_path):
+    toy_trainer(tmp_path, epochs=1).fit()
+    path = tmp_path / "last" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimiser"]["state"][0]["exp_avg"][...] = float("inf")
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"last cannot be gone on from: exp_avg of \S+ are not finite"):
+        toy_trainer(tmp_path).resume()
+
+
+def test_a_part_may_keep_infinities_of_its_own(tmp_path):
+    detector = ToyDetector()
+    detector.register_buffer("far", torch.tensor([float("-inf")]))
+    assert toy_trainer(tmp_path, detector=detector, epochs=1).fit().finished

@@ -1,0 +1,53 @@
+"""Whether what a training would write down is finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.engine.ema import MovingAverage
+
+
+class Soundness:
+    """Finds the tensors of a training that are not finite any more.
+
+    Buffers that were not finite at the start (a part may keep a mask of -inf) are left alone.
+    """
+
+    def __init__(self, detector: nn.Module, average: MovingAverage | None, optimiser: torch.optim.Optimizer) -> None:
+        self._detector, self._average, self._optimiser = detector, average, optimiser
+        self._exempt = set(not_finite(dict(detector.named_buffers())))
+
+    def faults(self) -> list[str]:
+        """The names of the weights, averages and moments that are not finite; waits for the device."""
+        return not_finite(dict(self._tensors()))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._detector.state_dict().items():
+            if name not in self._exempt:
+                yield name, tensor
+        for name, tensor in self._average.module.state_dict().items() if self._average is not None else ():
+            if name not in self._exempt:
+                yield f"the average of {name}", tensor
+        for group in self._optimiser.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                for key, value in self._optimiser.state.get(parameter, {}).items():
+                    if isinstance(value, Tensor):
+                        yield f"{key} of {name}", value
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors with a number that is not finite, with one wait for each device."""
+    found = []
+    for device in dict.fromkeys(tensor.device for tensor in tensors.values()):
+        names = [name for name, tensor in tensors.items() if tensor.device == device]
+        sound = torch.stack([tensors[name].isfinite().all() for name in names]).tolist()
+        found += [name for name, is_sound in zip(names, sound, strict=True) if not is_sound]
+    return found
+
+
+def told(faults: list[str]) -> str:
+    """The first of the names, and how many more there are."""
+    return ", ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
