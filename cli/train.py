@@ -31,6 +31,7 @@ def train(
     from detrkit.engine.distributed import processes
     from detrkit.engine.train import train as run_training
     from detrkit.recipe import load_recipe
+    from detrkit.runs.recipes import run_recipe
     from detrkit.runs.run_folder import RunFolder, new_run_folder
     from detrkit.writing import check_folder
 
@@ -40,16 +41,17 @@ def train(
         values, recipe = [recipe, *values], None
     if resume:
         folder, which = _run_to_resume(recipe, run, name)
-        recipe = str(folder / RunFolder.RECIPE)
+        loaded = run_recipe(folder, values)
     elif recipe is None:
         raise UserError(
             "which recipe? `detrkit recipes` lists those that ship; `detrkit train quickstart` is the first"
         )
     elif Path(recipe, RunFolder.RECIPE).is_file() and Path(recipe, RunFolder.CATEGORIES).is_file():
         raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {recipe}")
+    else:
+        loaded = load_recipe(recipe, values)
     if run is not None:
         check_folder(run, "--run-dir")
-    loaded = load_recipe(recipe, values)
     with processes(loaded.section("train").device) as here:
         if not resume:
             folder = run or here.from_first(new_run_folder(Path("runs"), name or loaded.name.replace("/", "-")))

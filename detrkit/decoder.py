@@ -13,7 +13,7 @@ from detrkit.attention.query_position import QueryPositionPart
 from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import Head, HeadOutput
-from detrkit.layers import MLP, Activation, Count, FeedForward, Part, Probability, xavier_matrices
+from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, xavier_matrices
 from detrkit.recipe import Factory, Slot, define_slot, register
 from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
@@ -116,7 +116,7 @@ class Decoder(QueryDecoder):
         self_attention: SelfAttentionPart,
         cross_attention: CrossAttentionPart,
         positions: Positions,
-        layers: Count = 6,
+        layers: Depth = 6,
         feedforward: Count = 2048,
         activation: Activation = "relu",
         dropout: Probability = 0.0,

@@ -191,7 +191,7 @@ class Detr(System):
 
     classes: Count | None = None
     """K; taken from the data set when it is not given"""
-    width: Annotated[int, Field(ge=8, multiple_of=4)] = 256
+    width: Annotated[int, Field(ge=8, le=65536, multiple_of=4)] = 256
     """D"""
     heads: Count = 8
     """H"""

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from detrkit.layers import MLP, Count, Part, at_least_float32
+from detrkit.layers import MLP, Depth, Part, at_least_float32
 from detrkit.recipe import define_slot, register
 
 Sharing = Literal["all", "first_own", "none"]
@@ -110,14 +110,14 @@ class PredictionHead(Head):
         layers: int,
         offset_widths: dict[str, int],
         size_offsets: tuple[int, ...] = (2, 3),
-        class_depth: Count = 1,
+        class_depth: Depth = 1,
         class_sharing: Sharing = "all",
         offset_sharing: Sharing = "all",
         objectness: bool = False,
         prior: Annotated[float, Field(gt=0, lt=1)] | None = 0.01,
         background: bool = False,
         zero_offsets: bool = True,
-        size_start: float = 0.0,
+        size_start: Annotated[float, Field(ge=-20, le=20)] = 0.0,
     ):
         super().__init__()
         self.background = background

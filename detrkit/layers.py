@@ -14,7 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 Activation = Literal["relu", "gelu", "prelu"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Layers = Annotated[int, Field(ge=0, le=1000)]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # of what cannot be left out
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "prelu": nn.PReLU}

@@ -13,7 +13,7 @@ from detrkit.layers import MLP, Part
 from detrkit.recipe import define_slot, register
 from detrkit.structures import AxisCodes
 
-Temperature = Annotated[float, Field(gt=1)]
+Temperature = Annotated[float, Field(gt=1, le=1e9)]
 
 
 def sine_code(coordinates: Tensor, channels: int, temperature: float) -> Tensor:
@@ -65,7 +65,7 @@ class SinePosition(CellPosition):
         *,
         width: int,
         temperature: Temperature = 10000.0,
-        offset: float = 0.0,
+        offset: Annotated[float, Field(ge=-1, le=1)] = 0.0,
         eps: Annotated[float, Field(gt=0)] = 1e-6,
     ):
         super().__init__()

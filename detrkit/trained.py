@@ -85,7 +85,7 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
     recipe, notes = trained_recipe(run, origin, metadata, overrides)
     before = trained_recipe(run, origin, metadata)[0] if overrides else recipe
     recipe = _as_trained(_on_data(recipe, data), metadata)
-    categories = read_categories(run / RunFolder.CATEGORIES)
+    categories = read_categories(run / RunFolder.CATEGORIES, metadata)
     own, asked = (r.full_values()["data"] | {"augment": None} for r in (before, recipe))
     return Trained(
         recipe=recipe,
@@ -109,7 +109,10 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
     recipe = _as_trained(_on_data(load_recipe(name, overrides), data), metadata)
     source = recipe.section("data")()
     if "categories" in metadata:
-        categories = parse_categories(metadata["categories"])
+        try:
+            categories = parse_categories(metadata["categories"])
+        except ValueError as error:
+            raise CheckpointError(f"{weights}: the categories in its metadata cannot be used: {error}") from None
     else:
         try:
             categories = source.categories

@@ -24,6 +24,6 @@ class QueryGroups(Block):
         count: K.
     """
 
-    def __init__(self, *, count: Annotated[int, Field(ge=2)] = 11):
+    def __init__(self, *, count: Annotated[int, Field(ge=2, le=1000)] = 11):
         super().__init__()
         self.groups = count

@@ -28,6 +28,8 @@ assert get_args(FigureName) == tuple(FIGURES)
 _SPLITS: dict[Split, int] = {"train": 0, "val": 1}
 _LAYOUT, _PAINT = 3, 4  # generators of their own, so that a scene is known without painting it
 _LEAST_SIDE = 32
+Side = Annotated[int, Field(ge=_LEAST_SIDE, le=10_000)]
+Objects = Annotated[int, Field(ge=0, le=10_000)]
 
 
 class ShapesDataset(Dataset):
@@ -107,12 +109,11 @@ class ShapesSource(DataSource):
     def __init__(
         self,
         *,
-        image_size: Annotated[int, Field(ge=_LEAST_SIDE)]
-        | tuple[Annotated[int, Field(ge=_LEAST_SIDE)], Annotated[int, Field(ge=_LEAST_SIDE)]] = 160,
-        train_images: Annotated[int, Field(ge=1)] = 2000,
-        val_images: Annotated[int, Field(ge=1)] = 300,
+        image_size: Side | tuple[Side, Side] = 160,
+        train_images: Annotated[int, Field(ge=1, le=10_000_000)] = 2000,
+        val_images: Annotated[int, Field(ge=1, le=10_000_000)] = 300,
         classes: Annotated[tuple[FigureName, ...], Field(min_length=1)] = get_args(FigureName),
-        objects: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (1, 10),
+        objects: tuple[Objects, Objects] = (1, 10),
         sizes: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.07, 0.7),
         small_fraction: Share = 0.5,
         touching: Share = 0.35,

@@ -21,7 +21,7 @@ from detrkit.errors import DataError
 from detrkit.recipe import define_slot, register
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Pixels = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
 
 @dataclass(frozen=True)

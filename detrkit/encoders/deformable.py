@@ -12,7 +12,7 @@ from detrkit.attention.deformable import DeformableAttention, cells
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import FeatureLevels
-from detrkit.layers import Activation, Count, Probability, xavier_matrices
+from detrkit.layers import Activation, Count, Layers, Probability, xavier_matrices
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory
@@ -59,12 +59,12 @@ class DeformableEncoder(Encoder):
         width: int,
         heads: int,
         position: CellPosition,
-        layers: Annotated[int, Field(ge=0)] = 6,
+        layers: Layers = 6,
         feedforward: Count = 1024,
         activation: Activation = "relu",
         dropout: Probability = 0.0,
         points: Count = 4,
-        extra_levels: Annotated[int, Field(ge=0)] = 0,
+        extra_levels: Annotated[int, Field(ge=0, le=8)] = 0,
         level_vectors: Literal["several", "always"] = "several",
     ):
         super().__init__()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.row_column import RowColumnAttention
@@ -13,7 +11,7 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
 from detrkit.errors import UserError
-from detrkit.layers import Activation, Count, Probability, zero_bias
+from detrkit.layers import Activation, Count, Layers, Probability, zero_bias
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, FeatureMap, Memory
@@ -55,7 +53,7 @@ class RowColumnEncoder(Encoder):
         width: int,
         heads: int,
         position: CellPosition,
-        layers: Annotated[int, Field(ge=0)] = 6,
+        layers: Layers = 6,
         feedforward: Count = 1024,
         activation: Activation = "relu",
         dropout: Probability = 0.0,

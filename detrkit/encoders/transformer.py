@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import MultiHeadAttention
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
-from detrkit.layers import MLP, Activation, Count, Probability, xavier_matrices
+from detrkit.layers import MLP, Activation, Count, Layers, Probability, xavier_matrices
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory
@@ -53,7 +52,7 @@ class TransformerEncoder(Encoder):
         width: int,
         heads: int,
         position: CellPosition,
-        layers: Annotated[int, Field(ge=0)] = 6,
+        layers: Layers = 6,
         feedforward: Count = 2048,
         activation: Activation = "relu",
         dropout: Probability = 0.0,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,22 +106,37 @@ def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float) -> Tensor:
     return norm
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], origin: Path) -> None:
-    """Load the moments of a checkpoint; rates, decays and the momentum stay as the recipe says now.
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer,
+    names: Sequence[Sequence[str]],
+    moments: Mapping[int, Mapping[str, Tensor]],
+    origin: Path,
+) -> None:
+    """Load the moments of a checkpoint; rates, decays and all else are as the recipe says now.
 
-    Raises CheckpointError if the parameters are grouped otherwise there.
+    Args:
+        names: of the parameters there, by group
+        moments: of each parameter by its place among all; a counter is [], the others have the parameter's shape
+
+    Raises CheckpointError if the parameters are grouped otherwise there, or moments do not fit them.
     """
-    names = [group["names"] for group in optimiser.param_groups]
-    if names != [group["names"] for group in state["param_groups"]]:
+    if [group["names"] for group in optimiser.param_groups] != names:
         raise CheckpointError(
             f"{origin} was trained with other parameter groups: train.decay_norms, and which of the rates and decays "
             "are equal or 0, cannot change when a run is resumed"
         )
-    kept = ("full_rate", "weight_decay", "momentum")
-    settings = [{key: group[key] for key in kept if key in group} for group in optimiser.param_groups]
-    optimiser.load_state_dict(state)
-    for group, setting in zip(optimiser.param_groups, settings, strict=True):
-        group.update(setting)
+    wanted = {"momentum_buffer"} if isinstance(optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    parameters = [(n, p) for g in optimiser.param_groups for n, p in zip(g["names"], g["params"], strict=True)]
+    for place, kept in moments.items():
+        name, parameter = parameters[place]
+        if set(kept) != wanted:
+            raise CheckpointError(f"{origin}: {', '.join(sorted(kept))} of {name} are no moments of this optimiser")
+        for key, value in kept.items():
+            shape = torch.Size() if key == "step" else parameter.shape
+            if value.shape != shape:
+                raise CheckpointError(f"{origin}: {key} of {name} is {list(value.shape)}, should be {list(shape)}")
+    own = {place: {key: value.clone() for key, value in kept.items()} for place, kept in moments.items()}
+    optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def _norms_and_biases(detector: nn.Module) -> Iterator[str]:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -25,18 +25,18 @@ class TrainOptions:
     the process's whole share. Less memory for the same gradient, but for what a piece sees by itself: batch norms that
     learn, dropout's and denoising's draws, and how far images are padded"""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    backbone_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-4
+    backbone_learning_rate: Annotated[float, Field(ge=0, le=1000)] = 1e-5
     """the rate of the parameters called `backbone.*`; 0 freezes them"""
     freeze: tuple[str, ...] = ()
     """parts that are not trained, by the beginnings of their parameters' names: "backbone", "encoder",
     "decoder.layers.0", ..."""
-    place_rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    place_rate_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """what `learning_rate` is multiplied by for the layers that say where to look: sampling offsets, learned points"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of `sgd`; adamw has its usual two, 0.9 and 0.999"""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 1e-4
     decay_norms: bool = True
     """also decay normalisation layers and biases, as the published recipes do"""
     clip_norm: Annotated[float, Field(ge=0)] = 0.1
@@ -59,10 +59,10 @@ class TrainOptions:
 
     init_from: str | None = None
     """start from these weights: a run's folder, one of its checkpoints, or a .safetensors file"""
-    seed: Count = 42
+    seed: Annotated[int, Field(ge=0)] = 42
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
-    workers: Count | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """processes that load images, for each training process; unset: by the number of cores"""
 
     evaluate_every: Count = 1
@@ -88,7 +88,7 @@ class EvaluateOptions:
 
     batch_size: Positive = 4
     """images at once in each process"""
-    pictures: Count = 4
+    pictures: Annotated[int, Field(ge=0, le=10_000)] = 4
     """validation images that are drawn at each evaluation of a training run"""
     picture_score: Annotated[float, Field(ge=0, le=1)] = 0.3
     """the lowest score that is drawn"""

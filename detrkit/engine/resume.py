@@ -75,9 +75,10 @@ def _kind(path: tuple[Any, ...]) -> str | None:
     return COMPUTES if path[0] not in TRAINING else KINDS.get(path[:2])
 
 
-def check_categories(run: RunFolder, source: Any) -> None:
+def check_categories(run: RunFolder, start: Path | None, source: Any) -> None:
     """Raise CheckpointError unless the data set has the classes that the run was begun with."""
-    before = [(c.id, c.name) for c in read_categories(run.path / run.CATEGORIES)]
+    metadata = read_metadata(start / WEIGHTS) if start is not None else None
+    before = [(c.id, c.name) for c in read_categories(run.path / run.CATEGORIES, metadata)]
     now = [(c.id, c.name) for c in source.categories]
     if before != now:
         raise CheckpointError(

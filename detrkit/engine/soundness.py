@@ -43,7 +43,9 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     found = []
     for device in dict.fromkeys(tensor.device for tensor in tensors.values()):
         names = [name for name, tensor in tensors.items() if tensor.device == device]
-        sound = torch.stack([tensors[name].isfinite().all() for name in names]).tolist()
+        # Floats of 8 bits do not know `isfinite`.
+        values = [tensors[name].float() if tensors[name].element_size() == 1 else tensors[name] for name in names]
+        sound = torch.stack([value.isfinite().all() for value in values]).tolist()
         found += [name for name, is_sound in zip(names, sound, strict=True) if not is_sound]
     return found
 

@@ -96,7 +96,7 @@ def train(
         if resume:
             start = find_start(run, which)
             _in_first(here, lambda: held.enter_context(locked(run.path)))
-            check_categories(run, source)
+            check_categories(run, start, source)
             changed = allowed_changes(run, start, recipe)
         # Weights that are loaded anyway need not be fetched first.
         is_filled = start is not None or options.init_from is not None
@@ -137,7 +137,7 @@ def train(
             reporter=reporter,
             evaluate=evaluate_now,
             draw=draw if settings.pictures else None,
-            after_first_step=partial(run.replace_recipe, toml) if here.is_first else None,
+            after_first_step=partial(run.replace_recipe, toml, categories) if here.is_first else None,
             metadata={
                 "recipe": toml,
                 "categories": categories,
@@ -150,6 +150,8 @@ def train(
         found = source.describe()
         for line in [*introduction(recipe, workload, device, precision), *([found] if found else [])]:
             reporter.say(line)
+        if left := recipe.left_out():
+            reporter.say(f'left out, as they are "none": {", ".join(left)}', style="yellow")
         for line in [*lost, *crowded(source, detector.limit), *warnings(workload, options)]:
             reporter.say(f"warning: {line}", style="yellow")
         for line in changed:

@@ -34,11 +34,11 @@ from detrkit.runs.checkpoint import (
     copy_checkpoint,
     find_folder,
     load_exactly,
-    read_state,
     read_weights,
     write_checkpoint,
 )
 from detrkit.runs.run_folder import RunFolder
+from detrkit.runs.state import read_trainer_state, way_out
 from detrkit.wording import counted
 
 MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
@@ -389,9 +389,9 @@ class Trainer:
         folder = folder or find_folder(self.run.last)
         if folder is None:
             raise CheckpointError(f"{self.run.path} holds no checkpoint yet, so there is nothing to resume")
-        state = read_state(folder)
-        position = Position(**state["position"])
-        before, now = state["steps_per_epoch"], self.workload.steps_per_epoch
+        state = read_trainer_state(folder)
+        position = Position(**state.position)
+        before, now = state.steps_per_epoch, self.workload.steps_per_epoch
         if before != now:  # rates, records and random numbers all go by the step
             raise CheckpointError(
                 f"{folder} is of a run whose epochs have {before} steps, but an epoch has {now} steps now: the batch "
@@ -399,19 +399,19 @@ class Trainer:
                 f"begins from these weights with train.init_from={self.run.path}"
             )
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
-        restore_optimiser(self.optimiser, state["optimiser"], folder)
+        restore_optimiser(self.optimiser, state.names, state.moments, folder)
         if self.average is not None:
             path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
             load_exactly(self.average.module, read_weights(path)[0], path)
-            self.average.updates = state["average_updates"]
+            self.average.updates = state.average_updates
         if faults := self._soundness.faults():
-            raise CheckpointError(f"{folder} cannot be gone on from: {told(faults)} are not finite in it")
+            raise CheckpointError(f"{folder} cannot be gone on from: {told(faults)} are not finite. {way_out(folder)}")
         self.at, self._saved_step = position, position.step
-        self.meter.load_state(state["meter"])
+        self.meter.load_state(state.meter)
         if self.here.is_first:
             if find_folder(self.run.last) != folder:
                 copy_checkpoint(folder, self.run.last)  # or the next resume would go on from what is left behind here
-            self.run.rewind_metrics(state["metrics_size"])
+            self.run.rewind_metrics(state.metrics_size)
             if find_folder(self.run.best) != folder and position.best_step == position.evaluated == position.step > 0:
                 copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
 

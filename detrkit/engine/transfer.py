@@ -46,9 +46,9 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
         classes: K of the detector
 
     Raises:
-        CheckpointError: the file cannot be read safely; a tensor has another shape for a reason other than the
-            number of classes or queries; numbers that are not finite; or less than half of the detector's tensors are in it: then it is
-            another recipe's
+        CheckpointError: the file cannot be read safely, or holds numbers that are not finite; a tensor has another
+            shape for a reason other than the number of classes or queries; or less than half of the detector's tensors
+            are in it: then it is another recipe's
     """
     path = weights_path(Path(path).expanduser())
     weights, metadata = read_weights(path)
@@ -94,7 +94,10 @@ def _classes_of(metadata: Mapping[str, str]) -> int | None:
     if (classes := metadata_number(metadata, "classes")) is not None:
         return classes
     if "categories" in metadata:
-        return len(parse_categories(metadata["categories"]))
+        try:
+            return len(parse_categories(metadata["categories"]))
+        except ValueError:  # another program's, or damaged
+            return None
     return None
 
 

@@ -17,7 +17,7 @@ from detrkit.recipe import register
 from detrkit.structures import Matches, Output, Targets
 
 Alpha = Annotated[float, Field(ge=0, le=1)]
-Gamma = Annotated[float, Field(ge=0)]
+Gamma = Annotated[float, Field(ge=0, le=100)]
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -13,7 +13,7 @@ from detrkit.errors import UserError
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Output, Targets
 
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 BoxForm = Literal["center", "corners"]
 
 
@@ -59,7 +59,7 @@ class FocalCost(Cost):
         *,
         weight: Weight = 2.0,
         alpha: Annotated[float, Field(ge=0, le=1)] = 0.25,
-        gamma: Annotated[float, Field(ge=0)] = 2.0,
+        gamma: Annotated[float, Field(ge=0, le=100)] = 2.0,
         objectness: bool = False,
     ):
         self.weight, self.alpha, self.gamma, self.objectness = weight, alpha, gamma, objectness

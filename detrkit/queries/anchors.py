@@ -50,7 +50,7 @@ class AnchorBoxQueries(QueryGenerator):
         geometry: Geometry,
         groups: int = 1,
         count: Count = 300,
-        patterns: Annotated[int, Field(ge=0)] = 0,
+        patterns: Annotated[int, Field(ge=0, le=1000)] = 0,
         content: Literal["zero", "learned", "label"] = "zero",
         centers: Literal["normal", "uniform"] = "normal",
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,

@@ -11,7 +11,7 @@ from torch import nn
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
-from detrkit.layers import MLP, Count, xavier_matrices
+from detrkit.layers import MLP, Count, Layers, xavier_matrices
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Memory, Queries, QueryLimit
@@ -42,7 +42,7 @@ class LearnedQueries(QueryGenerator):
         geometry: Geometry,
         groups: int = 1,
         count: Count = 300,
-        point_depth: Annotated[int, Field(ge=0)] = 0,
+        point_depth: Layers = 0,
         point_norm: bool = False,
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ):

@@ -21,6 +21,7 @@ _LIMITS = {
     "le": "at most",
     "multiple_of": "a multiple of",
 }
+LARGEST = 3.4028235e38  # of float32, which detectors compute in
 _LENGTHS = {"min_length": "of length at least", "max_length": "of length at most"}
 
 
@@ -31,6 +32,8 @@ def check_option(annotation: Any, value: Any) -> tuple[Any, str | None]:
     allows None, the word "none" means it, which TOML has no other way to say.
     """
     adapter = _adapter(annotation)
+    if fault := _fault(value):
+        return None, f"is {format_value(value)}, should be {describe(annotation)}: {fault}"
     if value == "none" and _accepts_none(annotation):
         return None, None
     try:
@@ -68,6 +71,21 @@ def _accepts_none(annotation: Any) -> bool:
     if get_origin(annotation) is Annotated:
         return _accepts_none(get_args(annotation)[0])
     return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
+
+
+def _fault(value: Any) -> str | None:
+    """What is wrong with a number, wherever it stands in a value: inf and nan, which TOML has, what float32 does not
+    hold, and integers of more than 64 bits.
+    """
+    if isinstance(value, (list, tuple)):
+        return next(filter(None, map(_fault, value)), None)
+    if isinstance(value, dict):
+        return next(filter(None, map(_fault, value.values())), None)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "an integer has up to 64 bits"
+    if isinstance(value, float) and not abs(value) <= LARGEST:
+        return f"a number is finite, and at most {LARGEST:.3g}"
+    return None
 
 
 def _message(annotation: Any, value: Any, error: ValidationError) -> str:

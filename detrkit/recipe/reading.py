@@ -92,6 +92,8 @@ class Reader:
             column = f" (column {found[2]})" if found else ""
             message = str(error).replace(found[0], "") if found else str(error)
             self.report(Source(source.file, line), "", f"is not TOML: {message}{column}")
+        except RecursionError:
+            self.report(source, "", "is nested too deeply")
         return {}, {}
 
     def _take_names(self, layer: Layer, key: str, *, single: bool = False) -> list[str]:

@@ -18,7 +18,7 @@ from detrkit.recipe.library import display_name, find_recipe, recipe_name, recip
 from detrkit.recipe.lines import KeyPath
 from detrkit.recipe.overrides import layer_from_values, parse_overrides, parse_path, plain
 from detrkit.recipe.parameters import implied_type
-from detrkit.recipe.problems import Problem, RecipeError, Source, nearest
+from detrkit.recipe.problems import Problem, RecipeError, Source, dotted, nearest
 from detrkit.recipe.reading import Document, Reader
 from detrkit.recipe.registry import REQUIRED, Factory, load_registered_parts
 
@@ -120,6 +120,10 @@ class Recipe:
         """
         yield from self._rows(self.full_values(), ())
 
+    def left_out(self) -> list[str]:
+        """The losses, costs, blocks and the like that a "none" takes away, each with where that was said."""
+        return [f"{dotted(path)} ({self.source_of(path)})" for path in _left_out(self.values, self.sections, ())]
+
     def to_toml(self, *, defaults: bool = False) -> str:
         """The recipe as one TOML document that needs no base; `load_recipe` reads it back.
 
@@ -188,6 +192,17 @@ def _in_order_of_lines(problems: Iterable[Problem]) -> list[Problem]:
     problems = list(problems)
     files = list(dict.fromkeys(problem.file for problem in problems))
     return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line or 0))
+
+
+def _left_out(values: Any, checked: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The keys of tables of parts that are said and are not among the checked parts."""
+    if isinstance(checked, Factory):
+        checked = checked.parts
+    elif path and isinstance(checked, Mapping) and isinstance(values, Mapping):
+        yield from ((*path, key) for key in values if key not in checked)
+    if isinstance(values, Mapping) and isinstance(checked, Mapping):
+        for key in [key for key in values if key in checked]:
+            yield from _left_out(values[key], checked[key], (*path, key))
 
 
 def _find(name: str) -> Path:

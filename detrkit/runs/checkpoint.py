@@ -165,7 +165,7 @@ def metadata_number(metadata: Mapping[str, str], key: str) -> int | None:
     A file of another program may hold something else under the same name.
     """
     said = metadata.get(key, "")
-    return int(said) if said.isdecimal() else None
+    return int(said) if said.isdecimal() and len(said) < 16 else None
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     except Exception as error:  # damaged zip archives and refused pickles raise many kinds
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read safely ({first})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise CheckpointError(f"{path} is not a trainer state that this version of detrkit (format {FORMAT}) knows")
     return state
 
@@ -229,7 +229,7 @@ def load_run(run_dir: Path | str, which: str = "best") -> tuple[Recipe, nn.Modul
     recipe, _ = trained_recipe(run, path, metadata)
     detector = build_detector(recipe, pretrained=False)
     load_exactly(detector, weights, path)
-    return recipe, detector.eval(), read_categories(run / RunFolder.CATEGORIES)
+    return recipe, detector.eval(), read_categories(run / RunFolder.CATEGORIES, metadata)
 
 
 def locate(path: Path, which: str = "best") -> tuple[Path, Path]:
@@ -252,19 +252,39 @@ def locate(path: Path, which: str = "best") -> tuple[Path, Path]:
     raise CheckpointError(f"{path} holds no checkpoint yet: there is no {which}/ in it")
 
 
-def read_categories(path: Path) -> tuple[Category, ...]:
-    """The categories of a run, from its categories.json. Raises CheckpointError if it cannot be read."""
+def read_categories(path: Path, metadata: Mapping[str, str] | None = None) -> tuple[Category, ...]:
+    """The categories of a run, from its categories.json, or from the metadata of its weights if that is damaged.
+
+    Raises CheckpointError if neither can be read.
+    """
     try:
         return parse_categories(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+    try:
+        return parse_categories((metadata or {})["categories"])
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{path} cannot be read: {reason}") from None
 
 
 def parse_categories(text: str) -> tuple[Category, ...]:
-    """The categories from JSON, a list of {"id": ..., "name": ...} in the order of the labels."""
+    """The categories from JSON, a list of {"id": ..., "name": ...} in the order of the labels.
+
+    Raises ValueError if it is something else.
+    """
     from detrkit.data import Category
 
-    return tuple(Category(id=row["id"], name=row["name"]) for row in json.loads(text))
+    try:
+        rows = json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    if not isinstance(rows, list) or not all(map(_is_category, rows)):
+        raise ValueError('should be a list of {"id": number, "name": text}')
+    return tuple(Category(id=row["id"], name=row["name"]) for row in rows)
+
+
+def _is_category(row: Any) -> bool:
+    return isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("name"), str)
 
 
 def format_categories(categories: Sequence[Category]) -> str:

@@ -97,7 +97,7 @@ def read_run(path: Path) -> Run:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; a last line that is still being written is left out.
 
-    Raises UserError for any other line that is not JSON.
+    Raises UserError for any other line that is no record.
     """
     file = path / RunFolder.METRICS
     if not file.is_file():
@@ -106,10 +106,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is not whole
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file}:{number}: is not JSON: {error}") from None
+        if fault := _fault(record):
+            raise UserError(f"{file}:{number}: {fault}; mend the line, or take it out")
+        found.append(record)
     return found
+
+
+def _fault(record: Any) -> str | None:
+    """What is wrong with a line of metrics; None if nothing is."""
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return 'is no record, which is an object with a "kind"'
+    counts = {"train": ("step", "epoch"), "evaluate": ("step", "epoch")}.get(record["kind"], ())
+    for key in counts:
+        if type(record.get(key)) is not int or not 1 <= record[key] < 2**53:
+            return f'"{key}" should be a count'
+    numbers = [record.get(name) for name in (*STAT_NAMES, "minutes", "loss")]
+    if any(value is not None and type(value) not in (int, float) for value in numbers):
+        return "its numbers should be numbers or null"
+    return None
 
 
 def differences(asked: Recipe, found: Recipe) -> list[str]:

@@ -11,6 +11,7 @@ from detrkit.errors import UserError
 from detrkit.recipe import Recipe, load_recipe, parse_recipe
 from detrkit.recipe.overrides import COMMAND_LINE
 from detrkit.recipe.problems import dotted, format_value
+from detrkit.runs.checkpoint import WEIGHTS, find_folder, read_metadata
 from detrkit.runs.run_folder import RunFolder
 
 # Sections that say how a detector is trained, not what a trained one computes.
@@ -51,6 +52,18 @@ def trained_recipe(
     changed = [line for key, line in changes(own, now) if key[0] not in TRAINING] if now else []
     told = f"{saved} says otherwise than {origin} was trained with, which counts here: {'; '.join(changed[:4])}"
     return recipe, [told] if changed else []
+
+
+def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a run goes on with: its recipe.toml, or its last checkpoint's own where that file is damaged.
+
+    Raises UserError if neither can be used, or an override is wrong.
+    """
+    saved = run / RunFolder.RECIPE
+    folder = find_folder(run / "last")
+    if _parsed_file(saved) or folder is None:
+        return load_recipe(saved, overrides)
+    return trained_recipe(run, folder / WEIGHTS, read_metadata(folder / WEIGHTS), overrides)[0]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:

@@ -65,14 +65,22 @@ class RunFolder:
         write_text(self.path / self.CATEGORIES, categories)
         write_text(self.path / self.RECIPE, recipe)
 
-    def replace_recipe(self, recipe: str) -> None:
-        """Write the recipe (TOML) that the run goes on with."""
+    def replace_recipe(self, recipe: str, categories: str) -> None:
+        """Write the recipe (TOML) that the run goes on with, and its categories (JSON), which may have been damaged."""
+        write_text(self.path / self.CATEGORIES, categories)
         write_text(self.path / self.RECIPE, recipe)
 
     def add_environment(self, environment: Mapping[str, Any]) -> None:
         """Append one start of the run to environment.json."""
         path = self.path / "environment.json"
-        starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        starts = []
+        try:
+            starts = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except (ValueError, RecursionError):  # damaged: kept aside, and no reason to stop a training
+            path.replace(path.with_name("environment.json.damaged"))
+        starts = starts if isinstance(starts, list) else [starts]
         write_text(path, json.dumps([*starts, environment], indent=1))
 
     def begin_loggers(

@@ -17,7 +17,8 @@ from detrkit.recipe import register
 from detrkit.structures import Reference
 
 Eps = Annotated[float, Field(gt=0, lt=0.5)]
-Grid = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Rows = Annotated[int, Field(ge=1, le=1000)]
+Grid = tuple[Rows, Rows]
 PUBLISHED_GRID = (17, 18)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from detrkit.errors import UserError
 from detrkit.recipe import RecipeError, load_recipe
+from detrkit.recipe.problems import dotted
 
 
 def problems_of(path, overrides=()):
@@ -42,7 +43,11 @@ def mistake(base, write):
         ("[train]\nepochs = true", 3, "train.epochs", ["is true", "an integer"]),
         ("[train]\nepochs = 3.5", 3, "train.epochs", ["is 3.5"]),
         ("[train]\nrate = 0", 3, "train.rate", ["is 0", "a number, greater than 0"]),
-        ("[train]\nrate = nan", 3, "train.rate", ["is nan"]),
+        ("[train]\nrate = nan", 3, "train.rate", ["is nan", "a number is finite"]),
+        ("[train]\nrate = inf", 3, "train.rate", ["is inf", "a number is finite, and at most 3.4e+38"]),
+        ("[train]\nrate = 1e39", 3, "train.rate", ["is 1e+39", "a number is finite, and at most 3.4e+38"]),
+        ("[train]\nepochs = 9223372036854775808", 3, "train.epochs", ["an integer has up to 64 bits"]),
+        ("[train]\ndrops = [1, -inf]", 3, "train.drops", ["[1, -inf]", "a number is finite"]),
         ("[encoder]\ndropout = 1.0", 3, "encoder.dropout", ["is 1.0", "at least 0, less than 1"]),
         ("[encoder]\nactivation = 'rely'", 3, "encoder.activation", ['"relu" or "gelu"', 'did you mean "relu"']),
         ("[train]\ndrops = [1, 'x']", 3, "train.drops", ['[1, "x"]', "a list", "an integer"]),
@@ -198,3 +203,28 @@ def test_an_option_of_another_type_names_that_type():
         match=r'no such option of data "shapes"; accepted: .*"val_images"; data "auto", "coco", "voc" or "yolo" has it',
     ):
         load_recipe("quickstart", ["data.root=/x"])
+
+
+def numbers_of(name):
+    def is_number(value):
+        return type(value) in (int, float) or (isinstance(value, list) and any(map(is_number, value)))
+
+    return [dotted(path) for path, value, _ in load_recipe(name).rows() if is_number(value)]
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart", "dino_ss_r50_12ep", "deformable_detr_r50_50ep", "faster_rcnn_r50_108ep"]
+)
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e39", str(2**63), str(-(2**63) - 1), str(10**400)])
+def test_every_number_of_a_recipe_is_finite(name, value):
+    keys = [key for key in numbers_of(name) if not key.startswith("reproduces")]
+    assert len(keys) > 20
+    found = {problem.key for problem in problems_of(name, [f"{key}={value}" for key in keys])}
+    # Options of a list are refused as a whole.
+    assert [key for key in keys if key not in found] == []
+
+
+def test_what_a_none_leaves_out_is_told(base):
+    recipe = load_recipe(base, ["losses.box=none"])
+    assert recipe.left_out() == ["losses.box (command line)"]
+    assert load_recipe(base).left_out() == []
