@@ -99,6 +99,8 @@ class Decoder(QueryDecoder):
         moved_by: content that moves the reference: "raw" layer output (published DAB and SAP), or "normed", which
             makes the next reference the very box that was predicted.
         final_norm: norm what the heads read; Anchor, SAM- and Deformable DETR do not.
+        norm_carried: what was normed for the heads also goes on to the next layer, and the last layer's output is
+            normed twice: DETR and Conditional DETR of the package `transformers` where `auxiliary_loss = true`.
         start: "xavier" draws every matrix of the layers and of the content's scale Xavier-uniform (DETR and most after
             it); "copies" leaves them as their parts draw themselves, and starts all layers as the first (Anchor DETR,
             official code).
@@ -124,11 +126,14 @@ class Decoder(QueryDecoder):
         look_forward_twice: bool = True,
         moved_by: Literal["raw", "normed"] = "raw",
         final_norm: bool = True,
+        norm_carried: bool = False,
         start: Literal["xavier", "copies"] = "xavier",
     ):
         super().__init__()
+        if norm_carried and not final_norm:
+            raise UserError("decoder.norm_carried = true carries the final norm on; it needs decoder.final_norm = true")
         self.geometry = geometry
-        self.look_forward_twice, self.moved_by = look_forward_twice, moved_by
+        self.look_forward_twice, self.moved_by, self.norm_carried = look_forward_twice, moved_by, norm_carried
         if repeated := [f.name for f in positions if [g.name for g in positions].count(f.name) > 1]:
             raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
         sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in positions}
@@ -183,6 +188,9 @@ class Decoder(QueryDecoder):
             content = layer(content, position, reference, memory, queries.layout)
             normed = self.norm(content)
             is_last = index + 1 == len(self.layers)
+            if self.norm_carried:
+                content = normed
+                normed = self.norm(normed) if is_last else normed
             predicts = is_last or not self.answer_only
             if predicts:
                 raw.append(self.head(index, normed))

@@ -54,6 +54,11 @@ class OneMoreBox(QueryPositionPart):
             ['decoder.positions=["box","test_box"]', "decoder.content_scale=false"],
             'decoder.positions: "box" and "test_box" both give the embedding "box"',
         ),
+        (
+            "deformable_detr_r50_50ep",
+            ["decoder.norm_carried=true"],
+            r"norm_carried = true carries the final norm on; it needs decoder\.final_norm = true",
+        ),
         ("detr_r50_500ep", ["decoder.content_scale=true"], r"content_scale = true .* \['learned'\] declares none"),
         (
             "smca_detr_r50_50ep",
