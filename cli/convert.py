@@ -1,70 +1,122 @@
-"""`detrkit convert`: an official checkpoint in detrkit's names."""
+"""`detrkit convert`: a checkpoint of another code in detrkit's names, and the recipe that goes with it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WRITTEN = "# Written by `detrkit convert`"
+
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="The official checkpoint: .pth, .pt, .safetensors, ...")],
-    recipe: Annotated[str, typer.Argument(help="The recipe of the same system.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="The checkpoint: .pth, .pt, .bin, .safetensors, ...; or a folder that the package transformers saved."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]", help="The recipe of the same system.", show_default="what the config.json beside says"
+        ),
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Laid over the recipe.")] = None,
     entry: Annotated[
         str | None, typer.Option(help="The checkpoint's entry with the weights, such as ema; found if not given.")
     ] = None,
 ) -> None:
-    """Turn an official checkpoint into weights that a recipe loads. Nothing that the checkpoint carries is run."""
+    """Turn a checkpoint of another code into weights that a recipe loads. Nothing that the checkpoint carries is run.
+
+    Known are the official codes and the package transformers, told apart by their names. Where the recipe has to say
+    something that it does not, a recipe is written beside the weights.
+    """
     from rich.console import Console
-    from rich.table import Table
 
     from detrkit.errors import UserError
-    from detrkit.reading import read_checkpoint
+    from detrkit.reading import read_checkpoint, read_json
     from detrkit.recipe import load_recipe
-    from detrkit.runs.checkpoint import format_categories, save_weights
-    from detrkit.writing import check_file, replaced_file
-    from detrkit.zoo import convert as run_conversion
-    from detrkit.zoo.classes import coco_categories, count_classes
+    from detrkit.runs.checkpoint import format_categories, pixels_metadata, save_weights
+    from detrkit.writing import check_file, replaced_file, write_text
+    from detrkit.zoo import fit, match
+    from detrkit.zoo.classes import coco_categories, named_categories
 
+    changes = list(overrides or ())
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        changes.insert(0, recipe)
+        recipe = None
     if output.suffix != ".safetensors":
         raise UserError(f"-o {output}: weights are written as .safetensors, so name a file with that ending")
     check_file(output, "-o")
+    beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
     official = read_checkpoint(checkpoint, entry)
-    loaded = load_recipe(recipe, overrides or ())
-    if not any(text.startswith("detector.classes=") for text in overrides or ()):
-        classes = count_classes(official, loaded)
-        if classes is not None:
-            loaded = loaded.with_values({"detector.classes": classes}, source=str(checkpoint))
-    classes = loaded.get("detector.classes")
-    state = run_conversion(official, loaded)
+    config, preprocessor = (read_json(beside / f"{name}config.json") for name in ("", "preprocessor_"))
+    if recipe is None and config is None:
+        raise UserError(f"name the recipe of the same system: there is no config.json in {beside} that tells it")
+    named = None if recipe is None else load_recipe(recipe, changes)
+    fitted = fit(official, named, config=config, preprocessor=preprocessor, overrides=changes)
+    loaded, classes = fitted.recipe, fitted.recipe.get("detector.classes")
+    found = match(official, loaded)
+    found.require_complete(loaded)
 
+    said = output.with_suffix(".toml")
+    changed = recipe is None or loaded.full_values() != load_recipe(recipe).full_values()
+    if changed and said.exists() and not said.read_text(encoding="utf-8").startswith(WRITTEN):
+        raise UserError(f"{said} is where the recipe of these weights goes, and is a file already; choose another -o")
     metadata = {"source": checkpoint.name, "recipe": loaded.name, "classes": str(classes)}
-    categories = coco_categories(loaded, classes)
+    categories = named_categories(config, classes) or coco_categories(loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
+    if preprocessor and "image_mean" in preprocessor and "image_std" in preprocessor:
+        metadata |= pixels_metadata(preprocessor["image_mean"], preprocessor["image_std"])
     with replaced_file(output) as temporary:
-        save_weights(state, temporary, metadata)
+        save_weights(found.state, temporary, metadata)
 
-    parts: Counter[str] = Counter()
+    console = Console()
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    console.print(_table((name, tensor.numel()) for name, tensor in found.state.items()))
+    if found.prefix:
+        tell(f'"{found.prefix}" before every name was taken off')
+    if left_out := len(found.repeated) + len(found.counters):
+        tell(f"{left_out} of the checkpoint's {len(official)} tensors were repeats or counters, left out")
+    if fitted.settings:
+        tell(f"recipe {loaded.name}, in which is set:")
+        tell("\n".join(f"  {line}" for line in fitted.summary().splitlines()))
+    names = [category.name for category in categories if not category.is_placeholder]
+    told = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "without names"
+    tell(f"wrote {output}: {classes} classes, {told}")
+    if changed:
+        notes = "".join(f"# {line}\n" for line in fitted.summary().splitlines())
+        head = f"{WRITTEN}, for {output.name}, out of {checkpoint.name} and the recipe {loaded.name}.\n{notes}\n"
+        write_text(said, head + loaded.to_toml())
+        tell(f"wrote {said}: the recipe; detrkit predict {said} photos/ --weights {output} --out drawn/")
+
+
+def _table(sizes: Iterable[tuple[str, int]]) -> Table:
+    """How many tensors and values each part of the detector has, by names and sizes of its tensors."""
+    from rich.table import Table
+
+    tensors: Counter[str] = Counter()
     values: Counter[str] = Counter()
-    for name, tensor in state.items():
-        parts[name.split(".")[0]] += 1
-        values[name.split(".")[0]] += tensor.numel()
+    for name, size in sizes:
+        tensors[name.split(".")[0]] += 1
+        values[name.split(".")[0]] += size
     table = Table("part")
     for title in ("tensors", "values"):
         table.add_column(title, justify="right")
-    for part, count in parts.items():
+    for part, count in tensors.items():
         table.add_row(part, f"{count:,}", f"{values[part]:,}")
     table.add_section()
-    table.add_row("all", f"{parts.total():,}", f"{values.total():,}")
-    console = Console()
-    console.print(table)
-    left_out = len(official) - len(state)
-    if left_out:
-        console.print(f"{left_out} of the checkpoint's {len(official)} tensors were repeats or counters, left out")
-    named = "COCO's categories" if categories else "categories without names"
-    console.print(f"wrote {output}: {classes} classes, {named}", highlight=False, markup=False, soft_wrap=True)
+    table.add_row("all", f"{tensors.total():,}", f"{values.total():,}")
+    return table

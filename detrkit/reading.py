@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,16 @@ from detrkit.errors import CheckpointError
 
 # Where training codes keep the weights inside a checkpoint, the plain ones before averages of them.
 ENTRIES = ("model", "state_dict", "model_state_dict", "model_ema", "ema_model", "ema", "module", "weights", "net")
+# What the package `transformers` calls the weights in a folder of its own, the newer form first.
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 # What wrappers (data parallel, torch.compile) put before every name.
 WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Tensor]:
     """The weights of a checkpoint (.pth, .pt, .bin, ... of torch.save, or .safetensors), on the CPU.
+
+    A folder as the package `transformers` saves it will do too, in one file or in several with an index.
 
     A pickle may call any function while it is loaded. This one is read by PyTorch's restricted reader, which
     knows tensors, numbers, texts and containers; beside those only argparse.Namespace (the options that official
@@ -40,10 +45,44 @@ def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Ten
             no weights where they were looked for
     """
     path = Path(path)
+    if path.is_dir():
+        state: dict[str, Tensor] = {}
+        for file in _files_of(path):
+            state |= read_checkpoint(file, entry)
+        return state
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     return _without_wrappers(_weights(path, content, entry))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object that a JSON file holds; None if there is no such file. Raises CheckpointError if it is no JSON."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object with keys")
+    return content
+
+
+def _files_of(folder: Path) -> list[Path]:
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = read_json(folder / f"{name}.index.json")
+        if index is not None:
+            places = index.get("weight_map")
+            if not isinstance(places, dict) or not places:
+                raise CheckpointError(f"{folder / name}.index.json has no weight_map that says where the weights are")
+            return [folder / Path(str(place)).name for place in dict.fromkeys(places.values())]
+    raise CheckpointError(
+        f"{folder} holds no weights that are known by name ({', '.join(FOLDER_FILES)}, or these in pieces with an "
+        "index); name the file itself"
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

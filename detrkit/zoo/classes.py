@@ -11,8 +11,8 @@ from detrkit.data import Category
 from detrkit.data.records import Labels
 from detrkit.detector import build_detector
 from detrkit.recipe import Recipe
-from detrkit.zoo.convert import family_of
-from detrkit.zoo.names import COCO_NAMES, COCO_SLOTS
+from detrkit.zoo.names import COCO_NAMES, COCO_SLOTS, Config
+from detrkit.zoo.recognising import families_of, recognise
 
 
 def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
@@ -24,12 +24,12 @@ def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
     Raises:
         CheckpointError: the recipe does not say whose checkpoints it takes
     """
-    family = family_of(recipe)
+    known = recognise(official, families_of(recipe))
     one, two = (_shapes(recipe, classes) for classes in (1, 2))
     # What differs has rows for each class, and some tables have rows beyond (a label table: "no object").
     tables = {name: (two[name][0] - one[name][0], one[name][0]) for name in one if one[name] != two[name]}
-    for name, tensor in family.prepare(official).items():
-        ours = family.ours(name)
+    for name, tensor in known.state.items():
+        ours = known.family.ours(name)
         if ours is not None and ours in tables and tensor.ndim:
             rows, first = tables[ours]
             return (tensor.shape[0] - first) // rows + 1
@@ -38,10 +38,24 @@ def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
 
 def coco_categories(recipe: Recipe, classes: int) -> tuple[Category, ...]:
     """COCO's categories where ``classes`` is the count that the recipe's official COCO checkpoints have, else none."""
-    if classes != family_of(recipe).coco_classes:
+    if classes != families_of(recipe)[0].coco_classes:
         return ()
     named = [Category(number, name) for number, name in COCO_NAMES.items()]
     return Labels(named, keep_ids=classes == COCO_SLOTS).categories
+
+
+def named_categories(config: Config | None, classes: int) -> tuple[Category, ...]:
+    """The categories that a configuration's `id2label` names, label i being the i-th; none if it names none.
+
+    transformers calls a label without a name LABEL_3, and COCO's ids that have no category N/A.
+    """
+    said = {str(key): str(name) for key, name in ((config or {}).get("id2label") or {}).items()}
+    names = [said.get(str(label), "N/A") for label in range(classes)]
+    if all(name in ("N/A", f"LABEL_{label}") for label, name in enumerate(names)):
+        return ()
+    return tuple(
+        Category.placeholder(label) if name == "N/A" else Category(label, name) for label, name in enumerate(names)
+    )
 
 
 def _shapes(recipe: Recipe, classes: int) -> dict[str, torch.Size]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,9 +11,8 @@ from torch import Tensor
 
 from detrkit.detector import build_detector
 from detrkit.errors import CheckpointError
-from detrkit.recipe import Factory, Recipe
-from detrkit.recipe.registry import parts
-from detrkit.zoo.names import Family
+from detrkit.recipe import Recipe
+from detrkit.zoo.recognising import families_of, recognise
 
 
 @dataclass
@@ -31,15 +31,26 @@ class Conversion:
     """official names that the recipe's detector has no place for"""
     mismatched: list[str] = field(default_factory=list)
     """sentences on tensors of another shape, or on repeats that differ"""
+    counters: list[str] = field(default_factory=list)
+    """official names of batches that norms have counted, left out"""
+    prefix: str = ""
+    """what stood before every official name, and was taken off"""
 
     @property
     def complete(self) -> bool:
         """Whether everything found its place."""
         return not (self.missing or self.unexpected or self.mismatched)
 
+    def require_complete(self, recipe: Recipe) -> None:
+        """Raise CheckpointError with all that is not, unless everything found its place in the recipe's detector."""
+        if not self.complete:
+            raise CheckpointError(f"the checkpoint does not fit {recipe.name}: {self.summary()}")
+
     def summary(self) -> str:
         """What matched and what did not, in a few lines."""
         lines = [f"{len(self.state)} tensors matched, {len(self.repeated)} repeats left out"]
+        if self.prefix:
+            lines.append(f'"{self.prefix}" before every name was taken off')
         for title, names in (
             ("missing in the checkpoint", self.missing),
             ("no place in the recipe's detector", self.unexpected),
@@ -52,29 +63,14 @@ class Conversion:
         return "\n".join(lines)
 
 
-def family_of(recipe: Recipe) -> Family:
-    """The official naming that a recipe's checkpoints follow.
-
-    Raises:
-        CheckpointError: the recipe names none.
-    """
-    names: Factory | None = recipe.get("detector.checkpoint_names")
-    if names is None:
-        raise CheckpointError(
-            f"{recipe.name}: detector.checkpoint_names says whose checkpoints can be converted, and it names nobody; "
-            f"known are {', '.join(sorted(parts('checkpoint_names')))}"
-        )
-    return names()
-
-
 def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
     """Give every tensor of an official state dict its place in the recipe's detector, and say what did not fit."""
-    family = family_of(recipe)
+    known = recognise(official, families_of(recipe))
+    family, official = known.family, known.state
     with torch.device("meta"):
         expected = build_detector(recipe, pretrained=False).state_dict()
-    result = Conversion()
+    result = Conversion(prefix=known.prefix)
     placed: set[str] = set()
-    official = family.prepare(official)
     for name, tensor in official.items():
         ours = family.ours(name, expected)
         if ours is not None and ours in expected:
@@ -90,10 +86,13 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
             first = family.first_name(first)
         if first is not None and first in official:
             if torch.equal(official[first], tensor):
-                result.repeated[name] = first
+                if name in known.given:
+                    result.repeated[name] = first
             else:
                 result.mismatched.append(f"{name} differs from {first}, which the recipe shares between layers")
-        elif not name.endswith("num_batches_tracked"):  # a counter that frozen norms do not have
+        elif name.endswith("num_batches_tracked"):  # a counter that frozen norms do not have
+            result.counters.append(name)
+        else:
             result.unexpected.append(name)
     result.missing = [name for name in expected if name not in placed]
     return result
@@ -102,10 +101,15 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
 def convert(official: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     """An official state dict in our names, ready for `build_detector(recipe).load_state_dict`.
 
+    Warns where the recipe computes something else than the checkpoint's own code; `fit` gives one that does not.
+
     Raises:
         CheckpointError: something is missing, has no place, or has another shape; the message lists all of it.
     """
+    for setting in recognise(official, families_of(recipe)).family.settings(None):
+        if not setting.assumed and recipe.get(setting.key, None) != setting.value:
+            told = f"{recipe.name}: {setting.key} should be {setting.value}: {setting.why}; detrkit.zoo.fit sets it"
+            warnings.warn(told, stacklevel=2)
     result = match(official, recipe)
-    if not result.complete:
-        raise CheckpointError(f"the checkpoint does not fit {recipe.name}: {result.summary()}")
+    result.require_complete(recipe)
     return result.state

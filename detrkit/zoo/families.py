@@ -9,6 +9,12 @@ from detrkit.zoo.deformable_names import DEFORMABLE_DETR, DINO
 from detrkit.zoo.dense_names import ANCHOR_DETR, CONDITIONAL_DETR, DETR, SAM_DETR, SMCA_DETR
 from detrkit.zoo.names import DAB_DETR, DN_DETR, SAP_DETR, Family
 from detrkit.zoo.torchvision_names import TORCHVISION
+from detrkit.zoo.transformers_names import (
+    TRANSFORMERS_CONDITIONAL_DETR,
+    TRANSFORMERS_DAB_DETR,
+    TRANSFORMERS_DEFORMABLE_DETR,
+    TRANSFORMERS_DETR,
+)
 
 FAMILIES: dict[str, Family] = {
     "anchor_detr": ANCHOR_DETR,
@@ -22,8 +28,14 @@ FAMILIES: dict[str, Family] = {
     "sap_detr": SAP_DETR,
     "smca_detr": SMCA_DETR,
     "torchvision": TORCHVISION,
+    "transformers_conditional_detr": TRANSFORMERS_CONDITIONAL_DETR,
+    "transformers_dab_detr": TRANSFORMERS_DAB_DETR,
+    "transformers_deformable_detr": TRANSFORMERS_DEFORMABLE_DETR,
+    "transformers_detr": TRANSFORMERS_DETR,
 }
-"""By the names that a recipe's `detector.checkpoint_names` takes; an installed package may register more."""
+"""By the names that a recipe's `detector.checkpoint_names` takes; an installed package may register more, of other
+systems, or of these in another code's names (`Family.of`).
+"""
 
 
 def _factory(family: Family) -> Callable[[], Family]:

@@ -1,4 +1,4 @@
-"""Official parameter names, family by family, and the places in a detrkit detector that they belong to.
+"""Parameter names, family by family, and the places in a detrkit detector that they belong to.
 
 A rule is a pattern for a whole official name and a template for ours. A repeat is a pattern for a name that official
 checkpoints carry twice, and the first name of the same tensor.
@@ -7,8 +7,9 @@ checkpoints carry twice, and the first name of the same tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -30,9 +31,28 @@ COCO_NAMES = {
 }  # fmt: skip
 
 
+Config = Mapping[str, Any]
+"""What stands in the `config.json` beside a checkpoint"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value that a recipe must have to compute what the checkpoint's own code computes, and who says so."""
+
+    key: str
+    value: Any
+    why: str
+    assumed: bool = False
+    """it could be otherwise, and nothing tells"""
+
+
+def _no_settings(config: Config | None) -> Sequence[Setting]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Family:
-    """The naming of one official code base."""
+    """The naming of one code base."""
 
     rules: tuple[tuple[str, str], ...]
     repeats: tuple[tuple[str, str], ...] = ()
@@ -40,6 +60,20 @@ class Family:
     """what is done to a checkpoint's tensors, under their official names, before they are renamed"""
     coco_classes: int = COCO_SLOTS
     """K of its COCO checkpoints, once they are prepared: a class for every id, or for every category"""
+    of: str = ""
+    """the family whose recipes take these checkpoints too: another code base's naming of the same system"""
+    mark: str = ""
+    """a pattern for a name that tells these checkpoints from those of `of`"""
+    settings: Callable[[Config | None], Sequence[Setting]] = _no_settings
+    """what the recipe must say, by the checkpoint's configuration or without one; raises CheckpointError"""
+    model_type: str = ""
+    """what `model_type` in a configuration calls the system"""
+    nearest: Callable[[Config], str] = str
+    """the name of the nearest recipe, by a configuration of that `model_type`"""
+
+    def marks(self, names: Collection[str]) -> bool:
+        """Whether these are names of this naming, by its mark."""
+        return bool(self.mark) and any(re.fullmatch(self.mark, name) for name in names)
 
     def ours(self, official: str, known: Collection[str] = ()) -> str | None:
         """Our name for an official one; None if no rule knows it.

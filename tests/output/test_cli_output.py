@@ -15,6 +15,7 @@ from detrkit.cli.app import app
 from detrkit.data import Category
 from detrkit.errors import CheckpointError, UserError
 from detrkit.runs.checkpoint import format_categories, save_weights, write_checkpoint
+from detrkit.zoo import Conversion, Fitted
 from detrkit.zoo.classes import count_classes
 
 SMALL = [
@@ -286,8 +287,8 @@ def test_classes_of_a_checkpoint_are_counted():
 def official(monkeypatch):
     """An official checkpoint's content. Its names are the detector's own: the naming has tests of its own."""
     state = detrkit.build_detector(small_recipe(91)).state_dict()
-    monkeypatch.setattr("detrkit.zoo.convert", lambda weights, recipe: weights)
-    monkeypatch.setattr("detrkit.zoo.classes.count_classes", lambda weights, recipe: 91)
+    monkeypatch.setattr("detrkit.zoo.fit", lambda weights, recipe, **_: Fitted(recipe, ()))
+    monkeypatch.setattr("detrkit.zoo.match", lambda weights, recipe: Conversion(weights))
     return {"model": {f"module.{name}": tensor for name, tensor in state.items()}, "args": argparse.Namespace(lr=1e-4)}
 
 
