@@ -49,13 +49,19 @@ def fit(
             has set in the recipe given, stays as it is.
 
     Raises:
-        CheckpointError: no recipe is known for the configuration, or it asks for what no part computes.
+        CheckpointError: no recipe is known for the configuration, it asks for what no part computes, or it is of
+            another system than the names.
     """
     if recipe is None:
         if config is None:
             raise CheckpointError("without a recipe, the configuration has to say what system the checkpoint is of")
         family = family_of_config(config)
         recipe = load_recipe(family.nearest(config), overrides)
+        if official and recognise(official, families_of(recipe)).family != family:
+            raise CheckpointError(
+                f"config.json: model_type = {family.model_type!r}, but the names are not those of that detector with "
+                f"its heads: {', '.join(sorted(official)[:3])}, ... Accepted is what ...ForObjectDetection saves"
+            )
     else:
         family = recognise(official, families_of(recipe)).family
     if config is not None and family.model_type and config.get("model_type", family.model_type) != family.model_type:
