@@ -126,7 +126,7 @@ def marked(form: str):
     return pytest.param(form, marks=pytest.mark.slow) if large else form
 
 
-@pytest.mark.parametrize("form", map(marked, FORMS))
+@pytest.mark.parametrize("form", [marked(form) for form in FORMS])
 def test_a_model_in_memory_computes_the_same(form):
     model, (images, mask) = build(form), batch()
     fitted = detrkit.zoo.fit(model.state_dict(), config=model.config.to_dict())
