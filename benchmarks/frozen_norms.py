@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
-from statistics import median, quantiles
+from statistics import median
 
 import timm
 import torch
@@ -22,7 +22,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.backbones.folding import fold_frozen_norms
-from detrkit.compare.timing import milliseconds, peak_memory
+from detrkit.compare.timing import Ratio, milliseconds, peak_memory, take_turns
 
 
 def training_pass(body: nn.Module, images: Tensor, precision: str) -> None:
@@ -33,17 +33,12 @@ def training_pass(body: nn.Module, images: Tensor, precision: str) -> None:
 
 def compare(passes: dict[str, Callable], device: torch.device, rounds: int) -> None:
     """Prints the times of both, the ratio with its quartiles, and the memory."""
-    times: dict[str, list[float]] = {name: [] for name in passes}
-    for turn in range(rounds + 2):
-        for name, run in passes.items():
-            taken = milliseconds(run, device)
-            if turn >= 2:
-                times[name].append(taken)
-    ratios = [a / b for a, b in zip(*times.values(), strict=True)]
-    low, _, high = quantiles(ratios, n=4)
+    runs = {name: partial(milliseconds, run, device) for name, run in passes.items()}
+    times = take_turns(runs, rounds=rounds)
+    ratio = Ratio.of(*times.values())
     for name, run in passes.items():
         print(f"  {name:24} {median(times[name]):8.1f} ms  {peak_memory(run, device) / 2**20:7.0f} MiB")
-    print(f"  ratio {median(ratios):.3f} (quartiles {low:.3f} to {high:.3f}, {rounds} rounds)")
+    print(f"  ratio {ratio.middle:.3f} (quartiles {ratio.low:.3f} to {ratio.high:.3f}, {rounds} rounds)")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .benchmark import benchmark
 from .check_data import check_data
 from .compare import compare
 from .convert import convert
@@ -51,6 +52,7 @@ app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("predict")(predict)
 app.command("compare")(compare)
+app.command("benchmark")(benchmark)
 app.command("show")(show)
 app.command("recipes")(recipes)
 app.command("inspect")(inspect)

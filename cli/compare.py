@@ -67,7 +67,7 @@ def compare(
     from .console import open_console
 
     console = open_console()
-    height, width = _size(size)
+    height, width = size_of(size)
     for option, said in {"--seeds": seeds, "--parallel": parallel}.items():
         if said is not None and not run:
             raise UserError(f"{option} goes with --run; without it nothing is trained, and all seeds found are shown")
@@ -191,7 +191,7 @@ def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_m
 
     recipes = {row.name: row.recipe for row in rows}
     faults: dict[str, UserError] = {}
-    with _progress(console, "counting", len(rows) * counts_of(coco_mean)) as advance:
+    with progress_bar(console, "counting", len(rows) * counts_of(coco_mean)) as advance:
         costs = count_costs(recipes, height=height, width=width, coco_mean=coco_mean, faults=faults, progress=advance)
     told = [f"{name} cannot be built: {error}" for name, error in faults.items()]
     if told and not costs:
@@ -205,12 +205,12 @@ def _time(console: Console, rows: list[Row], *, height: int, width: int) -> dict
     from detrkit.compare.timing import ROUNDS, WARMUP, measure_timings
 
     recipes = {row.name: row.recipe for row in rows}
-    with _progress(console, "measuring time", len(rows) * (WARMUP + ROUNDS)) as advance:
+    with progress_bar(console, "measuring time", len(rows) * (WARMUP + ROUNDS)) as advance:
         return measure_timings(recipes, height=height, width=width, progress=advance)
 
 
 @contextmanager
-def _progress(console: Console, words: str, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(console: Console, words: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar while it lasts; gives what to call at each step."""
     from rich.progress import Progress
 
@@ -219,7 +219,8 @@ def _progress(console: Console, words: str, total: int) -> Iterator[Callable[[],
         yield lambda: bars.advance(task)
 
 
-def _size(text: str) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of what --size says. Raises UserError."""
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
         raise UserError(f"--size is {text!r}; should be HEIGHTxWIDTH, 800x1066 say, each at least 32")

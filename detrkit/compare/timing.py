@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
+from functools import partial
+from statistics import median, quantiles
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.recipe import Recipe
 
 WARMUP, ROUNDS = 2, 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,49 @@ def measure_timings(
 
     Raises UserError for a device or a precision that is not there.
     """
-    told = progress or (lambda: None)
     prepared = {name: _prepare(recipe, batch, height, width) for name, recipe in recipes.items()}
-    times: dict[str, list[float]] = {name: [] for name in recipes}
+    runs = {name: partial(milliseconds, run, device) for name, (run, device, _, _) in prepared.items()}
     with torch.inference_mode():
-        for turn in range(warmup + rounds):
-            for name, (run, device, _, _) in prepared.items():
-                taken = milliseconds(run, device)
-                if turn >= warmup:
-                    times[name].append(taken)
-                told()
+        times = take_turns(runs, rounds=rounds, warmup=warmup, progress=progress)
         memory = {name: peak_memory(run, device) + weights for name, (run, device, _, weights) in prepared.items()}
     return {
-        name: Timing(_device_name(device), precision, batch, height, width, tuple(times[name]), memory[name])
+        name: Timing(device_name(device), precision, batch, height, width, tuple(times[name]), memory[name])
         for name, (_, device, precision, _) in prepared.items()
     }
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[], T]],
+    *,
+    rounds: int = ROUNDS,
+    warmup: int = WARMUP,
+    progress: Callable[[], None] | None = None,
+) -> dict[str, list[T]]:
+    """What runs return, by name, in each round after the warm-up; in a round each runs once, one after another."""
+    found: dict[str, list[T]] = {name: [] for name in runs}
+    for turn in range(warmup + rounds):
+        for name, run in runs.items():
+            value = run()
+            if turn >= warmup:
+                found[name].append(value)
+            if progress is not None:
+                progress()
+    return found
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long one took as the other, over the rounds: the median and the quartiles around it."""
+
+    middle: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, times: Sequence[float], others: Sequence[float]) -> Ratio:
+        """Of two that took turns, two rounds or more: round by round, so that what slows a round down slows both."""
+        low, middle, high = quantiles([a / b for a, b in zip(times, others, strict=True)], n=4, method="inclusive")
+        return cls(middle, low, high)
 
 
 def _prepare(recipe: Recipe, batch: int, height: int, width: int) -> tuple[Callable, torch.device, str, int]:
@@ -152,7 +182,8 @@ def _bytes_of(module: nn.Module) -> int:
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the device is, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"the CPU ({torch.get_num_threads()} threads)"

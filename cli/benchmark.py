@@ -1,0 +1,82 @@
+"""`detrkit benchmark`: how fast recipes' detectors are here, side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PARTS = ("detection", "training", "loader")
+
+
+def benchmark(
+    targets: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipes (names or files), and KEY=VALUE.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Size of the images.")] = "640x640",
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a detection.", show_default="1, 8")] = None,
+    step_batch: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 2,
+    only: Annotated[
+        list[str] | None, typer.Option(help="detection, training or loader; several times for several.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds that are measured.")] = 10,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Where to write all that was measured.")] = None,
+) -> None:
+    """Measure detection, the parts of a training step, memory and the loader; trains nothing and needs no weights.
+
+    All recipes take turns in one process and each round gives a ratio to the first recipe, so that a machine that does
+    other things changes the times, and the ratios little.
+    """
+    from detrkit.compare.benchmark import loaded_images, measure, of_recipe, runs_of
+    from detrkit.compare.benchmark_sheets import benchmark_record, benchmark_sheets
+    from detrkit.compare.targets import split_arguments
+    from detrkit.compare.timing import WARMUP
+    from detrkit.errors import UserError
+    from detrkit.evaluation.precision import choose_device, choose_precision
+    from detrkit.recipe import load_recipe
+    from detrkit.writing import check_folder, write_text
+
+    from .compare import print_sheet, progress_bar, size_of
+    from .console import open_console
+
+    height, width = size_of(size)
+    chosen = list(dict.fromkeys(only or PARTS))
+    if unknown := [part for part in chosen if part not in PARTS]:
+        raise UserError(f"--only is {unknown[0]!r}; accepted are {', '.join(PARTS)}")
+    if out is not None:
+        check_folder(out.parent, "--out")
+    names, overrides = split_arguments(targets)
+    recipes = [load_recipe(name, overrides) for name in dict.fromkeys(names)]
+    if not recipes:
+        raise UserError("benchmark what? Name recipes; `detrkit recipes` lists them")
+    console = open_console()
+    here = choose_device(device)
+    how: dict[str, Any] = {
+        "device": here,
+        "precision": choose_precision(precision, here),
+        "height": height,
+        "width": width,
+    }
+    subjects = [of_recipe(recipe, **how) for recipe in recipes]
+    batches = list(dict.fromkeys(batch or (1, 8))) if "detection" in chosen else []
+    training = "training" in chosen
+    steps = runs_of(len(subjects), len(batches), training=training, rounds=rounds, warmup=WARMUP)
+    with progress_bar(console, "measuring", steps) as advance:
+        found = measure(
+            subjects,
+            **how,
+            batches=batches,
+            step_batch=step_batch if training else 0,
+            rounds=rounds,
+            progress=advance,
+        )
+    if "loader" in chosen:
+        for recipe, speed in zip(recipes, found.speeds, strict=True):
+            speed.loaded = loaded_images(recipe, step_batch)
+    for sheet in benchmark_sheets(found):
+        print_sheet(console, sheet)
+    if out is not None:
+        write_text(out, json.dumps(benchmark_record(found), indent=1))
+        console.print(f"\nwrote {out}", highlight=False, markup=False, soft_wrap=True)
