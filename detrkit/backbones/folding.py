@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from detrkit.backbones.needs import trial_sizes
+
 
 class FoldedConv2d(nn.Conv2d):
     """A convolution that does the work of the frozen norm after it: with W * s and b * s + t for W and b.
@@ -102,10 +104,10 @@ def foldable(body: nn.Module, multiple: int) -> list[tuple[str, str]]:
     """
     model = _on_meta(body)
     found = []
-    for training, height, width in ((True, 3, 5), (False, 2, 1)):
+    dtype = next(parameter.dtype for parameter in body.parameters())
+    for training, size in zip((True, False), trial_sizes(multiple), strict=True):
         trial = _Trial(model.train(training))
-        small = 37 if multiple == 1 else multiple  # of nothing a multiple
-        found.append(trial.pairs(torch.zeros(2, 3, height * small, width * small, device="meta")))
+        found.append(trial.pairs(torch.zeros(2, 3, *size, device="meta", dtype=dtype)))
     return [pair for pair in found[0] if pair in found[1]]
 
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from detrkit.errors import UserError
 
-ODD = ((101, 141), (171, 133))  # sizes that are multiples of nothing
-
 
 @dataclass(frozen=True)
 class Needs:
@@ -76,6 +74,13 @@ def needs_of(name: str) -> Needs:
     return Needs(options, strides, fitting[0], tuple(config["mean"]), tuple(config["std"]))
 
 
+def trial_sizes(multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two (height, width) to try a model at that takes whole multiples of so many pixels."""
+    if multiple == 1:
+        return (101, 141), (171, 133)  # multiples of nothing
+    return (3 * multiple, 5 * multiple), (2 * multiple, multiple)
+
+
 @torch.inference_mode(False)  # whatever the detector is built under, this asks for gradients
 @torch.enable_grad()
 def frozen_names(name: str, stride: int, **options: Any) -> set[str]:
@@ -95,9 +100,8 @@ def frozen_names(name: str, stride: int, **options: Any) -> set[str]:
 
 def _failure(body: Any, multiple: int) -> str | None:
     """What happens to images that are whole multiples of so many pixels; None if all goes well."""
-    sizes = ODD if multiple == 1 else ((3 * multiple, 5 * multiple), (2 * multiple, multiple))
     try:
-        for height, width in sizes:
+        for height, width in trial_sizes(multiple):
             _maps(body, height, width)
     except Exception as error:  # each family has its own way to say no
         return _cause(error)

@@ -165,6 +165,19 @@ def test_a_pair_of_any_options_folds(convolution, norm):
     assert torch.allclose(model(images), expected, atol=1e-5)
 
 
+class Deep(Pair):
+    """Takes no smaller images, as an Inception does not."""
+
+    def forward(self, x):
+        assert min(x.shape[-2:]) >= 100
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_is_tried_at_sizes_and_in_numbers_that_it_takes(dtype):
+    assert fold_frozen_norms(freeze_batch_norm_2d(Deep()).to(dtype), 1) == 1
+
+
 def test_weights_loaded_copied_and_moved_after_folding_are_those_that_count():
     model, other = (TimmBackbone(name="test_resnet", pretrained=False, frozen_stride=0) for _ in range(2))
     for buffer in other.body.buffers():
