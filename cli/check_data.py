@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .trust import Trust
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,6 +50,7 @@ def check_data(
         SaveAs | None, typer.Option(help="Write a clean copy in this format: clipped boxes, no faulty ones.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --save-as: a new folder for the copy.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Report classes, sizes and faults of a data set, in COCO's, YOLO's or Pascal VOC's format.
 
@@ -71,7 +74,7 @@ def check_data(
     if pictures is not None:
         check_folder(pictures, "--pictures")
     console, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
-    datasets = open_splits(target, overrides or [], images)
+    datasets = open_splits(target, overrides or [], images, trust=trust)
     reports: dict[str, SplitReport] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -96,7 +99,7 @@ def check_data(
         raise typer.Exit(1)
 
 
-def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[str, Dataset]:
+def open_splits(target: str, overrides: list[str], images: Path | None, *, trust: bool = False) -> dict[str, Dataset]:
     """The splits that a recipe, a folder or an annotation file names. A folder may lack one of the two."""
     from detrkit.data.auto_source import AutoSource
     from detrkit.data.coco_source import open_annotations
@@ -121,7 +124,7 @@ def open_splits(target: str, overrides: list[str], images: Path | None) -> dict[
         if own:  # as they are: a set with one of them is not divided to be looked at
             return {name: found.inner.open(name) for name in own}
         return {name: found.open(name) for name in splits}
-    source = load_recipe(target, overrides).section("data")()
+    source = load_recipe(target, overrides, trust=trust).section("data")()
     names = [name for name in splits if not isinstance(source, FileSource) or source.has(name)]
     return {name: source.open(name) for name in names or ["train"]}  # opening none says what is missing
 

@@ -11,6 +11,8 @@ import typer
 
 from detrkit.errors import UserError
 
+from .trust import Trust
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -52,6 +54,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="A folder for table.md, .csv, .json, curves.png and report.html.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Compare recipes and runs: AP over seeds, parameters, GFLOPs, time, and the published row beside each.
 
@@ -78,7 +81,7 @@ def compare(
     wanted, overrides = split_arguments(targets or [])
     wanted = [*(name for one in table or [] for name in recipes_of_table(one)), *wanted]
     warnings: list[str] = []
-    rows = gather_rows(wanted, overrides, runs=runs, warn=None if run else warnings)
+    rows = gather_rows(wanted, overrides, runs=runs, warn=None if run else warnings, trust=trust)
     if not rows:
         raise UserError("compare what? Name recipes (`detrkit recipes` lists them), --table 1, or folders of runs")
     if baseline is not None:
@@ -96,11 +99,11 @@ def compare(
     if run:
         if any(override.partition("=")[0].strip() == "train.seed" for override in overrides):
             raise UserError("the seeds of --run are --seeds (7, for the seed 7 alone), not train.seed")
-        jobs = make_jobs(rows, _seeds("1" if seeds is None else seeds), overrides, runs=runs)
+        jobs = make_jobs(rows, _seeds("1" if seeds is None else seeds), overrides, runs=runs, trust=trust)
         if not jobs:
             raise UserError("--run trains recipes, and only folders of runs were named")
         failed = not _train(console, jobs, parallel or 1)
-        rows = gather_rows(wanted, overrides, runs=runs)
+        rows = gather_rows(wanted, overrides, runs=runs, trust=trust)
     costs = _count(console, rows, height=height, width=width, coco_mean=coco_mean)
     timings = _time(console, [r for r in rows if r.name in costs], height=height, width=width) if time else {}
     comparison = measure(rows, baseline=baseline, epochs_to=epochs_to)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .trust import Trust
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -33,6 +35,7 @@ def convert(
     entry: Annotated[
         str | None, typer.Option(help="The checkpoint's entry with the weights, such as ema; found if not given.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Turn a checkpoint of another code into weights that a recipe loads. Nothing that the checkpoint carries is run.
 
@@ -61,14 +64,14 @@ def convert(
     config, preprocessor = (read_json(beside / f"{name}config.json") for name in ("", "preprocessor_"))
     if recipe is None and config is None:
         raise UserError(f"name the recipe of the same system: there is no config.json in {beside} that tells it")
-    named = None if recipe is None else load_recipe(recipe, changes)
+    named = None if recipe is None else load_recipe(recipe, changes, trust=trust)
     fitted = fit(official, named, config=config, preprocessor=preprocessor, overrides=changes)
     loaded, classes = fitted.recipe, fitted.recipe.get("detector.classes")
     found = match(official, loaded)
     found.require_complete(loaded)
 
     said = output.with_suffix(".toml")
-    changed = recipe is None or loaded.full_values() != load_recipe(recipe).full_values()
+    changed = recipe is None or loaded.full_values() != load_recipe(recipe, trust=trust).full_values()
     if changed and said.exists() and not said.read_text(encoding="utf-8").startswith(WRITTEN):
         raise UserError(f"{said} is where the recipe of these weights goes, and is a file already; choose another -o")
     metadata = {"source": checkpoint.name, "recipe": loaded.name, "classes": str(classes)}

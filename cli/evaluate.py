@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .trust import Trust
+
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
@@ -38,6 +40,7 @@ def evaluate(
         Path | None, typer.Option(help="Where to write; the run's folder if not given. A recipe writes only here.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; train.device if not given.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Evaluate a trained detector as COCO does: 12 numbers, and a table per class.
 
@@ -59,7 +62,7 @@ def evaluate(
         raise UserError(f"--split is {split!r}; accepted are val and train")
     if out is not None:
         check_folder(out, "--out")
-    trained = open_trained(run, overrides or (), which=which, weights=weights, data=data)
+    trained = open_trained(run, overrides or (), which=which, weights=weights, data=data, trust=trust)
     if out is None and trained.folder is not None and trained.has_other_data:
         raise UserError("the run's folder keeps the evaluation on the run's own data; for other data name --out FOLDER")
     check_categories(trained)

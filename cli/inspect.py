@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .trust import Trust
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,7 @@ def inspect(
     ] = None,
     height: Annotated[int, typer.Option(min=32, help="Image height that the work is counted for.")] = 800,
     width: Annotated[int, typer.Option(min=32, help="Image width that the work is counted for.")] = 1066,
+    trust: Trust = False,
 ) -> None:
     """Show the merged recipe with the source of each value, the parts, their parameters and GFLOPs."""
     from rich.console import Console
@@ -28,7 +31,7 @@ def inspect(
 
     # Lines stay whole when they go to a file or a pipe.
     console = Console(soft_wrap=True, highlight=False)
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [], trust=trust)
     print_values(console, loaded)
     print_parts(console, loaded)
     print_workload(console, loaded, height=height, width=width)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .trust import Trust
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -31,6 +33,7 @@ def predict(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    trust: Trust = False,
 ) -> None:
     """Draw what a trained detector finds on images or videos: boxes, names and scores.
 
@@ -64,7 +67,7 @@ def predict(
         check_folder(folder, "--out")
     total = _count([path for path, _ in images])
     drawings = dict(zip((path for path, _ in images), pictures, strict=True))
-    trained = open_trained(run, (), which=which, weights=weights)
+    trained = open_trained(run, (), which=which, weights=weights, trust=trust)
     names = [category.name for category in trained.categories]
     ids = [None if category.is_placeholder else category.id for category in trained.categories]
     chosen = choose_device(device)

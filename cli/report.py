@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .console import print_notes
 from .evaluate import evaluate_trained
+from .trust import Trust
 
 if TYPE_CHECKING:
     from detrkit.trained import Trained
@@ -31,6 +33,7 @@ def report(
     ] = None,
     images: Annotated[int, typer.Option(min=0, help="How many of the worst and of the best images to draw.")] = 6,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; train.device if not given.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Write one HTML page about a trained detector: curves, classes, kinds of errors, confusion, images.
 
@@ -52,13 +55,14 @@ def report(
         raise UserError(f"--split is {split!r}; accepted are val and train")
     if out is not None:
         check_folder(out.parent, "--out")
-    trained = open_trained(run, overrides or (), which=which, weights=weights, data=data)
+    trained = open_trained(run, overrides or (), which=which, weights=weights, data=data, trust=trust)
     if out is None:
         if trained.folder is None or trained.has_other_data:
             raise UserError("the run's folder keeps the report on the run's own data; for others name --out FILE.html")
         out = trained.folder / ("report.html" if split == "val" else f"report_{split}.html")
     check_categories(trained)
     console = Console()
+    print_notes(console, trained.notes)
     options = trained.recipe.section("train")
     chosen = choose_device(device or options.device)
     console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .trust import Trust
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -31,6 +33,7 @@ def show(
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Draw reference points, query scores and the attention of chosen queries, layer by layer.
 
@@ -50,7 +53,7 @@ def show(
 
     if out is not None:
         check_folder(out, "--out")
-    trained = open_trained(run, (), which=which, weights=weights)
+    trained = open_trained(run, (), which=which, weights=weights, trust=trust)
     picture, stem = _open_image(image, trained.source)
     if out is None:
         if trained.folder is None:

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from detrkit.errors import UserError
 
+from .trust import Trust
+
 
 def train(
     recipe: Annotated[
@@ -25,6 +27,7 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name, instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Train a detector: `detrkit train quickstart`, `detrkit train sap_detr_r50_50ep data.root=~/coco`."""
     # Here and not above, so that `detrkit --help` does not wait for torch.
@@ -41,7 +44,7 @@ def train(
         values, recipe = [recipe, *values], None
     if resume:
         folder, which = _run_to_resume(recipe, run, name)
-        loaded = run_recipe(folder, values)
+        loaded = run_recipe(folder, values, trust=trust)
     elif recipe is None:
         raise UserError(
             "which recipe? `detrkit recipes` lists those that ship; `detrkit train quickstart` is the first"
@@ -49,14 +52,14 @@ def train(
     elif Path(recipe, RunFolder.RECIPE).is_file() and Path(recipe, RunFolder.CATEGORIES).is_file():
         raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {recipe}")
     else:
-        loaded = load_recipe(recipe, values)
+        loaded = load_recipe(recipe, values, trust=trust)
     if run is not None:
         check_folder(run, "--run-dir")
     with processes(loaded.section("train").device) as here:
         if not resume:
             folder = run or here.from_first(new_run_folder(Path("runs"), name or loaded.name.replace("/", "-")))
         console = Console() if here.is_first else None
-        outcome = run_training(loaded, folder, resume=resume, which=which, console=console)
+        outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
     if console is None:
         return
     if not outcome.finished:

@@ -198,6 +198,7 @@ def load(
     which: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    trust: bool = False,
 ) -> Predictor:
     """A trained detector, ready for images.
 
@@ -208,12 +209,14 @@ def load(
         which: "best" (as if None) or "last", of a run.
         device: auto, cpu, cuda, cuda:1, mps, ...
         precision: auto (bf16 on a GPU that has it), fp32 or bf16.
+        trust: run also the code that the run or recipe brings along; see `load_recipe`.
 
     Raises:
         UserError: neither a run nor a recipe, no such device, weights that do not fit.
     """
     chosen = choose_device(device)
-    trained = open_trained(str(target), overrides, which=which, weights=None if weights is None else Path(weights))
+    file = None if weights is None else Path(weights)
+    trained = open_trained(str(target), overrides, which=which, weights=file, trust=trust)
     for note in trained.notes:
         warnings.warn(note, stacklevel=2)
     return Predictor(

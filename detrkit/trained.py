@@ -45,6 +45,7 @@ def open_trained(
     which: str | None = None,
     weights: Path | None = None,
     data: Path | None = None,
+    trust: bool = False,
 ) -> Trained:
     """Open a run's folder, or a recipe with a file of weights.
 
@@ -53,6 +54,7 @@ def open_trained(
         which: which checkpoint of a run, "best" or "last"; "best" if None, and only None where there is no choice
         weights: a .safetensors file of the detector's weights; only, and always, with a recipe
         data: the folder of a data set, in place of the recipe's
+        trust: see `load_recipe`
 
     Raises:
         UserError: neither a run nor a recipe, weights that do not fit, ...
@@ -67,23 +69,23 @@ def open_trained(
         run, folder = locate(path, which or "best")
         if which is not None and folder == path:
             raise UserError(f"{target} is one checkpoint of a run; --which chooses where the run itself is named")
-        return _open_run(run, folder, overrides, data)
+        return _open_run(run, folder, overrides, data, trust)
     if weights is None:
         raise UserError(f"{target} is not the folder of a run; for a recipe, name its weights with --weights FILE")
     if which is not None:
         raise UserError("--which chooses among the checkpoints of a run; --weights is one file")
-    return _open_recipe(target, weights, overrides, data)
+    return _open_recipe(target, weights, overrides, data, trust)
 
 
-def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) -> Trained:
+def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None, trust: bool) -> Trained:
     from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, metadata_number, read_categories, read_weights
     from detrkit.runs.recipes import trained_recipe
     from detrkit.runs.run_folder import RunFolder
 
     origin = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
     state, metadata = read_weights(origin)
-    recipe, notes = trained_recipe(run, origin, metadata, overrides)
-    before = trained_recipe(run, origin, metadata)[0] if overrides else recipe
+    recipe, notes = trained_recipe(run, origin, metadata, overrides, trust=trust)
+    before = trained_recipe(run, origin, metadata, trust=trust)[0] if overrides else recipe
     recipe = _as_trained(_on_data(recipe, data), metadata)
     categories = read_categories(run / RunFolder.CATEGORIES, metadata)
     own, asked = (r.full_values()["data"] | {"augment": None} for r in (before, recipe))
@@ -100,13 +102,13 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None) 
     )
 
 
-def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None) -> Trained:
+def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None, trust: bool) -> Trained:
     from detrkit.data import Category
     from detrkit.recipe import load_recipe
     from detrkit.runs.checkpoint import metadata_number, parse_categories, read_weights
 
     state, metadata = read_weights(weights)
-    recipe = _as_trained(_on_data(load_recipe(name, overrides), data), metadata)
+    recipe = _as_trained(_on_data(load_recipe(name, overrides, trust=trust), data), metadata)
     source = recipe.section("data")()
     if "categories" in metadata:
         try:

@@ -40,6 +40,8 @@ class Job:
     """why it failed or stopped"""
     process: subprocess.Popen | None = field(default=None, repr=False)
     slot: int = 0
+    trust: bool = False
+    """of its recipe and its run; see `load_recipe`"""
 
     @property
     def epochs(self) -> int:
@@ -76,7 +78,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not is_run(job.folder):
             continue
-        run = read_run(job.folder)
+        run = read_run(job.folder, trust=job.trust)
         told = differences(job.recipe, run.recipe)
         if run.seed != job.seed:
             told.insert(0, f"train.seed is {run.seed}, not {job.seed}")
@@ -154,6 +156,8 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
         else:
             seed = f"train.seed={job.seed}"
             arguments = [job.target, *job.overrides, seed, "--run-dir", str(job.folder)]
+        if job.trust:
+            arguments.append("--trust")
         job.slot = min(set(range(parallel)) - {other.slot for other in running})
         if parallel > 1 and job.recipe.section("train").workers is None:
             arguments.append(f"train.workers={max(1, min(8, _cores() // parallel - 1))}")
@@ -179,7 +183,7 @@ def _collect(running: list[Job]) -> None:
         if code is None:
             continue
         running.remove(job)
-        run = read_run(job.folder) if is_run(job.folder) else None
+        run = read_run(job.folder, trust=job.trust) if is_run(job.folder) else None
         if code == 0 and run is not None and run.finished:
             job.state, job.note = "done", ""
         elif code == 130 or job.note == "stopping":

@@ -67,7 +67,12 @@ def recipes_of_table(table: str) -> list[str]:
 
 
 def gather_rows(
-    targets: Sequence[str], overrides: Sequence[str], *, runs: Path, warn: list[str] | None = None
+    targets: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    runs: Path,
+    warn: list[str] | None = None,
+    trust: bool = False,
 ) -> list[Row]:
     """One row for each recipe, in the order of the targets.
 
@@ -75,6 +80,7 @@ def gather_rows(
         targets: recipes (names or files), runs' folders, and folders that hold runs, which stand for all of them.
         overrides: laid over the recipes; a run is what it was.
         runs: the folder below which `--run` trains; its runs of the recipes come along.
+        trust: see `load_recipe`.
         warn: takes a line for each run there that does not belong to its recipe any more.
 
     Raises UserError for a target that is neither, two recipes of one name, or a `reproduces` without its row.
@@ -83,22 +89,24 @@ def gather_rows(
     loose: list[Run] = []
     for target in dict.fromkeys(targets):
         if Path(target).is_dir():
-            loose += [read_run(path) for path in _runs_meant(Path(target))]
+            loose += [read_run(path, trust=trust) for path in _runs_meant(Path(target))]
             continue
-        recipe = load_recipe(target, overrides)
+        recipe = load_recipe(target, overrides, trust=trust)
         if any(row.name == recipe.name for row in rows):
             raise UserError(f"two of the recipes are called {recipe.name}; give one of the files another name")
         rows.append(Row(recipe.name, recipe, (), _published(recipe, target), target))
-    rows = [replace(row, runs=_runs_below(runs, row, warn)) for row in rows]
+    rows = [replace(row, runs=_runs_below(runs, row, warn, trust)) for row in rows]
     for run in loose:
         rows = _add_run(rows, run)
     return [replace(row, runs=tuple(sorted(row.runs, key=lambda run: run.seed))) for row in rows]
 
 
-def make_jobs(rows: Sequence[Row], seeds: Sequence[int], overrides: Sequence[str], *, runs: Path) -> list[Job]:
+def make_jobs(
+    rows: Sequence[Row], seeds: Sequence[int], overrides: Sequence[str], *, runs: Path, trust: bool = False
+) -> list[Job]:
     """A training for each recipe that was asked for by name and each seed, seed by seed."""
     return [
-        Job(row.recipe, row.target, overrides, seed, runs / run_name(row.name, seed))
+        Job(row.recipe, row.target, overrides, seed, runs / run_name(row.name, seed), trust=trust)
         for seed in seeds
         for row in rows
         if row.target is not None
@@ -115,12 +123,12 @@ def _runs_meant(folder: Path) -> list[Path]:
     return found
 
 
-def _runs_below(folder: Path, row: Row, warn: list[str] | None) -> tuple[Run, ...]:
+def _runs_below(folder: Path, row: Row, warn: list[str] | None, trust: bool) -> tuple[Run, ...]:
     found = []
     for path in sorted(folder.glob(f"{_escaped(run_stem(row.name))}-seed*")):
         if not re.fullmatch(r"\d+", path.name.removeprefix(f"{run_stem(row.name)}-seed")) or not is_run(path):
             continue
-        run = read_run(path)
+        run = read_run(path, trust=trust)
         told = differences(row.recipe, run.recipe)
         if not told:
             found.append(run)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrkit.errors import CheckpointError
-from detrkit.recipe import Recipe, load_recipe
+from detrkit.recipe import Recipe, load_run_recipe
 from detrkit.runs.checkpoint import WEIGHTS, find_folder, read_categories, read_metadata
 from detrkit.runs.history import read_metrics
 from detrkit.runs.recipes import TRAINING, changes, trained_recipe
@@ -49,7 +49,7 @@ def find_start(run: RunFolder, which: Literal["last", "best"]) -> Path | None:
     return None
 
 
-def allowed_changes(run: RunFolder, start: Path | None, recipe: Recipe) -> list[str]:
+def allowed_changes(run: RunFolder, start: Path | None, recipe: Recipe, *, trust: bool) -> list[str]:
     """How `recipe` differs from the one that the checkpoint `start` was trained with, a line for each key.
 
     Without a checkpoint the run begins again, and anything may be different from what it was begun with.
@@ -57,9 +57,9 @@ def allowed_changes(run: RunFolder, start: Path | None, recipe: Recipe) -> list[
     Raises CheckpointError that names each change that needs a new run, with its kind.
     """
     if start is None:
-        begun = load_recipe(run.path / run.RECIPE)
+        begun = load_run_recipe(run.path, trust=trust)
         return [line for _, line in changes(begun.full_values(), recipe.full_values())]
-    before, lines = trained_recipe(run.path, start / WEIGHTS, read_metadata(start / WEIGHTS))
+    before, lines = trained_recipe(run.path, start / WEIGHTS, read_metadata(start / WEIGHTS), trust=trust)
     found = changes(before.full_values(), recipe.full_values())
     refused = [f"{line} ({kind})" for path, line in found if (kind := _kind(path)) is not None]
     if refused:

@@ -27,6 +27,7 @@ from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
 from detrkit.errors import DataError
 from detrkit.evaluation.evaluate import evaluate
 from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.recipe.trust import remember
 from detrkit.runs.checkpoint import format_categories, pixels_metadata
 from detrkit.runs.environment import describe_environment
 from detrkit.runs.lock import locked
@@ -48,6 +49,7 @@ def train(
     *,
     resume: bool = False,
     which: Literal["last", "best"] = "last",
+    trust: bool = False,
     console: Console | None = None,
 ) -> Outcome:
     """Train the detector that a recipe describes; under torchrun, together with the other processes.
@@ -57,6 +59,7 @@ def train(
         run_dir: the run's folder; the same path in all processes
         resume: go on from a checkpoint of the run, or begin again if it has none yet
         which: the checkpoint to go on from; after "best", what was recorded later is forgotten
+        trust: to resume, import also what the run's checkpoint names; see `load_recipe`
         console: where to show progress; None for nowhere
 
     Raises:
@@ -97,7 +100,7 @@ def train(
             start = find_start(run, which)
             _in_first(here, lambda: held.enter_context(locked(run.path)))
             check_categories(run, start, source)
-            changed = allowed_changes(run, start, recipe)
+            changed = allowed_changes(run, start, recipe, trust=trust)
         # Weights that are loaded anyway need not be fetched first.
         is_filled = start is not None or options.init_from is not None
         detector = build_detector(recipe, pretrained=not is_filled)
@@ -110,6 +113,8 @@ def train(
         if not resume:
             _in_first(here, lambda: _create(run, held, recipe=toml, categories=categories))
         reporter = Reporter(run=run if here.is_first else None, console=console)
+        if here.is_first:
+            _remember(run, recipe, reporter)
         if report is not None:
             reporter.say(f"started from {report}")
         settings: EvaluateOptions = recipe.section("evaluate")
@@ -294,6 +299,15 @@ def _create(run: RunFolder, held: ExitStack, *, recipe: str, categories: str) ->
     run.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(run.path))
     run.create(recipe=recipe, categories=categories)
+
+
+def _remember(run: RunFolder, recipe: Recipe, reporter: Reporter) -> None:
+    try:
+        remember(run.path, recipe.values.get("imports", ()))
+    except OSError as error:
+        reporter.say(
+            f"what this run imports cannot be remembered ({error}): to open it will need --trust", style="yellow"
+        )
 
 
 def _in_first(here: Processes, write: Callable[[], object]) -> None:

@@ -2,7 +2,7 @@
 
 from detrkit.recipe.library import RecipeEntry, broken_recipes, list_recipes
 from detrkit.recipe.problems import Problem, RecipeError
-from detrkit.recipe.recipe import Recipe, load_recipe, parse_recipe
+from detrkit.recipe.recipe import Recipe, load_recipe, load_run_recipe, parse_recipe
 from detrkit.recipe.registry import Factory, Slot, broken_plugins, define_section, define_slot, register
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "define_slot",
     "list_recipes",
     "load_recipe",
+    "load_run_recipe",
     "parse_recipe",
     "register",
 ]

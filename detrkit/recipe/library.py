@@ -80,6 +80,11 @@ def recipe_name(path: Path) -> str:
     return found[1] if found else path.stem
 
 
+def is_known(path: Path) -> bool:
+    """Whether a file came with an installed package."""
+    return _place(path) is not None
+
+
 def display_name(path: Path) -> str:
     """How a recipe file is named in messages: short, and the same wherever its package is installed."""
     found, path = _place(path), path.resolve()

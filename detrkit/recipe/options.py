@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import types
 from functools import lru_cache
@@ -21,7 +22,6 @@ _LIMITS = {
     "le": "at most",
     "multiple_of": "a multiple of",
 }
-LARGEST = 3.4028235e38  # of float32, which detectors compute in
 _LENGTHS = {"min_length": "of length at least", "max_length": "of length at most"}
 
 
@@ -74,8 +74,8 @@ def _accepts_none(annotation: Any) -> bool:
 
 
 def _fault(value: Any) -> str | None:
-    """What is wrong with a number, wherever it stands in a value: inf and nan, which TOML has, what float32 does not
-    hold, and integers of more than 64 bits.
+    """What is wrong with a number, wherever it stands in a value: inf and nan, which TOML has, and integers of more
+    than 64 bits.
     """
     if isinstance(value, (list, tuple)):
         return next(filter(None, map(_fault, value)), None)
@@ -83,8 +83,8 @@ def _fault(value: Any) -> str | None:
         return next(filter(None, map(_fault, value.values())), None)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "an integer has up to 64 bits"
-    if isinstance(value, float) and not abs(value) <= LARGEST:
-        return f"a number is finite, and at most {LARGEST:.3g}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number is finite"
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.recipe.layers import Layer, merge
-from detrkit.recipe.library import display_name, find_recipe, recipe_names
+from detrkit.recipe.library import display_name, find_recipe, is_known, recipe_names
 from detrkit.recipe.lines import key_lines
 from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, Source, format_value, nearest
@@ -40,8 +40,12 @@ class Document:
 class Reader:
     """Reads a recipe and all its bases, and collects what goes wrong on the way."""
 
+    folder: Path | None = None
+    """where the recipe is that a person named: what is said there and below is named too; None for a run's recipe"""
     problems: list[Problem] = field(default_factory=list)
     imports: dict[str, Source] = field(default_factory=dict)
+    strange: dict[str, Source] = field(default_factory=dict)
+    """the imports that a person did not name"""
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Document:
         """A file with its bases. chain: the files that extend it, outermost first."""
@@ -60,16 +64,25 @@ class Reader:
         names = self._take_names(own, "extends", single=True)
         said = own.source(("extends",))
         bases = [self._read_base(name, said, path, (*chain, path)) for name in names]
-        self.take_imports(own, path)
+        self.take_imports(own, path, named=self._is_named(path))
         return Document(own, tuple(base for base in bases if base is not None))
 
     def report(self, source: Source, key: str, message: str) -> None:
         self.problems.append(Problem(source.file, source.line, key, message))
 
-    def take_imports(self, layer: Layer, path: Path) -> None:
+    def take_imports(self, layer: Layer, path: Path, *, named: bool) -> None:
         """Takes `imports` out of a layer that stands in the file `path`, to which .py files are relative."""
         for name in self._take_names(layer, "imports"):
-            self.imports.setdefault(str(_beside(path, name) or name), layer.source(("imports",)))
+            found, source = str(_beside(path, name) or name), layer.source(("imports",))
+            self.imports.setdefault(found, source)
+            if named:
+                self.strange.pop(found, None)
+            else:
+                self.strange.setdefault(found, source)
+
+    def _is_named(self, path: Path) -> bool:
+        known = is_known(path)  # it came with an installed package
+        return known or (self.folder is not None and path.is_relative_to(self.folder.resolve()))
 
     def _text(self, path: Path, shown: str) -> str:
         try:

@@ -21,8 +21,10 @@ from detrkit.recipe.parameters import implied_type
 from detrkit.recipe.problems import Problem, RecipeError, Source, dotted, nearest
 from detrkit.recipe.reading import Document, Reader
 from detrkit.recipe.registry import REQUIRED, Factory, load_registered_parts
+from detrkit.recipe.trust import require_trust
 
 DEFAULT = Source("default")
+RUN_RECIPE, RUN_CATEGORIES = "recipe.toml", "categories.json"  # files that make a folder a run's
 
 
 @dataclass(frozen=True)
@@ -145,31 +147,51 @@ class Recipe:
         return path
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """Reads a recipe and checks it against the registered parts.
 
     name_or_path: the name of a known recipe, a file (with or without ".toml"), or the folder of a run.
     overrides: `key.path=value` texts, laid over it last.
-    Raises UserError if there is no such recipe, RecipeError with every mistake that was found in it.
+    trust: import also what comes along unnamed: what a run imports that was made elsewhere, or a base in another
+        folder.
+    Raises UserError if there is no such recipe, or if it comes along with code that is not trusted; RecipeError with
+    every mistake that was found in it.
     """
-    reader = Reader()
     path = _find(str(name_or_path))
+    if path.name == RUN_RECIPE and (path.parent / RUN_CATEGORIES).is_file():
+        return load_run_recipe(path.parent, overrides, trust=trust)
+    reader = Reader(folder=path.parent)
     name = recipe_name(path)
     # Mistakes are told of a path: every run's recipe is called "recipe".
     told = name if find_recipe(name) == path else display_name(path)
-    return _loaded(reader, reader.read(path), name, told, overrides)
+    return _loaded(reader, reader.read(path), name, told, overrides, run=None, trust=trust)
 
 
-def parse_recipe(text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """As `load_recipe`, for a recipe (TOML) that is kept inside a file of another kind, in weights' metadata say."""
-    reader = Reader()
-    told = f"the recipe inside {path}"
-    return _loaded(reader, reader.read_text(text, path, told), path.stem, told, overrides)
+def load_run_recipe(run: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
+    """As `load_recipe`, for the recipe.toml of a run, which may be anybody's."""
+    reader, path = Reader(), run / RUN_RECIPE
+    return _loaded(reader, reader.read(path), path.stem, display_name(path), overrides, run=run, trust=trust)
 
 
-def _loaded(reader: Reader, document: Document, name: str, told: str, overrides: Sequence[str]) -> Recipe:
+def parse_recipe(text: str, path: Path, overrides: Sequence[str] = (), *, run: Path, trust: bool = False) -> Recipe:
+    """As `load_run_recipe`, for a recipe (TOML) inside a file `path` of a run, in the metadata of weights say."""
+    reader, told = Reader(), f"the recipe inside {path}"
+    return _loaded(reader, reader.read_text(text, path, told), path.stem, told, overrides, run=run, trust=trust)
+
+
+def _loaded(
+    reader: Reader,
+    document: Document,
+    name: str,
+    told: str,
+    overrides: Sequence[str],
+    *,
+    run: Path | None,
+    trust: bool,
+) -> Recipe:
     over, problems = parse_overrides(overrides)
-    reader.take_imports(over, Path("command line"))
+    reader.take_imports(over, Path("command line"), named=True)
+    require_trust(reader.strange, run, trust=trust)
     load_registered_parts()
     reader.import_parts()
     layer = merge(document.merged(), over, implied_type)

@@ -205,12 +205,15 @@ def load_exactly(detector: nn.Module, weights: Mapping[str, Tensor], origin: Pat
     detector.load_state_dict(dict(weights))
 
 
-def load_run(run_dir: Path | str, which: str = "best") -> tuple[Recipe, nn.Module, tuple[Category, ...]]:
+def load_run(
+    run_dir: Path | str, which: str = "best", *, trust: bool = False
+) -> tuple[Recipe, nn.Module, tuple[Category, ...]]:
     """The recipe, the trained detector and its categories from a run's folder.
 
     Args:
         run_dir: a run's folder, or one of the checkpoint folders in it (then `which` does not matter)
         which: "best" (highest AP; the last one if none was evaluated yet) or "last"
+        trust: see `load_recipe`
 
     Returns:
         the recipe; the detector on the CPU in evaluation mode, with the moving average's weights if the run
@@ -226,7 +229,7 @@ def load_run(run_dir: Path | str, which: str = "best") -> tuple[Recipe, nn.Modul
     run, folder = locate(Path(run_dir), which)
     path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
     weights, metadata = read_weights(path)
-    recipe, _ = trained_recipe(run, path, metadata)
+    recipe, _ = trained_recipe(run, path, metadata, trust=trust)
     detector = build_detector(recipe, pretrained=False)
     load_exactly(detector, weights, path)
     return recipe, detector.eval(), read_categories(run / RunFolder.CATEGORIES, metadata)

@@ -83,15 +83,15 @@ def is_run(path: Path) -> bool:
     return RunFolder(path).exists
 
 
-def read_run(path: Path) -> Run:
-    """A run's recipe and evaluations.
+def read_run(path: Path, *, trust: bool = False) -> Run:
+    """A run's recipe and evaluations. trust: see `load_recipe`.
 
-    Raises UserError if the folder's recipe cannot be read, or a line of its metrics.
+    Raises UserError if the folder's recipe cannot be read, imports what is not trusted, or a line of its metrics.
     """
-    from detrkit.recipe import load_recipe
+    from detrkit.recipe import load_run_recipe
 
     evaluations = [_evaluation(line) for line in read_metrics(path) if line.get("kind") == "evaluate"]
-    return Run(path, load_recipe(path / RunFolder.RECIPE), tuple(evaluations))
+    return Run(path, load_run_recipe(path, trust=trust), tuple(evaluations))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

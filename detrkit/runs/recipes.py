@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrkit.errors import UserError
-from detrkit.recipe import Recipe, load_recipe, parse_recipe
+from detrkit.recipe import Recipe, RecipeError, load_run_recipe, parse_recipe
 from detrkit.recipe.overrides import COMMAND_LINE
 from detrkit.recipe.problems import dotted, format_value
 from detrkit.runs.checkpoint import WEIGHTS, find_folder, read_metadata
@@ -20,7 +19,7 @@ PLACES = ("root", "train", "val")  # keys of `data` that say where it lies, whic
 
 
 def trained_recipe(
-    run: Path, origin: Path, metadata: Mapping[str, str], overrides: Sequence[str] = ()
+    run: Path, origin: Path, metadata: Mapping[str, str], overrides: Sequence[str] = (), *, trust: bool = False
 ) -> tuple[Recipe, list[str]]:
     """The recipe that a checkpoint of a run was trained with, and what a person should know about it.
 
@@ -30,21 +29,22 @@ def trained_recipe(
     Args:
         origin: the file of weights; metadata: its.
         overrides: laid over it last.
+        trust: see `load_recipe`.
 
-    Raises UserError if neither recipe can be used, or an override is wrong.
+    Raises UserError if neither recipe can be used, an override is wrong, or code is not trusted.
     """
     saved = run / RunFolder.RECIPE
     text = metadata.get("recipe", "")
     if "\n" not in text.strip():  # none, or a name
-        return load_recipe(saved, overrides), []
+        return load_run_recipe(run, overrides, trust=trust), []
     try:
-        recipe = parse_recipe(text, origin)
-    except UserError as error:
-        return load_recipe(saved, overrides), [
+        recipe = parse_recipe(text, origin, run=run, trust=trust)
+    except RecipeError as error:
+        return load_run_recipe(run, overrides, trust=trust), [
             f"the recipe kept in {origin} cannot be used, so {saved} speaks for it: {error}"
         ]
     if overrides:
-        recipe = parse_recipe(text, origin, overrides)
+        recipe = parse_recipe(text, origin, overrides, run=run, trust=trust)
     own, now = _parsed(text), _parsed_file(saved)
     places = _places(recipe, now)
     if places:
@@ -54,7 +54,7 @@ def trained_recipe(
     return recipe, [told] if changed else []
 
 
-def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+def run_recipe(run: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """The recipe that a run goes on with: its recipe.toml, or its last checkpoint's own where that file is damaged.
 
     Raises UserError if neither can be used, or an override is wrong.
@@ -62,8 +62,8 @@ def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     saved = run / RunFolder.RECIPE
     folder = find_folder(run / "last")
     if _parsed_file(saved) or folder is None:
-        return load_recipe(saved, overrides)
-    return trained_recipe(run, folder / WEIGHTS, read_metadata(folder / WEIGHTS), overrides)[0]
+        return load_run_recipe(run, overrides, trust=trust)
+    return trained_recipe(run, folder / WEIGHTS, read_metadata(folder / WEIGHTS), overrides, trust=trust)[0]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:

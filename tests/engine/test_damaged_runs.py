@@ -83,7 +83,7 @@ def test_a_damaged_side_file_stops_no_resume_and_is_mended(run, file, content):
         ("[1]", "is no record"),
         ('"x"', "is no record"),
         ('{"kind": "evaluate", "step": 3}', '"epoch" should be a count'),
-        ('{"kind": "evaluate", "step": 3, "epoch": 1, "AP": "x"}', "should be numbers or null"),
+        ('{"kind": "evaluate", "step": 3, "epoch": 1, "AP": "x"}', "its numbers should be numbers or null"),
         pytest.param("[" * 20_000, "is not JSON", id="deep"),
     ],
 )

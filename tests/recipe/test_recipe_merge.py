@@ -41,7 +41,7 @@ plain_recipes = st.fixed_dictionaries(
         )
         | st.fixed_dictionaries(
             {"type": st.just("deformable"), "points": st.integers(1, 9)},
-            optional={"sizes": st.lists(st.integers(), min_size=2, max_size=2)},
+            optional={"sizes": st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=2)},
         )
         | st.just("plain"),
         "train": st.fixed_dictionaries(
@@ -50,7 +50,7 @@ plain_recipes = st.fixed_dictionaries(
                 "epochs": st.integers(50, 99),
                 "drops": st.lists(st.integers(0, 49)),
                 "start": st.text(),
-                "rate": st.floats(min_value=1e-300, allow_nan=False) | st.integers(1, 3),
+                "rate": st.floats(min_value=1e-300, allow_nan=False, allow_infinity=False) | st.integers(1, 3),
                 "warmup": st.fixed_dictionaries({}, optional={"steps": st.integers(0, 9)}),
             },
         ),
