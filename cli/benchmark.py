@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .trust import Trust
+
 PARTS = ("detection", "training", "loader")
 
 
@@ -23,6 +25,7 @@ def benchmark(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Where to write all that was measured.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Measure detection, the parts of a training step, memory and the loader; trains nothing and needs no weights.
 
@@ -48,7 +51,7 @@ def benchmark(
     if out is not None:
         check_folder(out.parent, "--out")
     names, overrides = split_arguments(targets)
-    recipes = [load_recipe(name, overrides) for name in dict.fromkeys(names)]
+    recipes = [load_recipe(name, overrides, trust=trust) for name in dict.fromkeys(names)]
     if not recipes:
         raise UserError("benchmark what? Name recipes; `detrkit recipes` lists them")
     console = open_console()
