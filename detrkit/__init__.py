@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detrkit.detector import Detector, build_criterion, build_detector
     from detrkit.losses.criterion import Criterion
     from detrkit.predictor import Found, Predictor, load
-    from detrkit.recipe import Recipe, list_recipes, load_recipe, register
+    from detrkit.recipe import Recipe, list_recipes, load_recipe, part, register
     from detrkit.structures import Output
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "list_recipes",
     "load",
     "load_recipe",
+    "part",
     "register",
     "zoo",
 ]
@@ -49,6 +50,7 @@ _HOMES = {
     "list_recipes": "detrkit.recipe",
     "load": "detrkit.predictor",
     "load_recipe": "detrkit.recipe",
+    "part": "detrkit.recipe",
     "register": "detrkit.recipe",
 }
 

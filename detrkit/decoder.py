@@ -14,12 +14,12 @@ from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import Head, HeadOutput
 from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, xavier_matrices
-from detrkit.recipe import Factory, Slot, define_slot, register
+from detrkit.recipe import Given, Slot, as_factory, define_slot, register
 from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
-SelfAttentionPart = Annotated[Factory, Slot("self_attention")]
-CrossAttentionPart = Annotated[Factory, Slot("cross_attention")]
-Positions = Annotated[list[Factory], Slot("query_position")]
+SelfAttentionPart = Annotated[Given, Slot("self_attention")]
+CrossAttentionPart = Annotated[Given, Slot("cross_attention")]
+Positions = Annotated[list[Given], Slot("query_position")]
 
 
 class DecoderLayer(nn.Module):
@@ -114,7 +114,7 @@ class Decoder(QueryDecoder):
         levels: int,
         classes: int,
         geometry: Geometry,
-        head: Factory,
+        head: Given,
         self_attention: SelfAttentionPart,
         cross_attention: CrossAttentionPart,
         positions: Positions,
@@ -134,9 +134,11 @@ class Decoder(QueryDecoder):
             raise UserError("decoder.norm_carried = true carries the final norm on; it needs decoder.final_norm = true")
         self.geometry = geometry
         self.look_forward_twice, self.moved_by, self.norm_carried = look_forward_twice, moved_by, norm_carried
-        if repeated := [f.name for f in positions if [g.name for g in positions].count(f.name) > 1]:
+        look, read = as_factory("self_attention", self_attention), as_factory("cross_attention", cross_attention)
+        placed = [as_factory("query_position", given) for given in positions]
+        if repeated := [f.name for f in placed if [g.name for g in placed].count(f.name) > 1]:
             raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
-        sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in positions}
+        sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in placed}
         _require_one_giver("embedding", {name: source.embeddings for name, source in sources.items()})
         _require_one_giver("code", {name: source.codes for name, source in sources.items()})
         if content_scale and not any(source.codes for source in sources.values()):
@@ -148,8 +150,8 @@ class Decoder(QueryDecoder):
         offered = {"width": width, "heads": heads, "positions": names, "dropout": dropout}
         self.layers = nn.ModuleList(
             DecoderLayer(
-                self_attention=self_attention(**offered),
-                cross_attention=cross_attention(**offered, levels=levels, first=index == 0),
+                self_attention=look(**offered),
+                cross_attention=read(**offered, levels=levels, first=index == 0),
                 feedforward=FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout),
                 width=width,
                 dropout=dropout,
@@ -164,7 +166,7 @@ class Decoder(QueryDecoder):
                 layer.load_state_dict(self.layers[0].state_dict(), strict=False)  # a first layer may hold more
         self.positions = nn.ModuleDict(sources)
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
-        self.head: Head = head(
+        self.head: Head = as_factory("head", head)(
             width=width,
             classes=classes,
             layers=layers,

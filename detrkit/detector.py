@@ -23,7 +23,7 @@ from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import Factory, Recipe, Slot, define_slot, register
-from detrkit.structures import Output, QueryLimit, Sizes, Target
+from detrkit.structures import Output, QueryLimit, Sizes, Target, require_bool
 
 define_slot("checkpoint_names")
 CheckpointNames = Annotated[Factory | None, Slot("checkpoint_names")]
@@ -131,6 +131,7 @@ class Detector(BaseDetector):
             UserError: the weights are in half precision (`detector.half()`).
         """
         self.refuse_half()
+        require_bool(mask, "the mask of images")
         features = self.backbone(images, mask)
         memory = self.encoder(features)
         if not (self.training and targets is not None and self.blocks):

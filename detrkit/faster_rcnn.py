@@ -30,7 +30,7 @@ from detrkit.errors import UserError
 from detrkit.layers import Count, at_least_float32
 from detrkit.losses.base import BaseCriterion
 from detrkit.recipe import Recipe, register
-from detrkit.structures import Sizes, Target
+from detrkit.structures import Sizes, Target, require_bool
 
 POOL = 7  # cells of a region along each side
 STRIDE = 32  # images are padded to whole cells of C5, as torchvision does
@@ -152,6 +152,7 @@ class FasterRcnn(BaseDetector):
         if self.training and targets is None:
             raise UserError("Faster R-CNN computes its losses itself: in training mode it needs the targets")
         self.refuse_half()
+        require_bool(mask, "the mask of images")
         sizes = image_sizes(images, mask)
         images, mask = pad_to_multiple(images, mask, STRIDE)
         levels = self.pyramid(OrderedDict((str(i), f.values) for i, f in enumerate(self.backbone(images, mask))))

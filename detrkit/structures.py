@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detrkit.boxes import corners_to_center
 from detrkit.errors import UserError
 from detrkit.layers import constant
 
@@ -24,6 +25,16 @@ Target = dict[str, Tensor]
 
 Sizes = Tensor | Sequence[Sequence[float]]
 """[B, 2] the (height, width) of images in pixels."""
+
+
+def require_bool(mask: Tensor | None, what: str) -> None:
+    """Raise UserError if a mask is not bool: other codes give ones for what is no padding."""
+    if mask is not None and mask.dtype != torch.bool:
+        raise UserError(
+            f"{what} is of {mask.dtype}; a mask is bool, True where padded (transformers' pixel_mask is 1 where it is "
+            "not: pass pixel_mask == 0)"
+        )
+
 
 Extent = Literal["padded", "image"]
 """What a place in [0, 1] is a share of, when it becomes a cell: the batch's padded map, or the image's part of it."""
@@ -67,16 +78,36 @@ class Memory:
     """[B, L, D]"""
     position: Tensor
     """[B, L, D] the code of each cell's place, unscaled"""
-    mask: Tensor | None
-    """[B, L] bool, True where padded; None when nothing is padded"""
     shapes: tuple[tuple[int, int], ...]
     """(h, w) of each level; the sum of all h * w is L"""
+    mask: Tensor | None = None
+    """[B, L] bool, True where padded; None when nothing is padded"""
     extent: Tensor | None = None
     """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
     axes: AxisCodes | None = None
     """codes along rows and columns apart, where the position part makes them"""
     kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     """what was computed of the fields and is asked for again"""
+
+    def __post_init__(self) -> None:
+        require_bool(self.mask, "a memory's mask")
+
+    @classmethod
+    def from_map(cls, values: Tensor, position: Tensor, mask: Tensor | None = None) -> Memory:
+        """One level's map [B, D, h, w] as memory.
+
+        Args:
+            position: [B or 1, D, h, w] the codes of the cells' places.
+            mask: [B, h, w] bool, True where padded.
+
+        Raises:
+            UserError: the mask is not bool: elsewhere 1 may stand for what is no padding.
+        """
+        require_bool(mask, "a memory's mask")
+        height, width = values.shape[-2:]
+        codes = position.expand(values.shape[0], -1, -1, -1).flatten(2).transpose(1, 2)
+        padded = None if mask is None else mask.flatten(1)
+        return cls(values.flatten(2).transpose(1, 2), codes, ((height, width),), padded)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -189,6 +220,10 @@ class Reference:
         sides = self.require_sides(asker)
         return torch.cat((self.point - sides[..., :2], self.point + sides[..., 2:]), dim=-1)
 
+    def boxes(self) -> Tensor:
+        """[B, N, 4] the box as (cx, cy, w, h) in [0, 1]. Raises UserError if the geometry has points only."""
+        return corners_to_center(self.corners("a box"))
+
     def size(self, asker: str) -> Tensor:
         """[B, N, 2] the box's (width, height)."""
         sides = self.require_sides(asker)
@@ -214,6 +249,16 @@ class QueryLayout:
     def answer(self) -> slice:
         """The places of the first group of matching queries, which alone exists outside training."""
         return slice(sum(self.slots), sum(self.slots) + self.queries)
+
+    def attention_mask(self, device: torch.device | str | None = None) -> Tensor:
+        """[N, N] bool, True where a row may not look at a column: `attn_mask` of `torch.nn.MultiheadAttention`.
+
+        N counts slots and all groups. `torch.nn.functional.scaled_dot_product_attention` wants its negation.
+        """
+        groups = torch.tensor((*self.slots, *[self.queries] * self.groups), device=device)
+        group = torch.repeat_interleave(groups)
+        slot, answer = group < len(self.slots), group == len(self.slots)
+        return (group[:, None] != group) & ~(slot[:, None] & answer)
 
 
 @dataclass(frozen=True)
@@ -263,7 +308,7 @@ class Output:
     """[Y, B, N, K]"""
     boxes: Tensor
     """[Y, B, N, 4] as (cx, cy, w, h) in [0, 1] of the unpadded image, not clipped"""
-    memory: Tensor
+    memory: Tensor | None = None
     """[B, L, D]"""
     points: Tensor | None = None
     """[Y, B, N, 2], for geometries that predict a point"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from detrkit.attention.multihead import split_heads
 from detrkit.attention.summed import Summand, SummedAttention
 from detrkit.attention.terms import Term, Terms
 from detrkit.errors import UserError
-from detrkit.recipe import Factory, register
+from detrkit.recipe import Given, as_factory, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
 
@@ -28,11 +28,11 @@ class TermSum(SummedAttention):
     """
 
     def __init__(
-        self, terms: list[Factory], *, width: int, heads: int, first: bool, dropout: float, head_widths: int = 0
+        self, terms: Sequence[Given], *, width: int, heads: int, first: bool, dropout: float, head_widths: int = 0
     ):
         super().__init__(heads=heads, dropout=dropout)
         self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
-        for factory in terms:
+        for factory in (as_factory("term", given) for given in terms):
             if factory.name in self.terms:
                 raise UserError(f'the term "{factory.name}" stands twice in decoder.cross_attention.terms')
             term = factory(width=width, heads=heads, first=first)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from detrkit.attention.multihead import split_heads
 from detrkit.errors import UserError
 from detrkit.layers import Part
-from detrkit.recipe import Factory, Slot, define_slot, register
+from detrkit.recipe import Given, Slot, define_slot, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
-Terms = Annotated[list[Factory], Slot("term")]
+Terms = Annotated[list[Given], Slot("term")]
 
 
 class Term(Part):

@@ -19,7 +19,7 @@ from detrkit.data.voc_source import VocSource
 from detrkit.data.yolo import find_yaml
 from detrkit.data.yolo_source import YoloSource
 from detrkit.errors import DataError
-from detrkit.recipe import Factory, Slot, register
+from detrkit.recipe import Given, Slot, as_factory, register
 
 SHARE = 0.2
 """of the images, to validate on, where a set has no split of its own and none is asked for"""
@@ -44,7 +44,7 @@ class AutoSource(FileSource):
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
+        augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
             root=Path(root).expanduser() if root is not None else None,
@@ -54,7 +54,7 @@ class AutoSource(FileSource):
             split_seed=split_seed,
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
-            augment=augment(),
+            augment=as_factory("augment", augment)(),
         )
 
     @cached_property

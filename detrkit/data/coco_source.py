@@ -16,7 +16,7 @@ from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
-from detrkit.recipe import Factory, Slot, register
+from detrkit.recipe import Given, Slot, as_factory, register
 
 # Annotation file and image folder below the root: COCO's own, the plain one, and Roboflow's export.
 LAYOUTS: dict[Split, tuple[tuple[str, str], ...]] = {
@@ -101,7 +101,7 @@ class CocoSource(FileSource):
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
+        augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
             root=Path(root).expanduser() if root is not None else None,
@@ -111,7 +111,7 @@ class CocoSource(FileSource):
             split_seed=split_seed,
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
-            augment=augment(),
+            augment=as_factory("augment", augment)(),
         )
         self._files = {"train": train, "val": val}
 

@@ -19,7 +19,7 @@ from detrkit.data.figures import FIGURES, Layout, Scene, lay_out, paint
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment
 from detrkit.errors import DataError
-from detrkit.recipe import Factory, Slot, register
+from detrkit.recipe import Given, Slot, as_factory, register
 
 FigureName = Literal["circle", "square", "triangle", "star", "ring", "cross", "bar", "crescent"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -120,9 +120,9 @@ class ShapesSource(DataSource):
         textured: Share = 1.0,
         hue_by_class: bool = False,
         seed: Annotated[int, Field(ge=0)] = 0,
-        augment: Annotated[Factory, Slot("augment")] = "flip",  # type: ignore[assignment]
+        augment: Annotated[Given, Slot("augment")] = "flip",
     ):
-        super().__init__(augment=augment())
+        super().__init__(augment=as_factory("augment", augment)())
         sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         for key, (low, high) in (("image_size", sides), ("objects", objects), ("sizes", sizes)):
             if low > high:

@@ -16,7 +16,7 @@ from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.voc import find_list, find_voc, listed, read_voc, read_xml
 from detrkit.errors import DataError
-from detrkit.recipe import Factory, Slot, register
+from detrkit.recipe import Given, Slot, as_factory, register
 from detrkit.wording import counted
 
 
@@ -41,7 +41,7 @@ class VocSource(FileSource):
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        augment: Annotated[Factory, Slot("augment")] = "detr",  # type: ignore[assignment]
+        augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
             root=Path(root).expanduser() if root is not None else None,
@@ -51,7 +51,7 @@ class VocSource(FileSource):
             split_seed=split_seed,
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
-            augment=augment(),
+            augment=as_factory("augment", augment)(),
         )
 
     @cached_property

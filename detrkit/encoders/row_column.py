@@ -87,4 +87,4 @@ class RowColumnEncoder(Encoder):
         x = projected.flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x, codes, mask)
-        return Memory(x, codes.cells(), mask, (tuple(projected.shape[-2:]),), level.extent, codes)
+        return Memory(x, codes.cells(), (tuple(projected.shape[-2:]),), mask, level.extent, codes)

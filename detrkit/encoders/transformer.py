@@ -89,4 +89,4 @@ class TransformerEncoder(Encoder):
                 scaled = position * self.scales[index % len(self.scales)](x)
             x = layer(x, scaled, mask)
         axes = self.position.axes(projected, level.mask)
-        return Memory(x, position, mask, (tuple(projected.shape[-2:]),), level.extent, axes)
+        return Memory(x, position, (tuple(projected.shape[-2:]),), mask, level.extent, axes)

@@ -26,30 +26,38 @@ def freeze(detector: nn.Module, parts: Sequence[str]) -> None:
     """
     names = dict(detector.named_parameters())
     for part in parts:
-        mine = [parameter for name, parameter in names.items() if f"{name}.".startswith(f"{part}.")]
-        if not mine:
-            tops = sorted({name.split(".")[0] for name in names})
-            hint = nearest(
-                part, {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 1)}
-            )
-            raise UserError(f'train.freeze: this detector has no "{part}"; its parts are {one_of(tops)}{hint}')
-        for parameter in mine:
-            parameter.requires_grad_(False)
+        for name in parameters_of(detector, part, "train.freeze"):
+            names[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in names.values()):
         raise UserError("train.freeze leaves nothing to train; take a part out of it")
+
+
+def parameters_of(detector: nn.Module, part: str, key: str) -> list[str]:
+    """The names of a part's parameters, by the beginning that they share up to a dot.
+
+    Raises UserError, which names the recipe's key, if there are none.
+    """
+    names = [name for name, _ in detector.named_parameters()]
+    mine = [name for name in names if f"{name}.".startswith(f"{part}.")]
+    if not mine:
+        tops = sorted({name.split(".")[0] for name in names})
+        hint = nearest(part, {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 1)})
+        raise UserError(f'{key}: this detector has no "{part}"; its parts are {one_of(tops)}{hint}')
+    return mine
 
 
 def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum, over the trainable parameters, one group for each pair of rate and decay.
 
-    A parameter is the backbone's if its name begins with `backbone.`; the rest has the learning rate, times
-    `place_rate_factor` in layers that a part lists as its `place_layers`. Norms and biases may go without decay. A
-    backbone with rate 0 is frozen (`requires_grad` is cleared), so that no gradient is computed for it.
+    A parameter is the backbone's if its name begins with one of `options.backbone`, up to a dot; the rest has the
+    learning rate, times `place_rate_factor` in layers that a part lists as its `place_layers`. Norms and biases may go
+    without decay. A backbone with rate 0 is frozen (`requires_grad` is cleared): no gradient is computed for it.
 
     Every group keeps its full rate as `full_rate`, which the schedule scales, and its `names` in order.
 
     Raises:
-        UserError: a factor for such layers is given, and no part has any; or a part to freeze is not there.
+        UserError: a factor for such layers is given, and no part has any; or a part to freeze, or one that is said to
+            be the backbone, is not there.
     """
     places = set(_places(detector))
     if options.place_rate_factor != 1 and not places:
@@ -57,13 +65,16 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
             f"train.place_rate_factor = {options.place_rate_factor:g} has nothing to act on: no part of this detector "
             "learns where to look by a layer of its own, as deformable attention does"
         )
-    freeze(detector, [*options.freeze, *(["backbone"] if options.backbone_learning_rate == 0 else [])])
+    has_usual = any(name.startswith("backbone.") for name, _ in detector.named_parameters())
+    named = options.backbone if has_usual or options.backbone != ("backbone",) else ()  # a detector need not have one
+    bodies = {name for part in named for name in parameters_of(detector, part, "train.backbone")}
+    freeze(detector, [*options.freeze, *(named if options.backbone_learning_rate == 0 else [])])
     undecayed = set() if options.decay_norms else set(_norms_and_biases(detector))
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith("backbone."):
+        if name in bodies:
             rate = options.backbone_learning_rate
         else:
             rate = options.learning_rate * (options.place_rate_factor if name in places else 1)

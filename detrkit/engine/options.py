@@ -27,7 +27,9 @@ class TrainOptions:
 
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-4
     backbone_learning_rate: Annotated[float, Field(ge=0, le=1000)] = 1e-5
-    """the rate of the parameters called `backbone.*`; 0 freezes them"""
+    """the rate of the backbone's parameters; 0 freezes them"""
+    backbone: tuple[str, ...] = ("backbone",)
+    """what counts as backbone, by the beginnings of parameters' names: of a detector of your own ["model.body"], say"""
     freeze: tuple[str, ...] = ()
     """parts that are not trained, by the beginnings of their parameters' names: "backbone", "encoder",
     "decoder.layers.0", ..."""

@@ -8,11 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from detrkit.errors import UserError, require_kind
+from detrkit.errors import UserError
 from detrkit.layers import total
 from detrkit.losses.base import BaseCriterion, Loss
 from detrkit.losses.truths import check_truths
 from detrkit.matching.base import Matcher
+from detrkit.recipe import Given, as_factory
 from detrkit.structures import Matches, Output, Target, Targets
 
 
@@ -22,14 +23,16 @@ class Criterion(BaseCriterion):
     Args:
         matcher: gives the pairs.
         losses: the terms, by the names under which they are reported.
+
+    Both take built parts as well as what `detrkit.recipe.as_factory` does.
     """
 
-    def __init__(self, *, matcher: Matcher, losses: Mapping[str, Loss]):
+    def __init__(self, *, matcher: Given, losses: Mapping[str, Given]):
         super().__init__()
         if not losses:
             raise UserError("losses is empty, so nothing would be learned; name a loss")
-        require_kind(losses, Loss, "losses.")
-        self.matcher, self.losses = matcher, dict(losses)
+        self.matcher: Matcher = as_factory("matcher", matcher)()
+        self.losses: dict[str, Loss] = {name: as_factory("loss", given)() for name, given in losses.items()}
 
     @property
     def bad_costs(self) -> int:
@@ -73,6 +76,33 @@ class Criterion(BaseCriterion):
         Raises:
             UserError: truths in another form; labels and boxes out of range, where they are on the CPU.
         """
+        terms, matches, padded = self._matched(output, targets, objects, images)
+        report = {"total": total(loss.weight * value.sum() for loss, value in terms.values())}
+        for name, (_, value) in terms.items():
+            *earlier, last = value.detach().unbind()
+            report[name] = last
+            report |= {f"{name}.{layer}": x for layer, x in enumerate(earlier)}
+        report["class_error"] = class_error(output, padded, matches)
+        return report
+
+    def terms(
+        self,
+        output: Output,
+        targets: Sequence[Target],
+        objects: Tensor | None = None,
+        images: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms [Y] by their names, with graph and without weight, for a loop that weighs and sums them itself.
+
+        Names, arguments and errors are those of `forward`, whose total is the sum of `losses[name].weight` times these.
+        """
+        terms, _, _ = self._matched(output, targets, objects, images)
+        return {name: value for name, (_, value) in terms.items()}
+
+    def _matched(
+        self, output: Output, targets: Sequence[Target], objects: Tensor | None, images: int | None
+    ) -> tuple[dict[str, tuple[Loss, Tensor]], Matches, Targets]:
+        """Each term with its loss; the answer's pairs, and the truths that they speak of."""
         check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - output.background)
         output = output.float() if output.logits.dtype != torch.float64 else output
         padded = Targets.pad(targets, output.boxes.dtype, images)
@@ -88,13 +118,7 @@ class Criterion(BaseCriterion):
             terms = self._terms("", output, padded, matches, objects)
             for name, extra in output.extras.items():
                 terms |= self._terms(f"{name}/", extra.output, truths[name], extra.matches or pairs[name], objects)
-            report = {"total": total(loss.weight * value.sum() for loss, value in terms.values())}
-        for name, (_, value) in terms.items():
-            *earlier, last = value.detach().unbind()
-            report[name] = last
-            report |= {f"{name}.{layer}": x for layer, x in enumerate(earlier)}
-        report["class_error"] = class_error(output, padded, matches)
-        return report
+        return terms, matches, padded
 
     def _terms(
         self, prefix: str, output: Output, targets: Targets, matches: Matches, objects: Tensor

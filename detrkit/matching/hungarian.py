@@ -14,10 +14,10 @@ from detrkit.errors import UserError
 from detrkit.layers import total
 from detrkit.matching.base import Matcher
 from detrkit.matching.costs import Cost
-from detrkit.recipe import Factory, Slot, register
+from detrkit.recipe import Given, Slot, as_factory, register
 from detrkit.structures import Matches, Output, Targets
 
-Costs = Annotated[dict[str, Factory], Slot("cost")]
+Costs = Annotated[dict[str, Given], Slot("cost")]
 
 
 @register("matcher", "hungarian")
@@ -35,7 +35,7 @@ class HungarianMatcher(Matcher):
         super().__init__()
         if not costs:
             raise UserError("matcher.costs is empty, so nothing says which query answers which object; name a cost")
-        self.costs: dict[str, Cost] = {name: factory() for name, factory in costs.items()}
+        self.costs: dict[str, Cost] = {name: as_factory("cost", given)() for name, given in costs.items()}
         self.bad_costs = 0
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.heads import Head
-from detrkit.recipe import Factory
+from detrkit.recipe import Given, as_factory
 from detrkit.structures import Memory
 
 
@@ -36,11 +36,11 @@ class Proposals(nn.Module):
         head: factory of the head, the decoder's kind with weights of its own; its `size_start` is the decoder's alone.
     """
 
-    def __init__(self, *, width: int, classes: int, head: Factory):
+    def __init__(self, *, width: int, classes: int, head: Given):
         super().__init__()
         self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         nn.init.xavier_uniform_(self.project.weight)
-        self.head: Head = head(
+        self.head: Head = as_factory("head", head)(
             width=width,
             classes=classes,
             layers=1,

@@ -15,7 +15,7 @@ from detrkit.layers import Count, take
 from detrkit.position import sine_code
 from detrkit.queries.base import QueryGenerator
 from detrkit.queries.proposals import Proposals, best
-from detrkit.recipe import Factory, register
+from detrkit.recipe import Given, register
 from detrkit.structures import Extra, Memory, Output, Queries, QueryLimit
 
 
@@ -43,7 +43,7 @@ class MixedSelectionQueries(QueryGenerator):
         width: int,
         geometry: Geometry,
         classes: int,
-        head: Factory,
+        head: Given,
         count: Count = 300,
         skip_unusable: bool = False,
     ):
@@ -83,7 +83,7 @@ class TwoStageQueries(QueryGenerator):
 
     embeds_boxes = True
 
-    def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Factory, count: Count = 300):
+    def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Given, count: Count = 300):
         super().__init__()
         self.geometry, self.count, self.half_width = geometry, count, width // 2
         self.proposals = Proposals(width=width, classes=classes, head=head)

@@ -1,17 +1,20 @@
 """Recipes: TOML files that name parts and their options, read, merged and checked before they are built."""
 
+from detrkit.recipe.hand import as_factory, part
 from detrkit.recipe.library import RecipeEntry, broken_recipes, list_recipes
 from detrkit.recipe.problems import Problem, RecipeError
 from detrkit.recipe.recipe import Recipe, load_recipe, load_run_recipe, parse_recipe
-from detrkit.recipe.registry import Factory, Slot, broken_plugins, define_section, define_slot, register
+from detrkit.recipe.registry import Factory, Given, Slot, broken_plugins, define_section, define_slot, register
 
 __all__ = [
     "Factory",
+    "Given",
     "Problem",
     "Recipe",
     "RecipeEntry",
     "RecipeError",
     "Slot",
+    "as_factory",
     "broken_plugins",
     "broken_recipes",
     "define_section",
@@ -20,5 +23,6 @@ __all__ = [
     "load_recipe",
     "load_run_recipe",
     "parse_recipe",
+    "part",
     "register",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detrkit.recipe.lines import KeyPath
-from detrkit.recipe.registry import REQUIRED, Factory, Slot, parts, sections, slots
+from detrkit.recipe.registry import REQUIRED, Factory, Given, Slot, parts, sections, slots
 
 Kind = Literal["offered", "option", "group", "part", "list", "named"]
 
@@ -36,7 +36,7 @@ class Parameter:
 def classify(name: str, annotation: Any, default: Any = REQUIRED) -> Parameter:
     """Reads the kind of a parameter off its annotation.
 
-    Raises TypeError for a `Slot` on anything but `Factory`, a list or a dict of it.
+    Raises TypeError for a `Slot` on anything but `Given` or `Factory`, a list or a dict of it.
     """
     if isinstance(annotation, Slot):
         return Parameter(name, "part", slot=annotation.name, default=default)
@@ -144,13 +144,13 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
 
 def _kind_of_slot(name: str, inner: Any) -> tuple[Kind, bool]:
     bare, optional = without_none(inner)
-    if bare is Factory:
+    if bare in (Factory, Given):
         return "part", optional
-    if get_origin(bare) is list and get_args(bare) == (Factory,):
+    if get_origin(bare) is list and get_args(bare)[0] in (Factory, Given):
         return "list", optional
-    if get_origin(bare) is dict and get_args(bare) == (str, Factory):
+    if get_origin(bare) is dict and get_args(bare)[0] is str and get_args(bare)[1] in (Factory, Given):
         return "named", optional
-    raise TypeError(f'"{name}": a Slot marks Factory, Factory | None, list[Factory] or dict[str, Factory]')
+    raise TypeError(f'"{name}": a Slot marks Given, Given | None, list[Given], dict[str, Given], or Factory alike')
 
 
 def _default(build: Callable[..., Any], parameter: inspect.Parameter) -> Any:

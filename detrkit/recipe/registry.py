@@ -22,7 +22,7 @@ REQUIRED = inspect.Parameter.empty  # stands for "has no default"
 
 @dataclass(frozen=True)
 class Slot:
-    """Marks an annotation as a place for parts: `Annotated[list[Factory], Slot("term")]`."""
+    """Marks an annotation as a place for parts: `Annotated[list[Given], Slot("term")]`."""
 
     name: str
 
@@ -63,6 +63,10 @@ class Factory:
         if slot is not None and slot.base is not None:
             require_kind({f'{self.slot} "{self.name}"': part}, slot.base)
         return part
+
+
+Given = Factory | str | Callable[..., Any]
+"""What a constructor takes for a part: a factory, as a recipe makes it, or what `detrkit.recipe.as_factory` takes."""
 
 
 @dataclass(frozen=True)

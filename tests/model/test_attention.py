@@ -1,8 +1,5 @@
 """Fused sums of terms against plain attention with an explicit [B, H, N, L] tensor of logits."""
 
-import inspect
-from functools import partial
-
 import pytest
 import torch
 
@@ -16,17 +13,6 @@ from detrkit.sap.terms import SideDirectedGaussianTerm, SideTerm
 from detrkit.structures import Memory, QueryPosition, Reference
 
 WIDTH, HEADS, QUERIES, SHAPE = 32, 4, 7, (5, 6)
-
-
-class NamedFactory:
-    """What the recipe system hands to a part for a nested slot."""
-
-    def __init__(self, name, build, **options):
-        self.name, self.build = name, partial(build, **options)
-
-    def __call__(self, **offered):
-        wanted = inspect.signature(self.build).parameters  # as a recipe's factory: only what the part names
-        return self.build(**{name: value for name, value in offered.items() if name in wanted})
 
 
 TERMS = {
@@ -43,7 +29,7 @@ def scene(dtype=torch.float64, padded=True):
     mask = torch.zeros(2, *SHAPE, dtype=torch.bool)
     mask[1, 3:], mask[1, :, 4:] = True, True
     tokens, position = torch.randn(2, cells, WIDTH, dtype=dtype), torch.randn(2, cells, WIDTH, dtype=dtype)
-    memory = Memory(tokens, position, mask.flatten(1) if padded else None, (SHAPE,))
+    memory = Memory(tokens, position, (SHAPE,), mask.flatten(1) if padded else None)
     content = torch.randn(2, QUERIES, WIDTH, dtype=dtype)
     codes = {n: torch.randn(2, QUERIES, f * WIDTH, dtype=dtype) for n, f in (("point", 1), ("side", 2))}
     embeddings = {n: torch.randn(2, QUERIES, WIDTH, dtype=dtype) for n in ("point", "side")}
@@ -59,7 +45,7 @@ def attention(names, first, dtype=torch.float64):
         positions=("point", "side"),
         dropout=0.0,
         first=first,
-        terms=[NamedFactory(name, TERMS[name]) for name in names],
+        terms=[TERMS[name] for name in names],
     )
     return module.to(dtype).eval()
 

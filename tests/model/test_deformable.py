@@ -27,7 +27,7 @@ def memory(shapes=SHAPES, padded=True, width=WIDTH) -> Memory:
         masks.append(mask.flatten(1))
     cells = sum(h * w for h, w in shapes)
     tokens, position = torch.randn(2, 2, cells, width, dtype=torch.float64)
-    return Memory(tokens, position, torch.cat(masks, 1) if padded else None, shapes)
+    return Memory(tokens, position, shapes, torch.cat(masks, 1) if padded else None)
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -175,7 +175,7 @@ def test_gradients_reach_values_places_and_weights():
     tokens = held.tokens[:, :47].clone().requires_grad_()
 
     def run(content, locations, tokens):
-        return module(content, locations, Memory(tokens, held.position, None, SHAPES[:2]))
+        return module(content, locations, Memory(tokens, held.position, SHAPES[:2]))
 
     assert torch.autograd.gradcheck(run, (content, locations, tokens), fast_mode=True)
 

@@ -31,7 +31,7 @@ def memory(request):
     codes = SinePosition(width=WIDTH)(tokens.transpose(1, 2).unflatten(2, SHAPE), inside)
     flat = mask.flatten(1) if request.param else None
     extent = torch.tensor([[7.0, 5.0], [3.4, 2.5]], dtype=torch.float64)
-    return Memory(tokens, codes, flat, (SHAPE,), extent=extent, axes=axes)
+    return Memory(tokens, codes, (SHAPE,), flat, extent=extent, axes=axes)
 
 
 def draw(*shape):
@@ -92,7 +92,7 @@ def test_row_column_attention_sums_the_longer_axis_first_whichever_it_is(memory)
 
 
 def test_row_column_attention_names_the_position_part_that_it_needs(memory):
-    plain = Memory(memory.tokens, memory.position, memory.mask, (SHAPE,))
+    plain = Memory(memory.tokens, memory.position, (SHAPE,), memory.mask)
     module = RowColumnCrossAttention(width=WIDTH, heads=HEADS, dropout=0.0).double()
     with pytest.raises(UserError, match=r'position\.type = "axes"'):
         module(draw(QUERIES, WIDTH), QueryPosition(), reference(), plain)

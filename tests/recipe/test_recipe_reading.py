@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 
+from detrkit.errors import UserError
 from detrkit.recipe import Factory, load_recipe
 from detrkit.recipe.lines import key_lines
 
@@ -223,7 +224,9 @@ def test_a_recipe_brings_its_own_parts(base, write, form, monkeypatch):
     path = write("mine.toml", f'extends = "base"\nimports = ["{form}"]\n[decoder.norm]\ntype = "mine"\npower = 3\n')
     child = write("below/child.toml", 'extends = "../mine"\n')
     assert load_recipe(path).section("decoder").parts["norm"](width=8).power == 3
-    recipe = load_recipe(child)
+    with pytest.raises(UserError, match=r"(?s)my_toy_part.*trust"):  # a base in another folder may be anybody's
+        load_recipe(child)
+    recipe = load_recipe(child, trust=True)
     assert recipe.get("decoder.norm.type") == "mine"
     # The written recipe still finds the module from another folder.
     assert load_recipe(write("elsewhere/recipe.toml", recipe.to_toml())).get("decoder.norm.power") == 3
