@@ -1,11 +1,14 @@
 import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
 from detrkit.errors import DataError
-from detrkit.evaluation.coco_stats import STAT_NAMES, coco_stats
+from detrkit.evaluation.coco_stats import PYCOCOTOOLS, STAT_NAMES, coco_stats, fastest_evaluator
 
 EXPECTED_NAMES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
@@ -32,17 +35,21 @@ def found(image, category, box, score=0.9):
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
 
 
+CASE = Path(__file__).parents[1] / "coco_eval_case"
 BOX = [10, 10, 50, 40]
 ONE = pytest.approx(1)  # pycocotools divides by the truths plus a hair
 
 
-def test_reference_case(capsys):
-    folder = Path(__file__).parents[1] / "coco_eval_case"
-    expected = json.loads((folder / "expected.json").read_text())
+def reference_case():
     truths = COCO()
-    truths.dataset = json.loads((folder / "gt.json").read_text())
+    truths.dataset = json.loads((CASE / "gt.json").read_text())
     truths.createIndex()
-    detections = json.loads((folder / "dt.json").read_text())
+    return truths, json.loads((CASE / "dt.json").read_text())
+
+
+def test_reference_case(capsys):
+    expected = json.loads((CASE / "expected.json").read_text())
+    truths, detections = reference_case()
     capsys.readouterr()
     result = coco_stats(truths, detections)
     assert capsys.readouterr().out == ""
@@ -54,6 +61,48 @@ def test_reference_case(capsys):
     assert len(result.per_class) == 80
     assert sum(row.truths for row in result.per_class) == 839 - 9  # crowd regions are no truths
     assert result.images == 100
+
+
+def crowded_case():
+    """Truths and detections of many kinds: crowds, ties of scores, 120 detections an image, images without any."""
+    rng = np.random.default_rng(0)
+
+    def boxes(count):
+        corner, size = rng.integers(0, 80, (count, 2)), rng.integers(2, 90, (count, 2))
+        return np.concatenate((corner, size), axis=1).tolist()
+
+    truths, detections = [], []
+    for image in range(12):
+        for box in boxes(int(rng.integers(0, 12))):
+            area, crowd = float(box[2] * box[3]) * rng.uniform(0.5, 1), int(rng.random() < 0.1)
+            truths.append(truth(len(truths), image, int(rng.integers(1, 5)), box, area=area, iscrowd=crowd))
+        near = [t["bbox"] for t in truths if t["image_id"] == image] * 8
+        for box in (*near, *boxes(120 if image % 3 else 0)):
+            moved = (np.array(box) + rng.integers(-2, 3, 4)).clip(1).tolist()
+            detections.append(found(image, int(rng.integers(1, 5)), moved, score=int(rng.integers(1, 8)) / 8))
+    categories = [(number, str(number)) for number in range(1, 7)]
+    return ground_truth(truths, images=range(12), categories=categories), detections
+
+
+@pytest.mark.parametrize("case", [reference_case, crowded_case])
+def test_the_faster_evaluator_s_numbers_are_pycocotools(case):
+    pytest.importorskip("faster_coco_eval")
+    assert fastest_evaluator() != PYCOCOTOOLS
+    truths, detections = case()
+    plain, faster = (coco_stats(truths, detections, evaluator=e) for e in (PYCOCOTOOLS, fastest_evaluator()))
+    assert plain.stats["AP"] > 0
+    for name, value in plain.stats.items():
+        assert faster.stats[name] == (None if value is None else pytest.approx(value, rel=0, abs=1e-15)), name
+    for a, b in zip(plain.per_class, faster.per_class, strict=True):
+        rows = asdict(a), asdict(b)
+        assert rows[0].keys() == rows[1].keys()
+        for key, value in rows[0].items():
+            assert rows[1][key] == (pytest.approx(value, rel=0, abs=1e-15) if isinstance(value, float) else value), key
+
+
+def test_without_the_faster_evaluator_pycocotools_is_taken(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    assert fastest_evaluator() == PYCOCOTOOLS
 
 
 def test_class_without_truths_is_left_out_of_the_mean():
