@@ -57,7 +57,8 @@ def train(
         check_folder(run, "--run-dir")
     with processes(loaded.section("train").device) as here:
         if not resume:
-            folder = run or here.from_first(new_run_folder(Path("runs"), name or loaded.name.replace("/", "-")))
+            called = name or _name(str(recipe), loaded.name)
+            folder = run or here.from_first(new_run_folder(Path("runs"), called))
         console = Console() if here.is_first else None
         outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
     if console is None:
@@ -70,6 +71,14 @@ def train(
         )
         raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
     _print_result(console, folder, outcome, events="tensorboard" in loaded.section("train").loggers)
+
+
+def _name(given: str, recipe: str) -> str:
+    """A run's name: the recipe's, or the project's folder's where the recipe is called recipe.toml."""
+    path = Path(given).resolve()
+    if recipe == "recipe":
+        return path.name if path.is_dir() else path.parent.name
+    return recipe.replace("/", "-")
 
 
 def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tuple[Path, Literal["last", "best"]]:

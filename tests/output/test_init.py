@@ -169,10 +169,13 @@ def test_free_memory_is_less_than_there_is():
     assert free is None or 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_a_project_is_trained_by_its_folder_s_name(folder, tmp_path):
-    """A folder with a recipe in it is no run yet."""
+def test_a_project_is_trained_by_its_folder_s_name(folder, tmp_path, monkeypatch):
+    """A folder with a recipe in it is no run yet, and its run is called as it is."""
+    monkeypatch.chdir(tmp_path)
     call("init", tmp_path / "mine", "--data", folder, "--scratch", "--backbone", "test_resnet")
     small = ("train.epochs=1", "train.workers=0", "train.device=cpu", "evaluate.pictures=0", "data.augment.scales=[64]")
-    assert call("train", tmp_path / "mine", *small, "--run", tmp_path / "run").exit_code == 0
-    with pytest.raises(UserError, match=r"run is a run\. Go on with it"):
-        call("train", tmp_path / "run")
+    small += ("data.augment.eval_size=64",)
+    for given, run in (("mine", "runs/mine"), ("mine/recipe.toml", "runs/mine-2")):
+        assert call("train", given, *small).exit_code == 0
+        with pytest.raises(UserError, match=rf"{run} is a run\. Go on with it"):
+            call("train", run)
