@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,13 @@ import yaml
 from PIL import Image
 
 from detrkit.data.auto_source import AutoSource
-from detrkit.data.save import save_coco, save_yolo
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
 
 from .conftest import box_entry, coco, image_entry, part
+from .formats import WRITERS, write_voc, write_whole
+
+SPLIT = [form for form in WRITERS if form != "whole"]
 
 
 def auto(root, **options):
@@ -44,62 +45,6 @@ def same(first, second, limit=1e-6):
         assert [(o[0], o[2]) for o in objects] == [(o[0], o[2]) for o in second[name]], name
         ours, theirs = (np.array([o[1] for o in each]).reshape(-1, 4) for each in (objects, second[name]))
         assert np.abs(ours - theirs).max(initial=0) <= limit, name
-
-
-def write_voc(splits, out):
-    for split, dataset in splits.items():
-        names = {category.id: category.name for category in dataset.real_categories}
-        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
-        stems = []
-        for index in range(len(dataset)):
-            source, rows = dataset.image_path(index), dataset.records.of_image(index)
-            shutil.copy(source, out / "JPEGImages" / source.name)
-            height, width = dataset.records.sizes[index].tolist()
-            objects = ""
-            for (x, y, w, h), number in zip(
-                dataset.records.boxes[rows].tolist(), dataset.records.category_ids[rows].tolist(), strict=True
-            ):
-                objects += (
-                    f"<object><name>{names[number]}</name><difficult>0</difficult><bndbox><xmin>{x!r}</xmin>"
-                    f"<ymin>{y!r}</ymin><xmax>{x + w!r}</xmax><ymax>{y + h!r}</ymax></bndbox></object>"
-                )
-            (out / "Annotations" / f"{source.stem}.xml").write_text(
-                f"<annotation><filename>{source.name}</filename><size><width>{width}</width><height>{height}</height>"
-                f"<depth>3</depth></size>{objects}</annotation>"
-            )
-            stems.append(source.stem)
-        (out / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
-
-
-def write_roboflow(splits, out):
-    for split, dataset in splits.items():
-        folder = out / {"train": "train", "val": "valid"}[split]
-        save_coco({"x": dataset}, out / "t")
-        (out / "t" / "x").rename(folder)
-        (out / "t" / "annotations" / "instances_x.json").rename(folder / "_annotations.coco.json")
-
-
-def write_whole(splits, out):
-    """One JSON, all images in one folder, no split."""
-    (out / "photos").mkdir(parents=True)
-    images, annotations = [], []
-    for number, dataset in enumerate(splits.values()):
-        for index in range(len(dataset)):
-            source, rows = dataset.image_path(index), dataset.records.of_image(index)
-            shutil.copy(source, out / "photos" / source.name)
-            height, width = dataset.records.sizes[index].tolist()
-            image_id = 1000 * number + index
-            images.append(image_entry(image_id, name=source.name, height=height, width=width))
-            for row in range(rows.start, rows.stop):
-                box, category = dataset.records.boxes[row].tolist(), int(dataset.records.category_ids[row])
-                annotations.append(box_entry(len(annotations) + 1, image_id, box, category=category))
-        categories = [{"id": c.id, "name": c.name} for c in dataset.real_categories]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (out / "labels.json").write_text(json.dumps(content))
-
-
-WRITERS = {"yolo": save_yolo, "voc": write_voc, "roboflow": write_roboflow, "coco": save_coco}
 
 
 @pytest.fixture
@@ -130,7 +75,7 @@ def small_set(tmp_path):
     return root
 
 
-@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("form", SPLIT)
 def test_the_same_set_comes_out_of_every_format(small_set, tmp_path, form):
     source = coco(small_set)
     splits = {"train": source.train, "val": source.val}
@@ -147,18 +92,16 @@ def test_the_same_set_comes_out_of_every_format(small_set, tmp_path, form):
 
 
 @pytest.mark.parametrize("name", ["bccd", "aerial_cars"])
-@pytest.mark.parametrize("form", [*WRITERS, "whole"])
+@pytest.mark.parametrize("form", WRITERS)
 def test_real_sets_come_out_of_every_format(real_data, tmp_path, name, form):
     source = coco(real_data / name)
     splits = {"train": source.train, "val": source.val}
+    WRITERS[form](splits, tmp_path / "other")
+    found = auto(tmp_path / "other")
     if form == "whole":
-        write_whole(splits, tmp_path / "other")
-        found = auto(tmp_path / "other")
         same({**truth(source.train), **truth(source.val)}, {**truth(found.train), **truth(found.val)})
         assert len(found.val) == round(0.2 * (len(source.train) + len(source.val)))
         return
-    WRITERS[form](splits, tmp_path / "other")
-    found = auto(tmp_path / "other")
     for split, dataset in splits.items():
         same(truth(dataset), truth(getattr(found, split)))
 
@@ -273,8 +216,8 @@ def test_a_folder_in_no_format_is_told_what_is_looked_for(tmp_path):
 def test_each_format_says_what_was_found(small_set, tmp_path):
     source = coco(small_set)
     said = {}
-    for form, write in WRITERS.items():
-        write({"train": source.train, "val": source.val}, tmp_path / form)
+    for form in SPLIT:
+        WRITERS[form]({"train": source.train, "val": source.val}, tmp_path / form)
         said[form] = auto(tmp_path / form).describe()
     assert said == {
         "yolo": "YOLO: data.yaml, 2 classes, train in 1 place, val in 1 place",
