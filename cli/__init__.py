@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -12,18 +13,31 @@ def main() -> None:
     from rich.text import Text
 
     from detrkit.errors import UserError
+    from detrkit.writing import explain
 
     from .app import app
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no UTF-8
+
+    def end(message: str) -> None:
+        # As plain text: a message may hold brackets, which rich would read as markup.
+        Console(stderr=True, soft_wrap=True).print(Text(message, style="red"))
+        sys.exit(2)
 
     try:
         app(prog_name="detrkit")
     except UserError as error:
-        # As plain text: a message may hold brackets, which rich would read as markup.
-        Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
-        sys.exit(2)
+        end(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone. What Python flushes on its way out must not fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        end(f"{explain(error)}.\nFiles are written whole or not at all: once that is mended, give the command again.")
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # what Python up to 3.12 makes of one
+            raise
+        end(f"{error}: these links go in a circle")

@@ -76,21 +76,24 @@ def evaluate(
         result = evaluate_trained(trained, split, chosen, workers_for(options, here.world), console)
         if not here.is_first:
             return
-    console.print(numbers_table(result), classes_table(result.per_class))
-    folder = out or trained.folder
-    if folder is not None:
-        origin = {
-            "target": run,
-            "title": trained.recipe.title,
-            "weights": str(trained.origin),
-            "step": trained.step,
-            "data": trained.recipe.full_values()["data"],
-            "split": split,
-            "overrides": list(overrides or ()),
-        }
-        dataset = trained.source.val if split == "val" else trained.source.train
-        for path in _write(folder, result, origin, split, dataset.records):
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    folder, written = out or trained.folder, list[Path]()
+    try:
+        if folder is not None:
+            origin = {
+                "target": run,
+                "title": trained.recipe.title,
+                "weights": str(trained.origin),
+                "step": trained.step,
+                "data": trained.recipe.full_values()["data"],
+                "split": split,
+                "overrides": list(overrides or ()),
+            }
+            dataset = trained.source.val if split == "val" else trained.source.train
+            written = _write(folder, result, origin, split, dataset.records)
+    finally:  # a full disk does not take the numbers along
+        console.print(numbers_table(result), classes_table(result.per_class))
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 def evaluate_trained(trained: Trained, split: str, device: torch.device, workers: int, console: Console) -> EvalResult:

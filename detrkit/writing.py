@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +10,52 @@ from pathlib import Path
 
 from detrkit.errors import UserError
 
+# What to do, by what the system says. Anything else is told in its own words.
+ADVICE = {
+    "ENOSPC": "The disk is full: make room there",
+    "EDQUOT": "Your share of the disk is used up: make room there",
+    "EROFS": "It lies on a disk that is read-only: choose another place",
+    "EACCES": "There is no permission: change that, or choose another place",
+    "EPERM": "There is no permission: change that, or choose another place",
+    "ENAMETOOLONG": "The name is longer than the file system takes: choose a shorter one",
+    "ELOOP": "Its links go in a circle",
+    "EMFILE": "Too many files are open at once: raise the limit (ulimit -n), or take fewer workers",
+    "EISDIR": "There is a folder of that name in the way",
+    "ENOTDIR": "There is a file in the way where a folder is needed",
+    "EEXIST": "There is a file in the way where a folder is needed",
+}
+
+
+def explain(error: OSError) -> str:
+    """What the system refused, where, and what may help, in a line or two."""
+    places = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, Path))]
+    where = " and ".join(dict.fromkeys(places)) or "a file or connection"
+    advice = ADVICE.get(errno.errorcode.get(error.errno or 0, ""))
+    return f"{where}: {error.strerror or error}" + (f". {advice}" if advice else "")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the block that name no file, as those of a full disk, or a temporary one of this, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(f".{path.name}."):
+            error.filename = str(path)
+        raise
+
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Where to write what takes `path`'s place when the block ends; after an error all is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -29,8 +65,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, with a line break at its end."""
-    write_bytes(path, (text if text.endswith("\n") else text + "\n").encode())
+    """Write a file in UTF-8, with a line break at its end.
+
+    Names of files that are no UTF-8 hold letters that it does not have: they are written as JSON has them, \\udcff.
+    """
+    write_bytes(path, (text if text.endswith("\n") else text + "\n").encode(errors="backslashreplace"))
 
 
 def check_folder(path: Path, option: str) -> None:

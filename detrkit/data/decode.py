@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -36,6 +37,7 @@ def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None, *,
     broken or cut short, or has another size.
     """
     try:
+        _require_file(path)
         with Image.open(path) as file:
             file.load()
             upright = ImageOps.exif_transpose(file)
@@ -54,11 +56,18 @@ def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None, *,
 def stored_size(path: Path, *, exif: Exif = "upright") -> tuple[int, int]:
     """(height, width) of an image as ``decode`` gives it, from its header only; ``DataError`` likewise."""
     try:
+        _require_file(path)
         with Image.open(path) as file:
             turned = exif == "upright" and _orientation(file) in _TURNED
             return (file.width, file.height) if turned else (file.height, file.width)
     except Exception as error:
         raise _named(error, path) from error
+
+
+def _require_file(path: str | os.PathLike[str]) -> None:
+    """Raise DataError for a pipe or a device, which might be read for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DataError(f"{path}: is no file but a folder, a pipe or a device")
 
 
 def open_orientation(path: Path) -> int | None:

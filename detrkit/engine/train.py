@@ -24,7 +24,7 @@ from detrkit.engine.resume import allowed_changes, check_categories, find_start
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
 from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import evaluate
 from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.recipe.trust import remember
@@ -35,6 +35,7 @@ from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.run_loggers import Loggers
 from detrkit.structures import QueryLimit
 from detrkit.wording import counted
+from detrkit.writing import explain
 
 COCO_DETECTIONS = 100  # of an image, the most that COCO's AP looks at
 
@@ -170,7 +171,12 @@ def train(
         _in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
         begin = partial(run.begin_loggers, recipe.full_values(), step=trainer.at.step, resumed=resume)
         _in_first(here, lambda: begin(warn=lambda line: reporter.say(f"warning: {line}", style="yellow")))
-        return trainer.fit()
+        try:
+            return trainer.fit()
+        except BrokenPipeError:
+            raise  # whoever read what is printed has gone
+        except OSError as error:
+            raise UserError(f"{explain(error)}.\n{trainer.kept()}: detrkit train --resume {run.path}") from error
 
 
 def with_classes(recipe: Recipe, source: Any) -> Recipe:

@@ -40,6 +40,7 @@ from detrkit.runs.checkpoint import (
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.state import read_trainer_state, way_out
 from detrkit.wording import counted
+from detrkit.writing import explain
 
 MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
 AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
@@ -289,6 +290,12 @@ class Trainer:
             f"images of this step: {', '.join(map(str, images[:32]))}\n{advice}. {MAY_HELP}"
         )
 
+    def kept(self) -> str:
+        """What a training that failed has left, and where it goes on."""
+        if find_folder(self.run.last) is None:
+            return "There is no checkpoint yet; from its beginning the run goes on with"
+        return f"{self.run.last} is whole, of step {self._saved_step}; from there the run goes on with"
+
     def _kept(self) -> str:
         """Which checkpoint there is beside weights that are not finite."""
         if find_folder(self.run.last) is None:
@@ -328,15 +335,24 @@ class Trainer:
             epoch = step // self.workload.steps_per_epoch
             minutes = round(self._minutes(), 3)
             self.run.log("evaluate", step, {"epoch": epoch, "minutes": minutes, **result.stats})
-            if self._draw is not None:
-                for path in self._draw(subject, self.run.pictures / f"epoch_{epoch:04d}"):
-                    self.run.loggers.picture(f"pictures/{path.stem}", path, step)
             numbers = "  ".join(f"{name} {_percent(result.stats.get(name))}" for name in ("AP", "AP50", "AP75"))
             self.reporter.say(f"epoch {epoch}  {numbers}{'  (best so far)' if is_best else ''}")
         self._save()
         if is_best and self.here.is_first:
             copy_checkpoint(self.run.last, self.run.best)
+        if self.here.is_first and self._draw is not None:
+            self._draw_pictures(self._draw, subject)
         self.meter.clock.evaluated()
+
+    def _draw_pictures(self, draw: Callable[..., Any], subject: nn.Module) -> None:
+        """Pictures are for looking at: whatever goes wrong with them ends no training."""
+        folder = self.run.pictures / f"epoch_{self.at.step // self.workload.steps_per_epoch:04d}"
+        try:
+            for path in draw(subject, folder):
+                self.run.loggers.picture(f"pictures/{path.stem}", path, self.at.step)
+        except Exception as error:
+            reason = explain(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self.reporter.say(f"warning: no pictures in {folder}: {reason}", style="yellow")
 
     # --- checkpoints
 

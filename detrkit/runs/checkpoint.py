@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
+from detrkit.writing import naming
 
 if TYPE_CHECKING:
     from detrkit.data import Category
@@ -39,7 +41,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
-        yield temporary
+        try:
+            with naming(folder):
+                yield temporary
+        except (SafetensorError, RuntimeError) as error:  # what these writers make of a full disk
+            reason = str(error).splitlines()[0]
+            raise OSError(errno.EIO, f"cannot be written ({reason})", str(folder)) from error
         for path in temporary.iterdir():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -151,7 +158,7 @@ def parse_pixels(metadata: Mapping[str, str]) -> dict[str, list[float]]:
     for key in ("mean", "std"):
         try:
             values = json.loads(metadata[key])
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             return {}
         if not isinstance(values, list) or len(values) != 3 or not all(isinstance(value, float) for value in values):
             return {}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from detrkit.errors import UserError
 from detrkit.runs.loggers import flat
 from detrkit.runs.run_loggers import Loggers
-from detrkit.writing import write_text
+from detrkit.writing import naming, write_text
 
 
 class RunFolder:
@@ -111,13 +111,14 @@ class RunFolder:
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl, and hand its finite numbers to the loggers."""
         line = json.dumps({"kind": kind, "step": step, **_finite(values)}, allow_nan=False)
-        with self.metrics_path.open("a", encoding="utf-8") as file:
+        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         self.loggers.log(kind, step, _numbers(values))
 
     def print(self, text: str) -> None:
         """Append to log.txt."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        path = self.path / "log.txt"
+        with naming(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
 

@@ -1,6 +1,7 @@
 """One door for all kinds of image files, and clear words about broken ones."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -131,3 +132,11 @@ def test_a_very_large_image_is_refused_in_words_and_a_large_one_read_in_silence(
     """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (result.stdout.strip(), result.stderr) == ("(20, 12)", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes among files")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for read in (decode, stored_size):
+        with pytest.raises(DataError, match=r"a.png: is no file but a folder, a pipe or a device"):
+            read(tmp_path / "a.png")

@@ -1,11 +1,24 @@
 """Files that are written whole or not at all, and places where nothing can be written."""
 
+import errno
+import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
+from detrkit.cli import main
+from detrkit.engine.train import train
 from detrkit.errors import UserError
-from detrkit.writing import check_file, check_folder, replaced_file, write_bytes, write_text
+from detrkit.recipe import load_recipe
+from detrkit.writing import check_file, check_folder, explain, replaced_file, write_bytes, write_text
+
+from .damaged_runs import SMALL_RUN, _in_a_fork
+from .toys import toy_trainer
+
+if sys.platform == "linux":
+    import resource
 
 
 def test_a_file_is_replaced_whole_and_its_folders_are_made(tmp_path):
@@ -53,3 +66,86 @@ def test_a_folder_without_permission_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="no permission to write"):
         check_folder(tmp_path / "new", "--out")
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO]
+)
+def test_the_command_line_tells_of_what_a_system_refuses(monkeypatch, capsys, number):
+    def fail(**_):
+        raise OSError(number, os.strerror(number), "some/place.json")
+
+    monkeypatch.setattr("detrkit.cli.app.app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"some/place.json: {os.strerror(number)}" in told
+    assert "give the command again" in told
+    assert "Traceback" not in told
+
+
+def test_a_loop_of_links_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    monkeypatch.setattr("sys.argv", ["detrkit", "predict", str(tmp_path), str(tmp_path / "a"), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert str(tmp_path / "a") in capsys.readouterr().err.replace("\n", "")
+
+
+def test_what_names_no_file_names_the_one_that_was_written(tmp_path):
+    path = tmp_path / "note.txt"
+    with pytest.raises(OSError, match="No space") as caught, replaced_file(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert explain(caught.value) == f"{path}: No space left on device. The disk is full: make room there"
+    long = tmp_path / ("x" * 300)
+    with pytest.raises(OSError, match="too long") as caught:
+        write_text(long, "")
+    assert explain(caught.value).startswith(f"{long}: File name too long. The name is longer than")
+
+
+def test_names_that_are_no_text_are_written_as_json_has_them(tmp_path):
+    name = os.fsdecode(b"photo\xff.jpg")
+    write_text(tmp_path / "found.json", json.dumps([{"file_name": name, "class": "Ζεύς"}], ensure_ascii=False))
+    assert "Ζεύς" in (tmp_path / "found.json").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))[0]["file_name"] == name
+
+
+def test_pictures_end_no_training(tmp_path):
+    def draw(detector, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = toy_trainer(tmp_path, epochs=2, aps=[0.1, 0.2])
+    trainer._draw = draw
+    outcome = trainer.fit()
+    assert (outcome.finished, outcome.best_ap) == (True, 0.2)
+    assert (tmp_path / "log.txt").read_text().count("warning: no pictures in") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_training_on_a_full_disk_says_where_it_goes_on(tmp_path):
+    """Files stop growing at some size, as on a disk that is full; after that the run goes on."""
+    recipe = load_recipe("quickstart", [*SMALL_RUN, "train.checkpoint_steps=1"])
+    told = {}
+    for size in (300, 3000, 12_000, 60_000, 200_000):
+        run = tmp_path / f"run{size}"
+
+        def attempt(run=run, size=size):
+            most = resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+            try:
+                train(recipe, run)
+            except UserError as error:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+                Path(f"{run}.txt").write_text(str(error))
+                raise
+
+        told[size] = _in_a_fork(attempt)
+        said = Path(f"{run}.txt").read_text() if Path(f"{run}.txt").exists() else ""
+        assert told[size] in ("refused", "went on"), told[size]
+        if said:
+            assert f"detrkit train --resume {run}" in said
+            assert train(load_recipe(run), run, resume=True).finished
+    assert "refused" in told.values()
