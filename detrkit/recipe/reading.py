@@ -41,7 +41,7 @@ class Reader:
     """Reads a recipe and all its bases, and collects what goes wrong on the way."""
 
     folder: Path | None = None
-    """where the recipe is that a person named: what is said there and below is named too; None for a run's recipe"""
+    """of the recipe that a person named, resolved: what is said there and below is named too; None for a run's"""
     problems: list[Problem] = field(default_factory=list)
     imports: dict[str, Source] = field(default_factory=dict)
     strange: dict[str, Source] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Reader:
 
     def _is_named(self, path: Path) -> bool:
         known = is_known(path)  # it came with an installed package
-        return known or (self.folder is not None and path.is_relative_to(self.folder.resolve()))
+        return known or (self.folder is not None and path.is_relative_to(self.folder))
 
     def _text(self, path: Path, shown: str) -> str:
         try:

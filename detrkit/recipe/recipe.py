@@ -160,7 +160,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trus
     path = _find(str(name_or_path))
     if path.name == RUN_RECIPE and (path.parent / RUN_CATEGORIES).is_file():
         return load_run_recipe(path.parent, overrides, trust=trust)
-    reader = Reader(folder=path.parent)
+    reader = Reader(folder=path.resolve().parent)
     name = recipe_name(path)
     # Mistakes are told of a path: every run's recipe is called "recipe".
     told = name if find_recipe(name) == path else display_name(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +137,8 @@ def _count(of: Mapping[str, Any], key: str, where: str = "") -> int:
 
 def _number(of: Mapping[str, Any], key: str, where: str = "") -> float:
     value = of.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # A comparison with nan is never true.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise _DamageError(f"{where}{key} is {_called(of, key)}, not a number")
     return value
 

@@ -118,6 +118,7 @@ def _states() -> dict[str, Callable[[dict], object]]:
         "a list": [1],
         "negative": -5,
         "too large": 2**70,
+        "far too large": 10**400,
         "not a number": float("nan"),
         "infinite": float("inf"),
         "a tensor": torch.zeros(3),

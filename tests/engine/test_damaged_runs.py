@@ -46,6 +46,7 @@ def change_state(run, change):
     [
         (lambda s: s["position"].update(step="x"), "position.step is 'x', not a count"),
         (lambda s: s["position"].pop("minutes"), "position should have best_ap, best_step, evaluated, minutes, step"),
+        (lambda s: s["position"].update(minutes=10**400), "position.minutes is too large, not a number"),
         (lambda s: s.update(meter=s), "meter.sums is absent, not a table"),
         (lambda s: s.pop("steps_per_epoch"), "steps_per_epoch is absent"),
         (lambda s: s.update(metrics_size=-1), "metrics_size is -1"),

@@ -144,6 +144,8 @@ def test_a_base_in_another_folder_is_asked_for(part, ran, tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "far/base"\n')  # below the folder that was named
     load_recipe(tmp_path / "mine.toml")
     load_recipe(near / "mine.toml", trust=True)
+    (near / "link.toml").symlink_to(tmp_path / "far" / "base.toml")
+    load_recipe(near / "link.toml")  # named, by whatever name
 
 
 def test_without_a_place_for_the_record_a_training_goes_on(part, tmp_path, monkeypatch):
