@@ -72,9 +72,9 @@ def test_the_recipe_loads_and_builds_a_detector_for_the_data(folder, tmp_path):
     assert recipe.get("queries.grid") == (5, 8)
     assert recipe.get("backbone.pretrained") is False
     assert recipe.get("train.epochs") == 100  # this detector is fast
-    assert recipe.get("train.batch_size") == 8
+    assert recipe.get("train.batch_size") == 4
     assert "\n100 epochs: about " in result.output
-    assert "\nbatch of 8: the preset's learning rate belongs to this batch; 8 at once take about" in result.output
+    assert "\nbatch of 4: the preset's learning rate belongs to this batch; 4 at once take about" in result.output
     assert detrkit.build_detector(recipe).limit.count == 40
 
 
@@ -96,10 +96,10 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(folder, tmp_path):
 @pytest.mark.parametrize(
     ("images", "val", "seconds", "epochs", "minutes"),
     [
-        (200, 90, None, 100, None),  # 2500 steps of 8
-        (1000, 90, None, 20, None),
+        (200, 90, None, 50, None),  # 2500 steps of 4
+        (500, 90, None, 20, None),
         (9000, 90, None, 12, None),
-        (200, 90, 1 / 100, 100, 3),  # a fast CPU does no more
+        (200, 90, 1 / 100, 50, 2),  # a fast CPU does no more
         (200, 90, 1 / 4, 36, 34),  # 36 * 200 and 36 * 90 / 3 images at 4 a second
         (9000, 0, 1 / 4, 1, 38),  # one epoch there is in any case
     ],
@@ -108,7 +108,7 @@ def test_the_length_is_in_steps_on_a_gpu_and_in_minutes_on_a_cpu(images, val, se
     length = advise_length(images, val, seconds=seconds)
     assert length.epochs == epochs
     if minutes is None:
-        assert length.reason.startswith("2500 steps of 8 images")
+        assert length.reason.startswith("2500 steps of 4 images")
         return
     spent = (epochs * images + -(-epochs // length.evaluate_every) * val / 3) * seconds / 60
     assert round(spent) == minutes
@@ -120,9 +120,9 @@ def test_the_length_is_in_steps_on_a_gpu_and_in_minutes_on_a_cpu(images, val, se
 @pytest.mark.parametrize(
     ("free", "at_once", "said"),
     [
-        (None, 8, "belongs to this batch"),
-        (8e9, 8, "; 8 at once take about 1.6 of the 8.0 GB that are free"),
-        (2e9, 4, "; 4 at once take about 0.8 of the 2.0 GB that are free"),
+        (None, 4, "belongs to this batch"),
+        (8e9, 4, "; 4 at once take about 0.8 of the 8.0 GB that are free"),
+        (1e9, 2, "; 2 at once take about 0.4 of the 1.0 GB that are free"),
         (1e8, 1, "which may be too much: try a smaller --most"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_step_is_tried_on_the_data_itself(folder, tmp_path, monkeypatch):
         return Trial(seconds=10.0, kept=0.1e9)
 
     monkeypatch.setattr("detrkit.engine.trial.try_step", small)
-    monkeypatch.setattr("detrkit.engine.trial.free_memory", lambda device: 1.2e9)
+    monkeypatch.setattr("detrkit.engine.trial.free_memory", lambda device: 0.6e9)
     given = ("--data", folder, "--scratch", "--backbone", "test_resnet", "--most")
     said = call("init", tmp_path / "one", *given, 240).output
     call("init", tmp_path / "two", *given, 320)
@@ -149,10 +149,10 @@ def test_a_step_is_tried_on_the_data_itself(folder, tmp_path, monkeypatch):
     assert tried[0].kept > 4 * 3 * 240 * 320  # more than the pixels themselves
     assert 0 < tried[0].seconds < 10
     recipe = detrkit.load_recipe(tmp_path / "one")
-    assert (recipe.get("train.batch_size"), recipe.get("train.micro_batch")) == (8, 4)
+    assert (recipe.get("train.batch_size"), recipe.get("train.micro_batch")) == (4, 2)
     assert recipe.get("train.epochs") == 11
     assert "11 epochs: about 34 minutes at the 0.1 images/s that this CPU trains" in said
-    assert "4 at once take about 0.8 of the 1.2 GB" in said
+    assert "2 at once take about 0.4 of the 0.6 GB" in said
 
 
 def test_an_image_that_cannot_be_read_leaves_the_usual_length(folder, tmp_path):
@@ -160,7 +160,7 @@ def test_an_image_that_cannot_be_read_leaves_the_usual_length(folder, tmp_path):
         file.write_bytes(b"no image")
     result = call("init", tmp_path / "mine", "--data", folder, "--scratch", "--backbone", "test_resnet")
     assert "no step could be tried: " in result.output
-    assert "100 epochs: 2500 steps of 8 images" in result.output
+    assert "100 epochs: 2500 steps of 4 images" in result.output
     assert detrkit.load_recipe(tmp_path / "mine").get("train.epochs") == 100
 
 
