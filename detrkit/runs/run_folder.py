@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,9 +100,10 @@ class RunFolder:
         with self.metrics_path.open("rb") as file:
             file.seek(size)
             for line in file:
-                if line.endswith(b"\n"):  # not the one that a kill has cut
-                    entry = json.loads(line)
-                    self._forgotten[entry["kind"]] = entry["step"]
+                # Not the one that a kill has cut; and of a damaged one nobody knows what it told the loggers.
+                with suppress(ValueError, RecursionError, KeyError, TypeError):
+                    entry = json.loads(line) if line.endswith(b"\n") else {}
+                    self._forgotten[str(entry["kind"])] = int(entry["step"])
         os.truncate(self.metrics_path, size)
 
     def metrics_size(self) -> int:

@@ -58,9 +58,7 @@ class Loggers:
             UserError: one cannot begin with a new run; when a run is resumed, that is a warning
         """
         self._warn, path = warn, folder / self.FILE
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        kept = before.get("kept", {})
-        self._logged = dict(before.get("logged", {}))
+        kept, self._logged = _read(path)
         for kind, last in forgotten.items():
             self._logged[kind] = max(last, self._logged.get(kind, 0))
         self._again = {name for name, logger in self._loggers.items() if name in kept and not logger.purges}
@@ -105,6 +103,19 @@ class Loggers:
         del self._loggers[name]
         self._warn(f"the logger {name} failed and is left out from here on ({_first_line(error)}); "
                    "metrics.jsonl has all numbers")  # fmt: skip
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """What each logger keeps, by its name, and the last step of each kind; nothing where the file is damaged or absent.
+
+    A logger then begins anew, which stops no training.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        logged = {str(kind): int(step) for kind, step in before["logged"].items()}
+        return {str(name): value for name, value in before["kept"].items()}, logged
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return {}, {}
 
 
 def _first_line(error: Exception) -> str:

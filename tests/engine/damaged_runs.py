@@ -34,6 +34,7 @@ FILES = (
     "recipe.toml",
     "categories.json",
     "environment.json",
+    "loggers.json",
     "metrics.jsonl",
     "log.txt",
 )
@@ -313,6 +314,7 @@ def make_run(folder: Path) -> Path:
 READ_BY = {  # what reads a file at all
     "last/state.pt": ("resume",),
     "environment.json": ("resume",),
+    "loggers.json": ("resume",),
     "log.txt": ("resume",),
     "metrics.jsonl": ("compare", "resume"),
     "categories.json": ("open", "resume"),

@@ -11,6 +11,7 @@ from detrkit.engine.train import with_classes
 from detrkit.engine.workload import plan, warnings
 from detrkit.errors import DataError, UserError
 from detrkit.runs.run_folder import RunFolder, new_run_folder
+from detrkit.runs.run_loggers import Loggers
 
 
 def test_a_run_is_not_overwritten(tmp_path):
@@ -115,3 +116,12 @@ def test_lines_are_plain_where_there_is_no_terminal(tmp_path):
 
 def test_durations():
     assert [duration(seconds) for seconds in (0, 59.6, 3600, 3723)] == ["0:00", "1:00", "1:00:00", "1:02:03"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xa3", b"[]", b'{"kept": 3, "logged": {}}', b'{"kept": {}, "logged": [3]}'])
+def test_a_damaged_file_of_loggers_begins_them_anew(tmp_path, content):
+    (tmp_path / Loggers.FILE).write_bytes(content)
+    loggers = Loggers(["tensorboard"])
+    loggers.begin(tmp_path, {}, step=0, resumed=True, forgotten={"train": 3}, warn=print)
+    loggers.close(finished=False)
+    assert json.loads((tmp_path / Loggers.FILE).read_text())["logged"] == {"train": 3}
