@@ -11,6 +11,7 @@ from .check_data import check_data
 from .compare import compare
 from .convert import convert
 from .evaluate import evaluate
+from .export import export
 from .init import init
 from .inspect import inspect
 from .predict import predict
@@ -58,3 +59,4 @@ app.command("recipes")(recipes)
 app.command("inspect")(inspect)
 app.command("check-data")(check_data)
 app.command("convert")(convert)
+app.command("export")(export)

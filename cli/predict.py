@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's folder; a recipe, with --weights; or an exported file."),
+    ],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Images, folders of images, videos.")],
     out: Annotated[Path, typer.Option(help="Folder for what is drawn and predictions.json.")],
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score that is kept.")] = 0.3,
@@ -46,10 +50,9 @@ def predict(
 
     from detrkit.drawing.predictions import draw_predictions
     from detrkit.errors import UserError
-    from detrkit.evaluation.precision import choose_device
     from detrkit.predict import Unreadable, find_images, of_categories, with_frames
     from detrkit.predict import predict as run_prediction
-    from detrkit.trained import open_trained
+    from detrkit.predictor import load
     from detrkit.video import VideoWriter, is_video
     from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
@@ -67,24 +70,25 @@ def predict(
         check_folder(folder, "--out")
     total = _count([path for path, _ in images])
     drawings = dict(zip((path for path, _ in images), pictures, strict=True))
-    trained = open_trained(run, (), which=which, weights=weights, trust=trust)
-    names = [category.name for category in trained.categories]
-    ids = [None if category.is_placeholder else category.id for category in trained.categories]
-    chosen = choose_device(device)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        predictor = load(run, which=which, weights=weights, device=device, precision=None, trust=trust)
+    names = [category.name for category in predictor.categories]
+    ids = [None if category.is_placeholder else category.id for category in predictor.categories]
 
     console = Console()
-    print_notes(console, trained.notes)
+    print_notes(console, [str(note.message) for note in notes])
     rows: list[dict] = []
     table: list[dict] = []
     broken, best = 0, 0.0
     stream = run_prediction(
-        trained.detector.to(chosen).for_inference(),
+        predictor.detector,
         with_frames(path for path, _ in images),
-        transform=trained.source.augment.evaluate,
+        transform=predictor.transform,
         threshold=0.0,  # what is below is not kept, but the best of it is told
         batch_size=batch,
-        device=chosen,
-        precision=trained.recipe.section("train").precision,
+        device=predictor.device,
+        precision=predictor.precision,
     )
     shown = track(stream, "detecting", total=total, console=console, transient=True)
     for path, entries in groupby(shown, key=lambda entry: entry.path):
@@ -97,7 +101,7 @@ def predict(
                     console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
                     continue
                 if points and "points" not in entry.result:
-                    raise UserError(f"--points: this detector has none ({trained.recipe.title or run})")
+                    raise UserError(f"--points: this detector has none ({predictor.title})")
                 result = of_categories(entry.result, ids)
                 best = max([best, *result["scores"].tolist()])
                 kept = result["scores"] >= threshold
@@ -110,7 +114,7 @@ def predict(
                 rows += _coco_rows(entry, ids)
                 table.append(_image_row(entry))
     write_text(out / "predictions.json", json.dumps(rows, ensure_ascii=False))
-    used = [{"id": category.id, "name": category.name} for category in trained.categories]
+    used = [{"id": category.id, "name": category.name} for category in predictor.categories]
     write_text(out / "images.json", json.dumps({"images": table, "categories": used}, ensure_ascii=False, indent=1))
     on_frames = sum("frame" in row for row in table)
     on = [counted(n, what) for n, what in ((len(table) - on_frames, "image"), (on_frames, "frame")) if n]

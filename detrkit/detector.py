@@ -57,6 +57,8 @@ class BaseDetector(nn.Module):
     """What a system builds: a module with `forward(images, mask, targets)` and `detect(images, mask, sizes)`."""
 
     backbone: Backbone
+    no_export = ""
+    """why `detrkit export` cannot write it, where it cannot"""
 
     def refuse_half(self) -> None:
         """Raise UserError if the weights are in half precision: places are computed in float32, and meet them."""

@@ -101,6 +101,11 @@ class FasterRcnn(BaseDetector):
     the truth; in evaluation mode detections.
     """
 
+    no_export = (
+        "torchvision's modules of Faster R-CNN read the images' sizes as numbers and choose boxes image by image, "
+        "so that a graph of theirs holds for one batch and size"
+    )
+
     def __init__(self, *, backbone: Backbone, classes: int, options: FasterRcnnOptions):
         super().__init__()
         o = options

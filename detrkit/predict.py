@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from detrkit.data.batch import Example, collate, to_pixels
 from detrkit.data.decode import decode, to_rgb
 from detrkit.errors import DataError, UserError
-from detrkit.evaluation.evaluate import autocast, detect
+from detrkit.evaluation.evaluate import Detects, autocast, detect
 from detrkit.video import Frame, frames, is_video
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif", ".avif")
@@ -101,7 +101,7 @@ def with_frames(images: Iterable[Path | Image.Image]) -> Iterator[Path | Image.I
 
 
 def predict(
-    detector: nn.Module,
+    detector: nn.Module | Detects,
     images: Iterable[Path | Image.Image | Frame | Unreadable],
     *,
     transform: Callable[[Image.Image], Image.Image],
@@ -165,7 +165,7 @@ def of_categories(result: dict[str, Tensor], ids: Sequence[int | None]) -> dict[
 
 
 def _detect(
-    detector: nn.Module, examples: list[Example], device: torch.device, precision: str, threshold: float
+    detector: nn.Module | Detects, examples: list[Example], device: torch.device, precision: str, threshold: float
 ) -> list[dict[str, Tensor]]:
     if not examples:
         return []

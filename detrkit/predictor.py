@@ -6,16 +6,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrkit.data import Category
 from detrkit.drawing.predictions import draw_predictions
 from detrkit.errors import DataError, UserError
+from detrkit.evaluation.evaluate import Detects
 from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.export.loading import is_exported, open_exported
 from detrkit.predict import Unreadable, find_images, of_categories, predict, with_frames
 from detrkit.recipe import Recipe
 from detrkit.trained import open_trained
@@ -83,9 +86,10 @@ class Predictor:
     """A trained detector in evaluation mode, with its classes and the way it wants images; `detrkit.load` makes it.
 
     Args:
-        detector: on `device`; a detector's `for_inference()` takes less time than itself.
-        recipe: what it was built from.
-        classes: names by label; None for labels that nothing has.
+        detector: on `device`; its `detect` is called, and a detector's `for_inference()` takes less time over it.
+        title: what it is.
+        recipe: what it was built from; None of an exported file.
+        categories: by label.
         transform: RGB image to RGB image as the detector is to see it.
         device: where it is.
         precision: "fp32" or "bf16".
@@ -94,21 +98,22 @@ class Predictor:
     def __init__(
         self,
         *,
-        detector: nn.Module,
-        recipe: Recipe,
-        classes: Sequence[str | None],
+        detector: Detects,
+        title: str,
+        recipe: Recipe | None,
+        categories: Sequence[Category],
         transform: Any,
         device: torch.device,
         precision: str,
     ):
-        self.detector, self.recipe, self.transform = detector, recipe, transform
+        self.detector, self.title, self.recipe, self.transform = detector, title, recipe, transform
         self.device, self.precision = device, precision
-        self.classes = tuple(name or f"unused {label}" for label, name in enumerate(classes))
-        self._ids = [None if name is None else label for label, name in enumerate(classes)]
+        self.categories = tuple(categories)
+        self.classes = tuple(category.name for category in categories)
+        self._ids = [None if category.is_placeholder else label for label, category in enumerate(categories)]
 
     def __repr__(self) -> str:
-        title, classes = self.recipe.title or self.recipe.name, counted(len(self.classes), "class")
-        return f"Predictor({title!r}, {classes}, {self.device})"
+        return f"Predictor({self.title!r}, {counted(len(self.classes), 'class')}, {self.device})"
 
     def predict(
         self,
@@ -197,35 +202,55 @@ def load(
     weights: str | Path | None = None,
     which: str | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str | None = "auto",
     trust: bool = False,
 ) -> Predictor:
     """A trained detector, ready for images.
 
     Args:
-        target: a run's folder, one of its checkpoints, or a recipe (then with `weights`).
+        target: a run's folder, one of its checkpoints, a recipe (then with `weights`), or an .onnx or .xml file of
+            `detrkit export`, which needs onnxruntime or OpenVINO.
         overrides: `key=value`, laid over the recipe.
         weights: a .safetensors file, with a recipe.
         which: "best" (as if None) or "last", of a run.
         device: auto, cpu, cuda, cuda:1, mps, ...
-        precision: auto (bf16 on a GPU that has it), fp32 or bf16.
+        precision: auto (bf16 on a GPU that has it), fp32 or bf16; None: as the recipe trains. A file has its own.
         trust: run also the code that the run or recipe brings along; see `load_recipe`.
 
     Raises:
-        UserError: neither a run nor a recipe, no such device, weights that do not fit.
+        UserError: neither a run nor a recipe nor an exported file, no such device, weights that do not fit.
     """
+    if is_exported(target):
+        if overrides or weights is not None or which is not None:
+            raise UserError(f"{target} is an exported file, which has weights and options of its own")
+        return _load_exported(Path(target), "cpu" if device == "auto" else device)
     chosen = choose_device(device)
     file = None if weights is None else Path(weights)
     trained = open_trained(str(target), overrides, which=which, weights=file, trust=trust)
     for note in trained.notes:
         warnings.warn(note, stacklevel=2)
     return Predictor(
-        detector=trained.detector.to(chosen).for_inference(),
+        detector=cast(Detects, trained.detector.to(chosen).for_inference()),
+        title=trained.recipe.title or trained.recipe.name,
         recipe=trained.recipe,
-        classes=[None if category.is_placeholder else category.name for category in trained.categories],
+        categories=trained.categories,
         transform=trained.source.augment.evaluate,
         device=chosen,
-        precision=choose_precision(precision, chosen),
+        precision=choose_precision(precision or trained.recipe.section("train").precision, chosen),
+    )
+
+
+def _load_exported(path: Path, device: str) -> Predictor:
+    chosen = torch.device(device) if device == "cuda" else choose_device(device)
+    exported = open_exported(path, chosen)
+    return Predictor(
+        detector=exported,
+        title=exported.card.title,
+        recipe=None,
+        categories=exported.card.categories,
+        transform=exported.card.augment().evaluate,
+        device=torch.device("cpu"),  # where images are put together, and detections come out
+        precision="fp32",
     )
 
 

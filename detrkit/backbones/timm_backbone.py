@@ -164,7 +164,8 @@ def pad_to_multiple(images: Tensor, mask: Tensor | None, multiple: int) -> tuple
     """Images [B, 3, H, W] and mask [B, H, W] padded at the right and bottom to whole multiples, masked there."""
     height, width = images.shape[-2:]
     below, right = -height % multiple, -width % multiple
-    if not (below or right):
+    # An exported graph, which serves all sizes, pads whatever the size.
+    if multiple == 1 or not (torch.compiler.is_exporting() or below or right):
         return images, mask
     if mask is None:
         mask = torch.zeros(images.shape[0], height, width, dtype=torch.bool, device=images.device)

@@ -115,13 +115,15 @@ def coco_detections(image_id: int, result: dict[str, Tensor], category_ids: Sequ
     ]
 
 
-class _Detects(Protocol):
+class Detects(Protocol):
+    """Whatever finds objects: a detector, or an exported file."""
+
     def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]: ...
 
 
-def detect(detector: nn.Module, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
+def detect(detector: nn.Module | Detects, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
     """The detections of a batch, by the ``detect`` that every detector has beside what nn.Module tells of it."""
-    return cast(_Detects, detector).detect(images, mask, sizes)
+    return cast(Detects, detector).detect(images, mask, sizes)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

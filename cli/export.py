@@ -1,0 +1,92 @@
+"""`detrkit export`: a detector as a file that runs without detrkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .trust import Trust
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .pt2, or .xml (with its .bin).")],
+    format: Annotated[
+        Literal["onnx", "torch-export", "openvino"] | None, typer.Option(help="As --out's ending says, if not given.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
+    ] = None,
+    which: Annotated[
+        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
+    ] = None,
+    pixels: Annotated[
+        Literal["uint8", "normalised"], typer.Option(help="What goes in: RGB bytes, or normalised floats.")
+    ] = "uint8",
+    mask: Annotated[bool, typer.Option(help="Whether the padding mask is an input.")] = True,
+    detections: Annotated[
+        bool, typer.Option(help="Whether scores, labels and boxes in pixels come out, or the last layer's logits.")
+    ] = True,
+    check: Annotated[
+        Path | None, typer.Option(metavar="IMAGES", help="An image or a folder to run the file on, beside PyTorch.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="How far scores, and boxes as shares of the image, may differ in --check.")
+    ] = 1e-3,
+    trust: Trust = False,
+) -> None:
+    """Write a detector whose batch, height and width are free, with all that is needed to use it in its metadata.
+
+    `detrkit predict` and `detrkit.load` take .onnx and .xml files as they take a run. With --check, the exit code is 1
+    where the file differs from PyTorch by more than the tolerance.
+    """
+    from time import perf_counter
+
+    from rich.console import Console
+
+    from detrkit.errors import UserError
+    from detrkit.export.card import Card
+    from detrkit.export.check import check as run_check
+    from detrkit.export.form import ExportedForm, Form
+    from detrkit.export.loading import open_written
+    from detrkit.export.writing import SUFFIXES, write
+    from detrkit.predict import find_images
+    from detrkit.trained import open_trained
+    from detrkit.writing import check_file
+
+    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
+    kind = format or kinds.get(out.suffix)
+    if kind is None or out.suffix != SUFFIXES[kind]:
+        wanted = SUFFIXES[kind] if kind else ", ".join(kinds)
+        raise UserError(f"--out {out}: a file of {kind or 'an export'} ends in {wanted}")
+    check_file(out, "--out")
+    images = [path for path, _ in find_images([check])] if check is not None else []
+    trained = open_trained(run, (), which=which, weights=weights, trust=trust)
+    form = ExportedForm(trained.detector, Form(pixels=pixels, mask=mask, detections=detections))
+    card = Card.of(trained, form.form, form.output_names())
+    console = Console(soft_wrap=True)
+    began = perf_counter()
+    write(form, card, out, kind)
+    size = out.stat().st_size / 1e6
+    told = f"wrote {out} ({kind}, {size:.1f} MB, {perf_counter() - began:.0f} s): {', '.join(form.form.inputs)} to "
+    console.print(told + ", ".join(card.outputs), highlight=False, markup=False)
+    if not images:
+        return
+    found = run_check(
+        trained.detector,
+        open_written(out, card),
+        images,
+        transform=trained.source.augment.evaluate,
+        tolerance=tolerance,
+    )
+    console.print(
+        f"beside PyTorch on {len(images)} images, all detections as sets: scores differ by {found.scores:.1e}, "
+        f"boxes by {found.boxes:.1e} of the image; {found.unpaired} have no counterpart within {tolerance:g}",
+        highlight=False,
+        markup=False,
+    )
+    if not found.within(tolerance):
+        console.print("the file does not compute what PyTorch does", style="red")
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Detectors as files that run without detrkit: ONNX, PyTorch's exported programs, OpenVINO."""

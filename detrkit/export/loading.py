@@ -1,0 +1,137 @@
+"""An exported file as a detector: what `detrkit.load` and `detrkit predict` open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrkit.detections import select
+from detrkit.errors import CheckpointError, UserError
+from detrkit.export.card import KEY, Card
+from detrkit.export.writing import SUFFIXES, require
+from detrkit.structures import Output, Sizes
+
+Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
+"""inputs by name to outputs by order"""
+
+
+@dataclass(frozen=True)
+class ExportedDetector:
+    """A file that runs, with the `detect` that a detector has."""
+
+    card: Card
+    run: Run
+
+    def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
+        """Detections of a batch, on the CPU; see `detrkit.detector.Detector.detect`.
+
+        Where the file takes no mask, images that fill less than the batch are cut out and run one by one.
+        """
+        sizes = torch.as_tensor(sizes).cpu()
+        images, mask = images.cpu(), None if mask is None else mask.cpu()
+        if mask is None or self.card.form.mask:
+            return self._detect(images, mask, sizes)
+        results = []
+        for image, padded, size in zip(images, mask, sizes, strict=True):
+            height, width = int((~padded[:, 0]).sum()), int((~padded[0]).sum())
+            results += self._detect(image[None, :, :height, :width], None, size[None])
+        return results
+
+    def _detect(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> list[dict[str, Tensor]]:
+        columns = self.outputs(images, mask, sizes)
+        if self.card.form.detections:
+            return [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
+        layer: dict[str, Any] = {name: column[None] for name, column in columns.items()}
+        return select(Output(**layer, memory=images), sizes, self.card.detect)
+
+    def outputs(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> dict[str, Tensor]:
+        """What the file gives, by name, for normalised images [B, 3, H, W]."""
+        if self.card.form.pixels == "uint8":
+            mean, std = (torch.tensor(values)[:, None, None] for values in (self.card.mean, self.card.std))
+            images = ((images * std + mean) * 255).round().to(torch.uint8)
+        given = {"images": images, "sizes": sizes.to(torch.int64)}
+        given["mask"] = torch.zeros_like(images[:, 0], dtype=torch.bool) if mask is None else mask
+        values = self.run({name: given[name].numpy() for name in self.card.form.inputs})
+        return {name: torch.from_numpy(np.array(v)) for name, v in zip(self.card.outputs, values, strict=True)}
+
+
+def is_exported(target: str | Path) -> bool:
+    """Whether a name is that of an exported file, by its ending."""
+    return Path(target).suffix in SUFFIXES.values()
+
+
+def open_exported(path: Path, device: torch.device) -> ExportedDetector:
+    """Open an .onnx file in onnxruntime, or an .xml in OpenVINO.
+
+    Raises:
+        UserError: a package is missing, or it cannot run on the device.
+        CheckpointError: no such file, a broken one, or one that `detrkit export` did not write.
+    """
+    if path.suffix == ".pt2":
+        raise UserError(
+            f"{path}: loading a program of torch.export can run code that the file carries, so detrkit does not; "
+            "torch.export.load does, and `detrkit export --format onnx` writes what detrkit opens"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    return _open_onnx(path, device) if path.suffix == ".onnx" else _open_openvino(path, device)
+
+
+def open_written(path: Path, card: Card) -> ExportedDetector:
+    """A file that was just written here, on the CPU; a program of torch.export too."""
+    if path.suffix != ".pt2":
+        return open_exported(path, torch.device("cpu"))
+    program = torch.export.load(path).module()
+
+    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [value.numpy() for value in program(*(torch.from_numpy(array) for array in inputs.values()))]
+
+    return ExportedDetector(card, run)
+
+
+def _open_onnx(path: Path, device: torch.device) -> ExportedDetector:
+    runtime = require("onnxruntime", "onnx")
+    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+    provider = providers.get(device.type)
+    if provider not in runtime.get_available_providers():
+        there = [name for name, one in providers.items() if one in runtime.get_available_providers()]
+        raise UserError(
+            f"device is {str(device)!r}, which this onnxruntime cannot run on; accepted: {', '.join(there)}"
+        )
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # its own kinds, none of them public
+        raise CheckpointError(f"{path} cannot be opened by onnxruntime: {error}") from None
+    card = Card.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    return ExportedDetector(card, lambda inputs: session.run(list(card.outputs), inputs))
+
+
+def _open_openvino(path: Path, device: torch.device) -> ExportedDetector:
+    openvino = require("openvino", "openvino")
+    if device.type != "cpu":
+        raise UserError(f"device is {str(device)!r}, and an OpenVINO file runs on the CPU; accepted: auto, cpu")
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        said = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+        card = Card.from_json(said, path)
+        hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = core.compile_model(model, "CPU", hints)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} cannot be opened by OpenVINO: {error}") from None
+
+    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        values = compiled(inputs)
+        return [values[name] for name in card.outputs]
+
+    return ExportedDetector(card, run)
