@@ -60,17 +60,17 @@ def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], size: tuple[int,
         (scores, boxes), (other_scores, other_boxes) = sides
         by_score = (scores[:, None] - other_scores).abs()
         by_box = (boxes[:, None] - other_boxes).abs().amax(-1)
+        close = torch.maximum(by_score, by_box) <= tolerance  # not where there is a NaN
         rows, columns = linear_sum_assignment(np.nan_to_num(by_score + by_box, nan=1e6, posinf=1e6))
-        pairs = list(zip(rows.tolist(), columns.tolist(), strict=True))
-        at_edge = {(i, j) for i, j in pairs if max(scores[i], other_scores[j]) <= edge}
-        apart = {(i, j) for i, j in pairs if not max(by_score[i, j], by_box[i, j]) <= tolerance}
-        alone = [s for k, s in enumerate(scores) if k not in rows] + [
-            s for k, s in enumerate(other_scores) if k not in columns
-        ]
-        for i, j in pairs:
-            if (i, j) not in at_edge & apart:
+        unpaired = 0
+        for i, j in zip(rows.tolist(), columns.tolist(), strict=True):
+            if close[i, j]:
                 total |= Difference(float(by_score[i, j]), float(by_box[i, j]), 0)
-        unpaired = len(apart - at_edge) + sum(bool(score > edge) for score in alone)
+            elif max(scores[i], other_scores[j]) > edge:
+                total |= Difference(float(by_score[i, j]), float(by_box[i, j]), 1)
+        for side, paired in ((scores, rows), (other_scores, columns)):
+            alone = side[np.setdiff1d(np.arange(len(side)), paired)]
+            unpaired += int((alone > edge).sum())
         total |= Difference(0.0, 0.0, unpaired)
     return total
 

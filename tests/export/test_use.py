@@ -1,0 +1,116 @@
+"""`detrkit export` as a person calls it, and the file as `detrkit predict` and `detrkit.load` take it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrkit
+from detrkit.errors import CheckpointError, UserError
+from tests.output.test_cli_output import call, run  # noqa: F401  (the fixture)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (48, 64)), ("b", (80, 60)), ("c", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(run, photos, tmp_path_factory):  # noqa: F811
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("exported") / "small.onnx"
+    result = call("export", run, "--out", path, "--check", photos)
+    assert result.exit_code == 0, result.output
+    assert "images, mask, sizes to scores, labels, boxes, queries, points" in result.output
+    assert "3 images" in result.output
+    return path
+
+
+def test_the_file_finds_what_the_run_finds(file, run, photos, tmp_path):  # noqa: F811
+    rows = {}
+    for name, target in (("run", run), ("file", file)):
+        call("predict", target, photos, "--out", tmp_path / name, "--threshold", 0.001, "--points", "--device", "cpu")
+        rows[name] = json.loads((tmp_path / name / "predictions.json").read_text())
+    assert len(rows["run"]) == len(rows["file"]) > 0
+    for mine, theirs in zip(rows["run"], rows["file"], strict=True):
+        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    names = [(tmp_path / name / "images.json").read_text() for name in rows]
+    assert names[0] == names[1]
+    for name in ("a.png", "b.png", "c.png"):
+        assert Image.open(tmp_path / "file" / name).size == Image.open(tmp_path / "run" / name).size
+
+
+def test_load_takes_the_file(file, run, photos):  # noqa: F811
+    ours, theirs = detrkit.load(run, device="cpu"), detrkit.load(file)
+    assert theirs.classes == ours.classes
+    assert repr(theirs) == repr(ours)
+    assert theirs.recipe is None
+    for one, other in zip(ours.predict(photos, threshold=0.0), theirs.predict(photos, threshold=0.0), strict=True):
+        assert torch.allclose(one.scores, other.scores, atol=1e-5)
+        assert torch.allclose(one.scores.sum(), other.scores.sum(), atol=1e-4)
+        assert other.points.shape == one.points.shape
+    assert theirs.predict(photos / "a.png", threshold=0.0).draw(points=True).width >= 64
+
+
+def test_the_file_tells_what_it_wants(file):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    said = json.loads({one.key: one.value for one in model.metadata_props}["detrkit"])
+    assert said["categories"][0] == {"id": 1, "name": "circle"}
+    assert said["form"] == {"pixels": "uint8", "mask": True, "detections": True}
+    assert said["mean"] == [0.485, 0.456, 0.406]
+    assert said["resize"]["type"] == "flip"
+    axes = {one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in model.graph.input}
+    assert axes == {
+        "images": ["batch", 3, "height", "width"],
+        "mask": ["batch", "height", "width"],
+        "sizes": ["batch", 2],
+    }
+
+
+def test_what_does_not_go_with_a_file_is_refused(file, run, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match="has weights and options of its own"):
+        detrkit.load(file, which="best")
+    with pytest.raises(UserError, match="has weights and options of its own"):
+        detrkit.load(file, ["detect.keep=3"])
+    with pytest.raises(CheckpointError, match=r"gone\.onnx: there is no such file"):
+        detrkit.load(tmp_path / "gone.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(CheckpointError, match="cannot be opened by onnxruntime"):
+        detrkit.load(tmp_path / "broken.onnx")
+    with pytest.raises(UserError, match=r"ends in \.onnx, \.pt2, \.xml"):
+        call("export", run, "--out", tmp_path / "a.bin")
+    with pytest.raises(UserError, match=r"a file of openvino ends in \.xml"):
+        call("export", run, "--out", tmp_path / "a.onnx", "--format", "openvino")
+
+
+def test_a_file_that_differs_fails_the_check(run, photos, tmp_path, monkeypatch):  # noqa: F811
+    """Another detector's numbers in place of the file's."""
+    from detrkit.export import check, writing
+
+    monkeypatch.setattr(writing, "write", lambda form, card, path, kind: path.write_bytes(b""))
+    monkeypatch.setattr("detrkit.export.loading.open_written", lambda path, card: Shifted(card))
+
+    class Shifted:
+        def __init__(self, card):
+            self.card = card
+
+        def detect(self, images, mask, sizes):
+            return [{**one, "boxes": one["boxes"] + 3} for one in detector.detect(images, mask, sizes)]
+
+    detector = detrkit.load(run, device="cpu").detector
+    assert check.NONE.within(0)
+    result = call("export", run, "--out", tmp_path / "a.onnx", "--check", photos)
+    assert result.exit_code == 1
+    assert "does not compute what PyTorch does" in result.output
+    assert call("export", run, "--out", tmp_path / "a.onnx", "--check", photos, "--tolerance", 0.1).exit_code == 0
