@@ -19,7 +19,7 @@ F64 = torch.float64
 def references(geometry, *, inside):
     """The queries of GRID at the share `inside` [2] of their cells, with sides of 0.2."""
     queries = SalientGridQueries(width=32, geometry=geometry, grid=GRID, content="zero").double()
-    memory = Memory(torch.zeros(1, 6, 32, dtype=F64), torch.zeros(1, 6, 32, dtype=F64), None, ((2, 3),))
+    memory = Memory(torch.zeros(1, 6, 32, dtype=F64), torch.zeros(1, 6, 32, dtype=F64), ((2, 3),))
     corners = queries(memory).reference.origin
     cell = (1 / GRID[1], 1 / GRID[0])
     points = corners + torch.tensor(inside, dtype=F64) * torch.tensor(cell, dtype=F64)
@@ -58,14 +58,14 @@ def test_heads_start_from_the_current_point_or_from_the_one_before():
 def test_content_is_normed_in_groups_at_any_width(width, groups):
     content = MemoryContent(width, border="zero", extent="padded")
     tokens = torch.randn(1, 6, width)
-    found = content(Memory(tokens, tokens, None, ((2, 3),)), torch.rand(1, 4, 2))
+    found = content(Memory(tokens, tokens, ((2, 3),)), torch.rand(1, 4, 2))
     assert found.shape == (1, 4, width)
     assert [block.num_groups for block in content.blocks if isinstance(block, nn.GroupNorm)] == [groups] * 3
 
 
 def test_points_that_start_in_the_middle_of_their_cells():
     geometry = SalientPointGeometry(grid=GRID)
-    memory = Memory(torch.zeros(2, 6, 32), torch.zeros(2, 6, 32), None, ((2, 3),))
+    memory = Memory(torch.zeros(2, 6, 32), torch.zeros(2, 6, 32), ((2, 3),))
     make = {s: SalientGridQueries(width=32, geometry=geometry, grid=GRID, start=s) for s in ("corner", "center")}
     corner, center = (queries(memory).reference for queries in make.values())
     torch.testing.assert_close(center.origin, corner.origin)
@@ -74,7 +74,7 @@ def test_points_that_start_in_the_middle_of_their_cells():
 
 
 def test_content_at_the_border():
-    memory = Memory(torch.ones(1, 35, 16), torch.zeros(1, 35, 16), None, ((5, 7),))
+    memory = Memory(torch.ones(1, 35, 16), torch.zeros(1, 35, 16), ((5, 7),))
     points = torch.tensor([[[0.0, 0.0], [0.5, 0.0], [0.5, 0.5]]])
     for border, shares in (("zero", [0.25, 0.5, 1.0]), ("edge", [1.0, 1.0, 1.0])):
         content = MemoryContent(16, border=border, extent="padded")
@@ -91,8 +91,8 @@ def padded(values, shape):
     mask[:, :height, :width] = False
     tokens = [m.flatten(2).transpose(1, 2) for m in (values, around)]
     return (
-        Memory(tokens[0], torch.zeros_like(tokens[0]), None, ((height, width),)),
-        Memory(tokens[1], torch.zeros_like(tokens[1]), mask.flatten(1), (shape,)),
+        Memory(tokens[0], torch.zeros_like(tokens[0]), ((height, width),)),
+        Memory(tokens[1], torch.zeros_like(tokens[1]), (shape,), mask.flatten(1)),
     )
 
 

@@ -27,7 +27,7 @@ def memory(shapes=((4, 5),), padded=True):
         mask = torch.zeros(2, h, w, dtype=torch.bool)
         mask[1, h // 2 :] = True
         masks.append(mask.flatten(1))
-    return Memory(torch.randn(2, cells, WIDTH), torch.randn(2, cells, WIDTH), torch.cat(masks, 1), shapes)
+    return Memory(torch.randn(2, cells, WIDTH), torch.randn(2, cells, WIDTH), shapes, torch.cat(masks, 1))
 
 
 def build(part, head=PredictionHead, **options):
