@@ -108,6 +108,22 @@ def coco_stats(
     Raises:
         DataError: a detection names an image or a category that the ground truth does not have
     """
+    evaluation = evaluate_boxes(ground_truth, detections, image_ids=image_ids)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
+    return EvalResult(
+        stats={name: _share(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)},
+        per_class=_per_class(evaluation),
+        detections=list(detections),
+        images=len(evaluation.params.imgIds),
+    )
+
+
+def evaluate_boxes(
+    ground_truth: COCO, detections: Sequence[dict], *, image_ids: Sequence[int] | None = None
+) -> COCOeval:
+    """Detections matched with truths, image by image, and not accumulated yet. As `coco_stats` otherwise."""
     known = set(ground_truth.getImgIds())
     images = sorted(known if image_ids is None else set(image_ids))
     categories = sorted(ground_truth.dataset.get("categories", []), key=lambda category: category["id"])
@@ -126,14 +142,7 @@ def coco_stats(
         sides = (_indexed(index, images, categories, annotations) for annotations in (truths, found))
         evaluation = evaluate(*sides, "bbox")
         evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return EvalResult(
-        stats={name: _share(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)},
-        per_class=_per_class(evaluation, categories, truths, found),
-        detections=list(detections),
-        images=len(images),
-    )
+    return evaluation
 
 
 def _check_known(kind: str, known: set[int], used) -> None:
@@ -169,17 +178,15 @@ def _indexed(index: type[COCO], image_ids: Sequence[int], categories: list[dict]
     return coco
 
 
-def _per_class(
-    evaluation: COCOeval, categories: list[dict], truths: list[dict], found: list[dict]
-) -> list[ClassResult]:
+def _per_class(evaluation: COCOeval) -> list[ClassResult]:
     # precision: [IoU thresholds, recall points, classes, area ranges, detection limits]; recall lacks the
     # recall points. Area ranges are all, small, medium and large; the last limit is 100.
     by_area = evaluation.eval["precision"][:, :, :, :, -1]
     precision = by_area[:, :, :, 0]
     recall = evaluation.eval["recall"][:, :, 0, -1]
-    images = set(evaluation.params.imgIds)
-    truths_of = Counter(t["category_id"] for t in truths if not t["iscrowd"] and t["image_id"] in images)
-    found_of = Counter(d["category_id"] for d in found if d["image_id"] in images)
+    categories = evaluation.cocoGt.dataset["categories"]
+    truths_of = Counter(t["category_id"] for t in evaluation.cocoGt.dataset["annotations"] if not t["iscrowd"])
+    found_of = Counter(d["category_id"] for d in evaluation.cocoDt.dataset["annotations"])
     thresholds = np.round(evaluation.params.iouThrs, 2)
     at_50, at_75 = (int(np.flatnonzero(thresholds == value)[0]) for value in (0.5, 0.75))
     return [

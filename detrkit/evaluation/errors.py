@@ -13,6 +13,8 @@ import numpy as np
 from pycocotools import mask as box_overlap
 from pycocotools.coco import COCO
 
+from detrkit.evaluation.ranking import Ranking
+
 FOUND, BESIDE = 0.5, 0.1
 LIMIT = 100  # detections of a class on an image, as COCO counts them
 
@@ -68,6 +70,17 @@ class Judgement:
 
     def average_precision(self, without: str | None = None) -> float:
         """AP50 in [0, 1] over the classes that have truths, as COCO computes it; with one of KINDS put right."""
+        image_ids = np.union1d(self.image_ids, self.truth_images)
+        once = np.ones((1, len(image_ids)), dtype=np.int64)
+        each = [ranking.average_precision(once)[0] for ranking in self.rankings(without, image_ids)]
+        return float(np.mean(each)) if each else 0.0
+
+    def rankings(self, without: str | None, image_ids: np.ndarray) -> list[Ranking]:
+        """The detections of each class that has truths, with one of KINDS put right, as `costs` says; or as they are.
+
+        Args:
+            image_ids: [I], rising, all that were evaluated: the order of the rankings' images
+        """
         counted = self.verdicts != IGNORED
         right = self.verdicts == RIGHT
         categories = self.category_ids.copy()
@@ -80,12 +93,14 @@ class Judgement:
             categories[mended] = self.truth_categories[self.truths[mended]]
             right |= mended
             counted &= ~wrong | mended
-        each = []
-        for category in np.unique(self.truth_categories):
+        images = np.searchsorted(image_ids, self.image_ids)
+        truth_images = np.searchsorted(image_ids, self.truth_images)
+        found = []
+        for category in np.unique(self.truth_categories[asked]):
             of_class = counted & (categories == category)
-            if truths := int((asked & (self.truth_categories == category)).sum()):
-                each.append(interpolated_precision(self.scores[of_class], right[of_class], truths))
-        return float(np.mean(each)) if each else 0.0
+            truths = np.bincount(truth_images[asked & (self.truth_categories == category)], minlength=len(image_ids))
+            found.append(Ranking.of(self.scores[of_class], right[of_class], images[of_class], truths))
+        return found
 
     def _mendable(self) -> np.ndarray:
         """[D] bool: of the wrong classes and places of each truth that was not found, the one with the best score."""
@@ -145,24 +160,6 @@ def overlaps(first: Sequence[Mapping], second: Sequence[Mapping], *, crowds: boo
     return np.asarray(
         box_overlap.iou([one["bbox"] for one in first], [one["bbox"] for one in second], [crowds] * len(second))
     )
-
-
-def interpolated_precision(scores: np.ndarray, right: np.ndarray, truths: int) -> float:
-    """Mean of the highest precision at 101 recalls from 0 to 1 on, as COCO's.
-
-    Args:
-        scores: [D]
-        right: [D] bool
-        truths: how many there are to be found, at least one
-    """
-    if len(scores) == 0:
-        return 0.0
-    right = right[np.argsort(-scores, kind="stable")]
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(hits / truths, np.linspace(0, 1, 101), side="left")
-    return float(np.append(precision, 0.0)[at].mean())
 
 
 def _counted(detections: Sequence[Mapping]) -> list[Mapping]:
