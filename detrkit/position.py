@@ -50,7 +50,8 @@ class SinePosition(CellPosition):
     """Code each cell of a map by its place within the unpadded image (DETR, section A.4).
 
     The place of a cell is the running count of unpadded cells up to it, plus `offset`, over the whole count:
-    the cell's far edge with offset 0 (DETR and most of its descendants), its middle with -0.5.
+    the cell's far edge with offset 0 (DETR and most of its descendants), its middle with -0.5. Channel k of a place u
+    is the sine (even k) or cosine (odd k) of 2 pi u / temperature^(2 floor(k / 2) / (D / 2)).
 
     Args:
         width: D, half for y, half for x (y first).

@@ -29,6 +29,8 @@ class SemanticsAlignedAttention(SummedAttention):
     there, gated by the query's, is the head's query, D channels wide, and meets the same keys for all heads. Boxes get
     no gradient through the resampling, and places none through their codes, as published.
 
+    Needs references with sides (geometry "box" or "salient_point"), and a memory of one level.
+
     Args:
         width: D.
         heads: H.

@@ -106,7 +106,11 @@ def cells(memory: Memory) -> Tensor:
 
 @register("cross_attention", "deformable")
 class DeformableCrossAttention(CrossAttention):
-    """Queries read a few places around their reference, on any number of levels.
+    """Queries read a few places around their reference, on any number of levels (Deformable DETR, section 4.1).
+
+    out = W_o sum of a_lk W_v m_l(r + d_lk) over levels l and K places k, head by head: linear layers of the query
+    (content and position embeddings) give the weights a, 1 in sum, and the offsets d; m_l(.) is bilinear, 0 outside
+    the map.
 
     A reference without sides is sampled at offsets in cells. Around a reference with sides an offset of K reaches the
     side that it points to, left or right and above or below on their own scales; for a box that is the published half

@@ -30,8 +30,10 @@ class HeadGaussianTerm(GaussianTerm):
     """The logit -(g_x (x - c_x)^2 + g_y (y - c_y)^2) / 8 in cells, with c and g read off the query (SMCA, section 3.2).
 
     s = LayerNorm(content entering the layer + all position embeddings); c = reference point + linear(s), and
-    g = linear(s)^2, which starts at 1. Needs the query position "entering". The official code measures images in cells
-    of 32 pixels even where the map's stride is 16; here in the map's own.
+    g = linear(s)^2, which starts at 1. The official code measures images in cells of 32 pixels even where the map's
+    stride is 16; here in the map's own.
+
+    Needs the position "entering" in `decoder.positions`, and a memory of one level.
 
     Args:
         width: D.

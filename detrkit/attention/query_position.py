@@ -46,7 +46,10 @@ def ordered(points: Tensor, order: Order) -> Tensor:
 
 @register("query_position", "learned")
 class LearnedPosition(QueryPositionPart):
-    """The embedding that each query brings along, the same in every layer (DETR, section 3.2)."""
+    """The embedding [B, N, D] that each query brings along, the same in every layer (DETR, section 3.2).
+
+    Needs queries that bring one: "learned", "learned_points" or "two_stage".
+    """
 
     embeddings = ("learned",)
     reads_embeddings = True
@@ -63,7 +66,10 @@ class LearnedPosition(QueryPositionPart):
 
 @register("query_position", "entering")
 class EnteringContent(QueryPositionPart):
-    """The code "entering": content [B, N, D] as it enters the layer, before self-attention; SMCA reads places there."""
+    """The code "entering": content [B, N, D] as it enters the layer, before self-attention.
+
+    The term "head_gaussian" reads places there (SMCA, section 3.2).
+    """
 
     embeddings = ()
 
@@ -112,6 +118,8 @@ class PointPosition(QueryPositionPart):
 @register("query_position", "box")
 class BoxPosition(QueryPositionPart):
     """The reference box: embedding of point and size, code of the point (DAB-DETR, sections 4.2 and 4.4).
+
+    Needs references with sides: geometry "box" or "salient_point".
 
     Args:
         width: D.

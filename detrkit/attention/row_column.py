@@ -82,7 +82,10 @@ def mix(to_x: Tensor, to_y: Tensor, value: Tensor) -> Tensor:
 class RowColumnCrossAttention(SummedLogits):
     """RCDA from queries to memory: each query looks along the columns from its x, along the rows from its y.
 
-    Needs codes of rows and columns apart: position.type = "axes".
+    A cell's weight is softmax over columns times softmax over rows, w + h logits in place of w h (Anchor DETR, section
+    3.4). Its column's key is the mean of the column's cells, padding included.
+
+    Needs codes of rows and columns apart (`position.type = "axes"`), and a memory of one level.
 
     Args:
         width: D.

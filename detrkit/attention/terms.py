@@ -50,7 +50,14 @@ class ProjectedKey(nn.Module):
 
 @register("term", "content")
 class ContentTerm(Term):
-    """Projected content against projected memory."""
+    """Projected content against projected memory (Conditional DETR, section 3.2).
+
+    The logit is (W_q c) . (W_k m) for the query's content c and the cell's token m, head by head.
+
+    Args:
+        width: D.
+        heads: H.
+    """
 
     key, head_widths = "content", 1
 
@@ -92,7 +99,17 @@ class CodeTerm(Term):
 
 @register("term", "point")
 class PointTerm(CodeTerm):
-    """The reference point against the cell: conditional attention's spatial half (Conditional DETR, section 3.2)."""
+    """The reference point against the cell: conditional attention's spatial half (Conditional DETR, section 3.2).
+
+    The logit is (W_q p) . (W_k s), head by head: p the query's code "point", which the decoder may scale by the content
+    (`decoder.content_scale`), s the code of the cell's place.
+
+    Needs the position "point" or "box" in `decoder.positions`, which gives that code.
+
+    Args:
+        width: D.
+        heads: H.
+    """
 
     code = "point"
 

@@ -75,6 +75,9 @@ class Denoising(Block):
     content comes from the memory. "queries" is DN-DETR: the table that matching queries have their content from, with
     a last channel that is 1 here and 0 there.
 
+    Needs a geometry that keeps boxes ("box", "salient_point", or "point" with `refined`), and positions that are read
+    off references, or queries "two_stage".
+
     Args:
         width: D.
         classes: K.
@@ -201,8 +204,11 @@ class ContrastiveDenoising(Denoising):
     corners are clamped to [0, 1]. A positive is to give its object back, a negative is to say "background", and so are
     empty slots.
 
+    Needs a geometry that keeps boxes ("box", "salient_point", or "point" with `refined`), and positions that are read
+    off references, or queries "two_stage".
+
     Args:
-        width, classes, geometry, labels: as for denoising.
+        width, classes, geometry, labels: as for `denoising`.
         count: pairs an image; as many groups as fit into it, at least one. (The official code does not divide its
             setting below 50.)
         noise: the official setting `dn_label_noise_ratio` 0.5 stands for a quarter of the labels; for boxes the

@@ -20,6 +20,8 @@ class QueryGroups(Block):
 
     With denoising beside it, the slots see the first group and not the others.
 
+    Needs queries that come in groups: "learned", "anchor_boxes" or "salient_grid".
+
     Args:
         count: K.
     """

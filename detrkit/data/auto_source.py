@@ -29,9 +29,10 @@ SHARE = 0.2
 class AutoSource(FileSource):
     """A data set in COCO's, YOLO's or Pascal VOC's format, told by looking at the folder.
 
-    root: the folder, or a YOLO set's data.yaml. val_share: the share of images to validate on, where the set has no
-    val split; unset: 0.2. labels, exif, split_seed, unreadable, repeat_threshold: as
-    for ``coco``.
+    Args:
+        root: the folder, or a YOLO set's data.yaml.
+        val_share: the share of images to validate on, where the set has no val split; unset: 0.2.
+        labels, exif, split_seed, unreadable, repeat_threshold, augment: as for `coco`.
     """
 
     def __init__(

@@ -38,7 +38,9 @@ class SplitFiles:
     """Where one split is, if not in a known place below the root; relative to the root if there is one."""
 
     annotations: str | None = None
+    """the annotation file (.json)"""
     images: str | None = None
+    """the folder of images"""
 
 
 def image_folder_of(annotations: Path) -> Path:
@@ -76,17 +78,24 @@ def open_annotations(path: Path, folder: Path | None = None) -> FileDataset:
 class CocoSource(FileSource):
     """A data set in COCO's format.
 
-    root: folder with ``annotations/instances_<split>2017.json`` and ``<split>2017/``, or
-    ``annotations/instances_<split>.json`` and ``<split>/``, or Roboflow's ``<split>/_annotations.coco.json``, or with
-    one annotation file for all images. train, val: files elsewhere (``annotations``, ``images``). labels:
-    ``contiguous`` numbers the categories 0..K-1 by id; ``category_id`` keeps their ids, as official checkpoints with 91
-    outputs need. exif: whether boxes are for images turned ``upright`` by their EXIF orientation or for the pixels as
-    ``stored``; it decides only where the annotated size fits both, and `detrkit check-data` names such images.
-    val_share: the share of images to validate on, drawn by split_seed, for a set that has no val split; "none": a val
-    split has to be there. unreadable: whether an image that cannot be read in the middle of a training should ``stop``
-    it, or ``skip``: another image stands in its place (in an evaluation a black one), and it is counted and named.
-    repeat_threshold: a class in a share f of the images, smaller than this, counts sqrt(threshold / f) times, and an
-    image is seen as often as its rarest class says (LVIS: 0.001); an epoch is as long as without it.
+    Args:
+        root: folder with ``annotations/instances_<split>2017.json`` and ``<split>2017/``, or
+            ``annotations/instances_<split>.json`` and ``<split>/``, or Roboflow's ``<split>/_annotations.coco.json``,
+            or with one annotation file for all images.
+        train: files of the training split that lie elsewhere.
+        val: files of the validation split that lie elsewhere.
+        labels: ``contiguous`` numbers the categories 0..K-1 by id; ``category_id`` keeps their ids, as official
+            checkpoints with 91 outputs need.
+        exif: whether boxes are for images turned ``upright`` by their EXIF orientation or for the pixels as
+            ``stored``; it decides only where the annotated size fits both, and `detrkit check-data` names such images.
+        val_share: the share of images to validate on, drawn by split_seed, for a set that has no val split; "none": a
+            val split has to be there.
+        split_seed: another seed draws other images to validate on.
+        unreadable: whether an image that cannot be read in the middle of a training should ``stop`` it, or ``skip``:
+            another image stands in its place (in an evaluation a black one), and it is counted and named.
+        repeat_threshold: a class in a share f of the images, smaller than this, counts sqrt(threshold / f) times, and
+            an image is seen as often as its rarest class says (LVIS: 0.001); an epoch is as long as without it.
+        augment: of the training images.
     """
 
     def __init__(

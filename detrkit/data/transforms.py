@@ -108,13 +108,22 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 @register("augment", "detr")
 class DetrAugment(Augment):
-    """DETR's augmentation: flip, then resize to one of several scales, half of the time after a crop.
+    """DETR's augmentation: flip, then resize to one of several scales, half of the time after a crop (section 4).
 
-    flip: probability of exchanging left and right. scales: shorter sides to choose from, with the longer
-    side at most max_size. crop: probability of first resizing the shorter side to one of crop_scales (no
-    limit on the longer), and cropping to a height and a width each uniform in crop_min..crop_max (or the
-    image's side, where that is less). eval_size, eval_max_size: shorter and longest side in evaluation.
-    Source: facebookresearch/detr, datasets/coco.py (see methods/detr.md, "Training").
+    Sizes are pixels. The source is facebookresearch/detr, datasets/coco.py.
+
+    Args:
+        scales: shorter sides to choose from, with the longer side at most max_size.
+        max_size: longest side in training.
+        flip: probability of exchanging left and right.
+        crop: probability of first resizing the shorter side to one of crop_scales (no limit on the longer), and
+            cropping to a height and a width each uniform in crop_min..crop_max (or the image's side, where that is
+            less).
+        crop_scales: shorter sides before a crop.
+        crop_min: least height and width of a crop.
+        crop_max: most.
+        eval_size: shorter side in evaluation.
+        eval_max_size: longest side in evaluation.
     """
 
     def __init__(
@@ -166,8 +175,9 @@ class DetrAugment(Augment):
 class NoAugment(Augment):
     """Images as they are, up to a limit.
 
-    max_size: an image with a longer side is made smaller, in training and in evaluation alike, so that a
-    photograph of many megapixels takes neither minutes nor all memory. 1333 is DETR's largest side.
+    Args:
+        max_size: pixels; an image with a longer side is made smaller, in training and in evaluation alike, so that a
+            photograph of many megapixels takes neither minutes nor all memory. 1333 is DETR's largest side.
     """
 
     def __init__(self, *, max_size: Pixels = 1333):
@@ -182,9 +192,11 @@ class NoAugment(Augment):
 
 @register("augment", "flip")
 class FlipAugment(NoAugment):
-    """Left and right exchanged with probability ``flip``; sizes stay as they are, up to a limit.
+    """Left and right exchanged by chance; sizes stay as they are, up to a limit.
 
-    max_size: longest side of an image, in training and in evaluation, as for ``none``.
+    Args:
+        flip: probability of exchanging left and right.
+        max_size: as for `none`.
     """
 
     def __init__(self, *, flip: Probability = 0.5, max_size: Pixels = 1333):

@@ -24,11 +24,12 @@ from detrkit.wording import counted
 class VocSource(FileSource):
     """A data set in Pascal VOC's format.
 
-    root: the folder with ``Annotations``, ``JPEGImages`` (or the images beside ``Annotations``) and, where the set is
-    split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will do. Category ids count
-    the classes' names, sorted, from 1. Difficult objects are neither learned nor counted. labels, exif, val_share,
-    split_seed, unreadable, repeat_threshold: as
-    for ``coco``.
+    Category ids count the classes' names, sorted, from 1. Difficult objects are neither learned nor counted.
+
+    Args:
+        root: the folder with ``Annotations``, ``JPEGImages`` (or the images beside ``Annotations``) and, where the set
+            is split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will do.
+        labels, exif, val_share, split_seed, unreadable, repeat_threshold, augment: as for `coco`.
     """
 
     def __init__(

@@ -23,10 +23,10 @@ from detrkit.wording import counted
 class YoloSource(FileSource):
     """A data set in YOLO's format.
 
-    root: the data.yaml, or the folder that it is in. Its ``path``, ``train``, ``val`` (folders, lists of them, or text
-    files that list images) and ``names`` are read; category ids are the classes' numbers there. labels, exif,
-    val_share, split_seed, unreadable, repeat_threshold: as
-    for ``coco``.
+    Args:
+        root: the data.yaml, or the folder that it is in. Its ``path``, ``train``, ``val`` (folders, lists of them, or
+            text files that list images) and ``names`` are read; category ids are the classes' numbers there.
+        labels, exif, val_share, split_seed, unreadable, repeat_threshold, augment: as for `coco`.
     """
 
     def __init__(

@@ -29,9 +29,11 @@ class RowColumnEncoderLayer(PostNormLayer):
 
 @register("encoder", "row_column")
 class RowColumnEncoder(Encoder):
-    """Project the one feature map, norm it, and let its cells look along rows and columns (Anchor DETR).
+    """Project the one feature map, norm it, and let its cells look along rows and columns (Anchor DETR, section 3.4).
 
-    Needs codes of rows and columns apart: position.type = "axes". All layers start alike, as published.
+    All layers start alike, as published.
+
+    Needs codes of rows and columns apart (`position.type = "axes"`), and one level in `backbone.levels`.
 
     Args:
         channels: of the backbone's one level.

@@ -27,7 +27,11 @@ class EncoderLayer(PostNormLayer):
 
 @register("encoder", "transformer")
 class TransformerEncoder(Encoder):
-    """Project the one feature map to D channels and let its cells attend to one another.
+    """Project the one feature map to D channels and let its cells attend to one another (DETR, section A.3).
+
+    q = k = token + code of its place, v = token; each sub-layer is norm(x + sub-layer(x)).
+
+    Needs one level in `backbone.levels`.
 
     Args:
         channels: of the backbone's one level.

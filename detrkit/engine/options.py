@@ -26,6 +26,7 @@ class TrainOptions:
     learn, dropout's and denoising's draws, and how far images are padded"""
 
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-4
+    """of all other parameters than the backbone's, after the warm-up and until the first drop"""
     backbone_learning_rate: Annotated[float, Field(ge=0, le=1000)] = 1e-5
     """the rate of the backbone's parameters; 0 freezes them"""
     backbone: tuple[str, ...] = ("backbone",)
@@ -36,9 +37,11 @@ class TrainOptions:
     place_rate_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """what `learning_rate` is multiplied by for the layers that say where to look: sampling offsets, learned points"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW as the published recipes have it, or SGD with `momentum`"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of `sgd`; adamw has its usual two, 0.9 and 0.999"""
     weight_decay: Annotated[float, Field(ge=0, le=1000)] = 1e-4
+    """AdamW's own decay, which does not pass through its moments; with SGD it is added to the gradient"""
     decay_norms: bool = True
     """also decay normalisation layers and biases, as the published recipes do"""
     clip_norm: Annotated[float, Field(ge=0)] = 0.1
@@ -49,6 +52,7 @@ class TrainOptions:
     drop_epochs: tuple[Positive, ...] = (40,)
     """epochs (counted from 0) at whose start the rate is multiplied by `drop_factor`; `step` only"""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """what a drop leaves of the rate"""
     warmup_steps: Count = 1000
     """optimiser steps in which the rate rises in a straight line; 0 for none"""
     warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.001
@@ -62,6 +66,7 @@ class TrainOptions:
     init_from: str | None = None
     """start from these weights: a run's folder, one of its checkpoints, or a .safetensors file"""
     seed: Annotated[int, Field(ge=0)] = 42
+    """of the start, the order of images and all chance in training"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None

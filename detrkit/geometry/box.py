@@ -18,6 +18,8 @@ from detrkit.structures import Reference
 class BoxGeometry(Geometry):
     """A reference is a box (cx, cy, w, h), refined in logit space (DAB-DETR, section 4.3).
 
+    box = sigmoid(logit(reference) + offset), which is also the next layer's reference.
+
     Args:
         eps: clipping of the logit, see `inverse_sigmoid`.
     """

@@ -12,7 +12,10 @@ from detrkit.structures import Reference
 
 @register("geometry", "none")
 class NoGeometry(Geometry):
-    """A box is the sigmoid of the offset; whatever asks for a query's point gets the middle of the image (DETR)."""
+    """A box is the sigmoid of the offset (DETR, section 3.2).
+
+    Whatever asks for a query's point gets the middle of the image.
+    """
 
     holds_boxes = False
     moves = False

@@ -16,7 +16,9 @@ from detrkit.structures import Reference
 
 @register("geometry", "point")
 class PointGeometry(Geometry):
-    """A reference is a point (x, y); a box is sigmoid(offset), its centre shifted by the point's logit.
+    """A reference is a point (x, y), from which boxes are told (Conditional DETR, section 3.1; Deformable DETR, A.3).
+
+    box = sigmoid(offset + (logit(x), logit(y), 0, 0)).
 
     Args:
         refined: after the first layer the reference is the box that it predicted, and every layer refines it

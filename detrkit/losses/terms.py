@@ -40,7 +40,10 @@ def matched_places(matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
 
 @register("loss", "focal")
 class FocalLoss(Loss):
-    """Focal loss of all class logits, 1 at a matched query's class and 0 elsewhere, summed over B, N, K.
+    """Focal loss of all class logits, 1 at a matched query's class and 0 elsewhere (RetinaNet, section 3).
+
+    -alpha (1 - p)^gamma ln p where the target is 1 and -(1 - alpha) p^gamma ln(1 - p) where it is 0, p the sigmoid of
+    the logit; summed over B, N and K, over the number of objects.
 
     Args:
         weight: factor of the term.
@@ -67,6 +70,8 @@ class SoftmaxLoss(Loss):
     1 - background too much for each object left over. Of several groups of queries the means are added up (and their
     sum is then shared out, as for every term).
 
+    Needs `head.background = true`.
+
     Args:
         weight: factor of the term.
         background: weight of a query without an object.
@@ -91,7 +96,9 @@ class SoftmaxLoss(Loss):
 
 @register("loss", "l1")
 class L1Loss(Loss):
-    """L1 distance of matched boxes, summed over pairs and their four numbers.
+    """L1 distance of matched boxes (DETR, section 3.1).
+
+    |predicted - true| summed over pairs and their four numbers, over the number of objects.
 
     Args:
         weight: factor of the term.
@@ -109,7 +116,10 @@ class L1Loss(Loss):
 
 @register("loss", "giou")
 class GIoULoss(Loss):
-    """1 - generalised IoU of matched boxes, summed over pairs.
+    """1 - generalised IoU of matched boxes (DETR, section 3.1).
+
+    GIoU = I / (U + eps) - (E - U) / (E + eps), E the area of the smallest box around both (Rezatofighi et al., CVPR
+    2019); summed over pairs, over the number of objects.
 
     Args:
         weight: factor of the term.
@@ -132,6 +142,11 @@ def matched_overlaps(output: Output, targets: Targets, matches: Matches, eps: fl
 @register("loss", "objectness")
 class ObjectnessLoss(Loss):
     """Focal loss of the objectness logits over all queries; the target is a matched pair's IoU, else 0 (SAP-DETR).
+
+    With a target t in between, alpha and the power are interpolated: (alpha t + (1 - alpha) (1 - t)) (1 - q)^gamma BCE,
+    q = p t + (1 - p) (1 - t); summed over B and N, over the number of objects.
+
+    Needs `head.objectness = true`.
 
     Args:
         weight: factor of the term.

@@ -46,7 +46,10 @@ def pairs(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 class FocalCost(Cost):
     """The focal loss that the query would have for the object's class, less what it has without.
 
-    alpha (1 - p)^gamma (-ln(p + 1e-8)) - (1 - alpha) p^gamma (-ln(1 - p + 1e-8)) at the object's class.
+    alpha (1 - p)^gamma (-ln(p + 1e-8)) - (1 - alpha) p^gamma (-ln(1 - p + 1e-8)) at the object's class, as
+    Deformable DETR matches.
+
+    Needs `head.objectness = true` where it asks for `objectness`.
 
     Args:
         weight: factor of the term.
@@ -81,6 +84,8 @@ class FocalCost(Cost):
 class SoftmaxCost(Cost):
     """Minus the object's class probability, by a softmax over all logits (DETR, section 3.1).
 
+    Needs `head.background = true`.
+
     Args:
         weight: factor of the term.
     """
@@ -97,7 +102,7 @@ class SoftmaxCost(Cost):
 
 @register("cost", "l1")
 class L1Cost(Cost):
-    """The sum of absolute differences of the boxes' four numbers.
+    """The sum of absolute differences of the boxes' four numbers (DETR, section 3.1).
 
     Args:
         weight: factor of the term.
@@ -117,7 +122,10 @@ class L1Cost(Cost):
 
 @register("cost", "giou")
 class GIoUCost(Cost):
-    """Minus the generalised IoU.
+    """Minus the generalised IoU (DETR, section 3.1).
+
+    GIoU = I / (U + eps) - (E - U) / (E + eps), E the area of the smallest box around both (Rezatofighi et al., CVPR
+    2019).
 
     Args:
         weight: factor of the term.

@@ -34,6 +34,8 @@ def require_points(output: Output, asker: str) -> Tensor:
 class InnerCost(Cost):
     """1 where the predicted point lies outside the object's box, else 0 (SAP-DETR, section 3.2).
 
+    Needs a geometry that predicts points: "salient_point".
+
     Args:
         weight: factor of the term; the published one forbids such pairs as long as others are left.
     """
@@ -49,6 +51,10 @@ class InnerCost(Cost):
 @register("loss", "inner")
 class InnerLoss(Loss):
     """Keeps matched points inside their objects (SAP-DETR, section 3.2).
+
+    A sum over pairs, over the number of objects.
+
+    Needs a geometry that predicts points: "salient_point".
 
     Args:
         weight: factor of the term.

@@ -19,6 +19,8 @@ from detrkit.structures import Extent, Memory, Queries, QueryPosition, Reference
 class SidePosition(QueryPositionPart):
     """The box's two corners (x0, y0, x1, y1): code [B, N, 2 D], embedding an MLP of it (SAP-DETR, section 3.3).
 
+    Needs references with sides: geometry "box" or "salient_point".
+
     Args:
         width: D, half for each coordinate.
         temperature: base of the code's frequencies.
@@ -45,7 +47,14 @@ class SideTerm(CodeTerm):
     """The box's corners against the same cell codes that the point term meets (PECA; SAP-DETR, section 3.3).
 
     The official code concatenates a third copy of those keys; sharing them gives the same logits for the cost of
-    conditional attention. The scale still counts three head widths, as published.
+    conditional attention: the logit is (W_q b) . (W_k s), with b the query's code "side" [B, N, 2 D] and W_k s the
+    point term's. The scale still counts three head widths, as published.
+
+    Needs the position "side" in `decoder.positions`, which gives that code.
+
+    Args:
+        width: D.
+        heads: H.
     """
 
     code = "side"
@@ -60,7 +69,10 @@ class SideDirectedGaussianTerm(GaussianTerm):
 
     An MLP of the content gives, for each head and axis, an offset u = tanh(.) and a width w. With u > 0 the centre
     moves by u times the right (bottom) side, else by u times the left (top) side; the logit is
-    -w^2 (cell - centre)^2 / 8, in cells of the padded map. The choice of side has no gradient.
+    -w^2 (cell - centre)^2 / 8, in cells of the padded map, summed over the two axes. The choice of side has no
+    gradient.
+
+    Needs references with sides where it is `scaled` (geometry "box" or "salient_point"), and a memory of one level.
 
     Args:
         width: D.
