@@ -108,7 +108,8 @@ def coco_stats(
     Raises:
         DataError: a detection names an image or a category that the ground truth does not have
     """
-    evaluation = evaluate_boxes(ground_truth, detections, image_ids=image_ids)
+    evaluator = evaluator or fastest_evaluator()
+    evaluation = evaluate_boxes(ground_truth, detections, image_ids=image_ids, evaluator=evaluator)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
         evaluation.summarize()
@@ -121,7 +122,11 @@ def coco_stats(
 
 
 def evaluate_boxes(
-    ground_truth: COCO, detections: Sequence[dict], *, image_ids: Sequence[int] | None = None
+    ground_truth: COCO,
+    detections: Sequence[dict],
+    *,
+    image_ids: Sequence[int] | None = None,
+    evaluator: Evaluator = PYCOCOTOOLS,
 ) -> COCOeval:
     """Detections matched with truths, image by image, and not accumulated yet. As `coco_stats` otherwise."""
     known = set(ground_truth.getImgIds())
@@ -137,7 +142,7 @@ def evaluate_boxes(
     truths = [_bare_truth(a) for a in ground_truth.dataset.get("annotations", [])]
     found = [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections]
     # pycocotools reports to stdout; a trainer's log should not contain it at every evaluation.
-    index, evaluate = evaluator or fastest_evaluator()
+    index, evaluate = evaluator
     with contextlib.redirect_stdout(io.StringIO()):
         sides = (_indexed(index, images, categories, annotations) for annotations in (truths, found))
         evaluation = evaluate(*sides, "bbox")

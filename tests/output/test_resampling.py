@@ -27,7 +27,8 @@ def reference_case():
 def copied(truths, detections, times):
     """The same with each image as often as `times` says, under ids of their own."""
     ids = sorted(truths.getImgIds())
-    copies = {image: [1000 * place + copy for copy in range(n)] for place, (image, n) in enumerate(zip(ids, times))}
+    drawn = enumerate(zip(ids, times, strict=True))
+    copies = {image: [1000 * place + copy for copy in range(n)] for place, (image, n) in drawn}
     coco = COCO()
     annotations = [
         {**one, "image_id": copy} for one in truths.dataset["annotations"] for copy in copies[one["image_id"]]
