@@ -4,7 +4,7 @@
     python benchmarks/own_data.py $DETRKIT_DATA/bccd --scratch --epochs 1 --forms yolo whole
 
 Writes the set, which has to be in COCO's format with both splits, as YOLO, Pascal VOC, Roboflow's COCO and one JSON
-without a split, and runs for each `detrkit init`, `train`, `evaluate` and `predict`, as a person would. Prints a table
+without a split, and runs for each `detrkit init`, `train`, `report` and `predict`, as a person would. Prints a table
 and what failed; exits 1 if anything did. Without --epochs it trains as long as init says, half an hour a form on a CPU.
 """
 
@@ -37,7 +37,7 @@ def commands(form: str, *, start: list[str], epochs: int | None) -> list[list[st
     return [
         ["init", project, "--data", form, *start],
         ["train", project, *values, "--run", run],
-        ["evaluate", run],
+        ["report", run],
         ["predict", run, "photos", "--out", f"{project}/drawn"],
     ]
 
