@@ -11,14 +11,16 @@ import typer
 
 from detrkit.errors import UserError
 
+from .evaluate import evaluate_trained, write_evaluation
 from .trust import Trust
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from detrkit.compare.detections import ImageScores
     from detrkit.compare.matrix import Job
-    from detrkit.compare.sheets import Sheet
+    from detrkit.compare.table import Sheet
     from detrkit.compare.targets import Row
 
 
@@ -51,8 +53,14 @@ def compare(
     runs: Annotated[Path, typer.Option(help="Where --run trains, and where runs of the recipes are found.")] = Path(
         "runs/compare"
     ),
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="With --baseline: find what differences by image need, where it lacks.")
+    ] = False,
+    sort: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Order the rows by a column of the tables, highest first.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A folder for table.md, .csv, .json, curves.png and report.html.")
+        Path | None, typer.Option(help="A folder for table.md, .tex, .csv, .json, curves.png and report.html.")
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -62,8 +70,9 @@ def compare(
     recipe with each seed, one run below --runs for each, and goes on where it was interrupted.
     """
     from detrkit.compare.comparison import compare as measure
-    from detrkit.compare.comparison import find_row
+    from detrkit.compare.comparison import find_row, ordered
     from detrkit.compare.sheets import make_sheets
+    from detrkit.compare.table import order_of
     from detrkit.compare.targets import gather_rows, make_jobs, recipes_of_table, split_arguments
     from detrkit.writing import check_folder
 
@@ -74,6 +83,8 @@ def compare(
     for option, said in {"--seeds": seeds, "--parallel": parallel}.items():
         if said is not None and not run:
             raise UserError(f"{option} goes with --run; without it nothing is trained, and all seeds found are shown")
+    if evaluate and baseline is None:
+        raise UserError("--evaluate goes with --baseline: differences by image are what it is for")
     if out is not None:
         check_folder(out, "--out")
     if run:
@@ -106,8 +117,16 @@ def compare(
         rows = gather_rows(wanted, overrides, runs=runs, trust=trust)
     costs = _count(console, rows, height=height, width=width, coco_mean=coco_mean)
     timings = _time(console, [r for r in rows if r.name in costs], height=height, width=width) if time else {}
-    comparison = measure(rows, baseline=baseline, epochs_to=epochs_to)
-    sheets = make_sheets(comparison, costs, timings)
+    images, notes = _score(console, rows, baseline, evaluate=evaluate, trust=trust) if baseline else ({}, [])
+    comparison = measure(rows, baseline=baseline, epochs_to=epochs_to, images=images)
+    sheets = make_sheets(comparison, costs, timings, notes)
+    unknown: UserError | None = None
+    if sort is not None:
+        try:
+            comparison = ordered(comparison, order_of(sheets, sort))
+            sheets = make_sheets(comparison, costs, timings, notes)
+        except UserError as error:  # told below the tables: which columns there are shows when all is measured
+            unknown = error
     for sheet in sheets:
         print_sheet(console, sheet)
     missing = sum(row.target is not None and not row.trained for row in rows)
@@ -120,6 +139,8 @@ def compare(
         console.print()
         for path in write_comparison(out, comparison, sheets, costs, timings):
             console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    if unknown is not None:
+        raise unknown
     if failed:
         raise typer.Exit(1)
 
@@ -187,6 +208,36 @@ def _train(console: Console, jobs: list[Job], parallel: int) -> bool:
             f"{job.folder.name} {job.state} ({job.note}): {job.output}", style="red", highlight=False, soft_wrap=True
         )
     return not bad
+
+
+def _score(
+    console: Console, rows: list[Row], baseline: str, *, evaluate: bool, trust: bool
+) -> tuple[dict[Path, ImageScores], list[str]]:
+    """What each run found by image, and what is to be said of those whose detections are not at hand."""
+    from detrkit.compare.comparison import chosen_runs, equal_epoch, find_row
+    from detrkit.compare.detections import PLACES, checkpoint_of, find_detections, score_runs, told_of
+    from detrkit.engine.train import workers_for
+    from detrkit.evaluation.precision import choose_device
+    from detrkit.trained import open_trained
+
+    base, equal = find_row(rows, baseline), equal_epoch(rows)
+    runs = [one for row in sorted(rows, key=lambda row: row is not base) for one in chosen_runs(row, equal)]
+    for run, evaluation in runs if evaluate else ():
+        try:
+            find_detections(run, evaluation)
+            continue
+        except UserError:
+            which = checkpoint_of(run, evaluation)
+        if which is not None:
+            trained = open_trained(str(run.path), (), which=which, trust=trust)
+            options = trained.recipe.section("train")
+            console.print(f"evaluating {trained.origin}", highlight=False, markup=False, soft_wrap=True)
+            workers = workers_for(options, 1)
+            result = evaluate_trained(trained, "val", choose_device(options.device), workers, console)
+            write_evaluation(run.path / PLACES[-1], trained, result, str(run.path))
+    with progress_bar(console, "comparing images", len(runs)) as advance:
+        scores, lacking = score_runs(runs, progress=advance)
+    return scores, told_of(lacking)
 
 
 def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_mean: bool) -> dict:

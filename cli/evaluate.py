@@ -11,11 +11,12 @@ import typer
 from .trust import Trust
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from rich.console import Console
     from rich.table import Table
 
-    from detrkit.data import Records
     from detrkit.evaluation.coco_stats import ClassResult, EvalResult
     from detrkit.trained import Trained
 
@@ -79,17 +80,7 @@ def evaluate(
     folder, written = out or trained.folder, list[Path]()
     try:
         if folder is not None:
-            origin = {
-                "target": run,
-                "title": trained.recipe.title,
-                "weights": str(trained.origin),
-                "step": trained.step,
-                "data": trained.recipe.full_values()["data"],
-                "split": split,
-                "overrides": list(overrides or ()),
-            }
-            dataset = trained.source.val if split == "val" else trained.source.train
-            written = _write(folder, result, origin, split, dataset.records)
+            written = write_evaluation(folder, trained, result, run, split, overrides or ())
     finally:  # a full disk does not take the numbers along
         console.print(numbers_table(result), classes_table(result.per_class))
     for path in written:
@@ -147,9 +138,22 @@ def classes_table(rows: list[ClassResult]) -> Table:
     return table
 
 
-def _write(folder: Path, result: EvalResult, origin: dict, split: str, records: Records) -> list[Path]:
+def write_evaluation(
+    folder: Path, trained: Trained, result: EvalResult, target: str, split: str = "val", overrides: Sequence[str] = ()
+) -> list[Path]:
+    """Write the numbers with what they are of, and the detections. target: how the detector was named."""
     from detrkit.writing import write_text
 
+    origin = {
+        "target": target,
+        "title": trained.recipe.title,
+        "weights": str(trained.origin),
+        "step": trained.step,
+        "data": trained.recipe.full_values()["data"],
+        "split": split,
+        "overrides": list(overrides),
+    }
+    records = (trained.source.val if split == "val" else trained.source.train).records
     ending = "" if split == "val" else f"_{split}"
     summary, detections = folder / f"evaluation{ending}.json", folder / f"detections{ending}.json"
     given = [{**found, "image_id": records.given_id(found["image_id"])} for found in result.detections]

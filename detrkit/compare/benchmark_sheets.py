@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from detrkit.compare.benchmark import PARTS, Benchmark, Speed
-from detrkit.compare.sheets import NOTHING, Sheet, number, short_names
+from detrkit.compare.comparison import short_names
+from detrkit.compare.table import NOTHING, Sheet, number
 from detrkit.compare.timing import Ratio, device_name
 
 Rows = list[tuple[str, Speed]]

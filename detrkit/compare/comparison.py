@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 
+from detrkit.compare.detections import ImageScores
+from detrkit.compare.paired import Paired, RunScores, pair
 from detrkit.compare.targets import Row
 from detrkit.errors import UserError
+from detrkit.evaluation.errors import KINDS
 from detrkit.recipe.problems import nearest
 from detrkit.runs.history import Evaluation, Run
 
@@ -56,12 +59,17 @@ class Measured:
     at: by "last", "best" (each run's evaluation with the highest AP) and "equal" (all at one epoch): the COCO
         numbers in percent over the runs. Empty tables where there is nothing.
     difference: the mean AP minus the baseline's, for the same three.
+    paired: the differences to the baseline at equal epochs (else at the last), with intervals; None without a baseline
+        and for the baseline itself.
+    errors: the cost of each kind of errors there, over the runs whose detections are at hand.
     """
 
     row: Row
     at: Mapping[str, Mapping[str, Spread]]
     difference: Mapping[str, float | None]
     reached: Reached | None = None
+    paired: Paired | None = None
+    errors: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def published_ap(self) -> float | None:
@@ -85,12 +93,19 @@ class Comparison:
     rank_rows: int
 
 
-def compare(rows: Sequence[Row], *, baseline: str | None = None, epochs_to: float | None = None) -> Comparison:
+def compare(
+    rows: Sequence[Row],
+    *,
+    baseline: str | None = None,
+    epochs_to: float | None = None,
+    images: Mapping[Path, ImageScores] | None = None,
+) -> Comparison:
     """Measure all rows.
 
     Args:
         baseline: a row's name, or what else `find_row` takes.
         epochs_to: an AP in percent.
+        images: by a run's folder, what its detections tell, of the evaluations that `chosen_runs` names.
 
     Raises UserError if no row, or more than one, is called so.
     """
@@ -98,6 +113,7 @@ def compare(rows: Sequence[Row], *, baseline: str | None = None, epochs_to: floa
     equal = equal_epoch(rows)
     at = {id(row): _at(row, equal) for row in rows}
     reached = {id(row): _epochs_needed(row, epochs_to) for row in rows}
+    scores = {id(row): _scores(row, equal, images or {}) for row in rows}
     measured = []
     for row in rows:
         difference = {
@@ -107,10 +123,36 @@ def compare(rows: Sequence[Row], *, baseline: str | None = None, epochs_to: floa
         if epochs is not None and base is not None:
             mine, its = _mean_if_all(epochs), _mean_if_all(reached[id(base)] or ())
             faster = its / mine if mine and its else None
-        measured.append(Measured(row, at[id(row)], difference, None if epochs is None else Reached(epochs, faster)))
+        measured.append(
+            Measured(
+                row=row,
+                at=at[id(row)],
+                difference=difference,
+                reached=None if epochs is None else Reached(epochs, faster),
+                paired=pair(scores[id(row)], scores[id(base)]) if base is not None and row is not base else None,
+                errors=_errors(scores[id(row)]),
+            )
+        )
     ranked = EQUAL if equal is not None else LAST
     rank, count = _rank(measured, ranked)
     return Comparison(tuple(measured), equal, base.name if base else None, epochs_to, ranked, rank, count)
+
+
+def ordered(comparison: Comparison, names: Sequence[str]) -> Comparison:
+    """The same with its rows in the order of their names, without the folders that all share; the others follow."""
+    place = {name: number for number, name in enumerate(names)}
+    named = zip(short_names([m.row.name for m in comparison.rows]), comparison.rows, strict=True)
+    rows = [m for _, m in sorted(named, key=lambda one: place.get(one[0], len(place)))]
+    return replace(comparison, rows=tuple(rows))
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names without the folders that all of them begin with."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
 
 
 def find_row(rows: Sequence[Row], name: str) -> Row:
@@ -163,6 +205,31 @@ def epochs_needed(run: Run, ap: float) -> float | None:
             return before[0] + share * (evaluation.epoch - before[0])
         before = (float(evaluation.epoch), value)
     return None
+
+
+def chosen_runs(row: Row, equal: int | None) -> list[tuple[Run, Evaluation]]:
+    """A row's runs with the evaluations that differences are of: at the equal epoch, or the last if there is none."""
+    if equal is None:
+        return [(run, run.evaluations[-1]) for run in row.trained]
+    return [(run, next(e for e in reversed(run.evaluations) if e.epoch == equal)) for run in row.trained]
+
+
+def _scores(row: Row, equal: int | None, images: Mapping[Path, ImageScores]) -> list[RunScores]:
+    return [
+        RunScores(
+            seed=run.seed,
+            stats={name: 100 * value for name in STATS if (value := evaluation.stats[name]) is not None},
+            images=images.get(run.path),
+        )
+        for run, evaluation in chosen_runs(row, equal)
+    ]
+
+
+def _errors(scores: Sequence[RunScores]) -> dict[str, Spread]:
+    known = [one.images.plain for one in scores if one.images is not None]
+    return {
+        kind: Spread(tuple(one[kind] for one in known)) for kind in KINDS if known and all(kind in o for o in known)
+    }
 
 
 def _at(row: Row, equal: int | None) -> dict[str, dict[str, Spread]]:

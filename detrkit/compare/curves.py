@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detrkit.compare.sheets import short_names
+from detrkit.compare.comparison import short_names
 from detrkit.compare.targets import Row
 from detrkit.drawing.charts import Theme, frame, ink, line_look, new_figure, to_png
 from detrkit.runs.history import Evaluation, Run

@@ -1,10 +1,11 @@
-"""A comparison as files: Markdown, CSV, JSON, the curves and one HTML page."""
+"""A comparison as files: Markdown, LaTeX, CSV, JSON, the curves and one HTML page."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -13,8 +14,11 @@ from typing import Any
 from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Measured
 from detrkit.compare.costs import Costs
 from detrkit.compare.curves import draw_curves
+from detrkit.compare.intervals import Difference, Interval
+from detrkit.compare.latex import to_latex
 from detrkit.compare.page import make_page
-from detrkit.compare.sheets import Sheet
+from detrkit.compare.sheets import runs_sheet
+from detrkit.compare.table import Sheet
 from detrkit.compare.timing import Timing
 from detrkit.drawing.charts import THEMES
 from detrkit.writing import write_bytes
@@ -27,7 +31,7 @@ def write_comparison(
     costs: Mapping[str, Costs],
     timings: Mapping[str, Timing],
 ) -> list[Path]:
-    """Write table.md, table.csv, table.json, report.html and, where anything is trained, curves.png.
+    """Write table.md, .tex, .csv, .json, report.html and, where anything is trained, curves.png.
 
     All are made before the first is written, and each then takes its place in one step.
     """
@@ -42,11 +46,13 @@ def write_comparison(
         "spearman": comparison.rank,
         "spearman_rows": comparison.rank_rows,
     }
+    every = [*sheets, runs_sheet(comparison)] if curves else sheets
     contents = {
-        "table.md": to_markdown(sheets).encode(),
+        "table.md": to_markdown(every).encode(),
+        "table.tex": to_latex(sheets).encode(),
         "table.csv": _to_csv([_flat(record) for record in records]).encode(),
         "table.json": json.dumps({**about, "rows": records}, indent=1, ensure_ascii=False).encode() + b"\n",
-        "report.html": make_page(sheets, curves).encode(),
+        "report.html": make_page(every, curves, folder).encode(),
     }
     if curves:
         contents["curves.png"] = curves["light"]
@@ -83,6 +89,15 @@ def _record(m: Measured, costs: Costs | None, timing: Timing | None) -> dict[str
             if (s := m.at[kind].get(name)) is not None
         }
         record[kind]["AP_difference"] = m.difference[kind]
+    if m.paired is not None:
+        record["paired"] = {
+            "seeds": list(m.paired.seeds),
+            "differences": {name: _difference(found) for name, found in m.paired.differences.items()},
+        }
+    if m.errors:
+        record["costs_of_errors"] = {
+            kind: {"mean": s.mean, "deviation": s.deviation, "values": list(s.values)} for kind, s in m.errors.items()
+        }
     if m.reached is not None:
         record["epochs_to_ap"] = {"mean": m.reached.mean, "values": list(m.reached.epochs), "faster": m.reached.faster}
     if costs is not None:
@@ -105,6 +120,25 @@ def _record(m: Measured, costs: Costs | None, timing: Timing | None) -> dict[str
         record["time"]["images_per_second"] = timing.images_per_second
     record["published"] = dict(m.row.published or {})
     return record
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    """In percent. seeds_needed: -1 where no number of seeds that was tried is enough."""
+
+    def bounds(interval: Interval | None) -> dict[str, float | None]:
+        return {"low": None, "high": None} if interval is None else vars(interval)
+
+    needed = found.seeds_needed
+    return {
+        "value": found.value,
+        **bounds(found.interval),
+        "over": found.over,
+        "excludes_zero": found.is_sure,
+        "by_seed": list(found.by_seed),
+        "over_seeds": bounds(found.over_seeds),
+        "over_images": bounds(found.over_images),
+        "seeds_needed": -1 if needed is not None and math.isinf(needed) else needed,
+    }
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

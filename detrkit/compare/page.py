@@ -1,15 +1,27 @@
-"""A comparison as one HTML page that needs nothing else."""
+"""A comparison as one HTML page that needs nothing else; links lead from it to the runs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
 
-from detrkit.compare.sheets import Sheet
+from detrkit.compare.table import Sheet
 from detrkit.drawing.page import html_chart, html_page, html_section, html_table
 
 
-def make_page(sheets: Sequence[Sheet], curves: Mapping[str, bytes]) -> str:
-    """The page. curves: PNG bytes by "light" and "dark"; empty where nothing is trained."""
+def make_page(sheets: Sequence[Sheet], curves: Mapping[str, bytes], folder: Path) -> str:
+    """The page. curves: PNG bytes by "light" and "dark"; empty where nothing is trained. folder: where it will lie."""
     body = [html_section("Curves", html_chart(curves, "AP against epochs and minutes of training"))] if curves else []
-    body += [html_section(sheet.title, html_table(sheet.columns, sheet.rows), sheet.notes) for sheet in sheets]
+    for sheet in sheets:
+        links = {cell: _link(Path(place), folder) for cell, place in sheet.places.items() if Path(place).is_dir()}
+        body.append(html_section(sheet.title, html_table(sheet.columns, sheet.rows, links=links), sheet.notes))
     return html_page("Comparison", "\n".join(body))
+
+
+def _link(run: Path, folder: Path) -> str:
+    """From a folder to a run's report, or to the run where it has none, so that both can be moved together."""
+    report = run / "report.html"
+    way = os.path.relpath((report if report.is_file() else run).resolve(), folder.resolve())
+    return quote(Path(way).as_posix())

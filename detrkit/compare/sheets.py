@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Measured, Reached, Spread
+from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Measured, Reached, short_names
 from detrkit.compare.costs import ASSUMED_CLASSES, Costs
+from detrkit.compare.difference_sheets import difference_sheets
+from detrkit.compare.table import NOTHING, Sheet, number, signed, spread
 from detrkit.compare.timing import Timing
 from detrkit.runs.history import differences
-
-NOTHING = "-"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table. columns: titles; the first is left aligned, the others right. notes: what is to be read below it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 def make_sheets(
     comparison: Comparison,
     costs: Mapping[str, Costs],
     timings: Mapping[str, Timing],
+    notes: Sequence[str] = (),
 ) -> list[Sheet]:
-    """All tables that have something to say. costs, timings: by the row's name."""
+    """All tables that have something to say. costs, timings: by the row's name; notes: of the differences."""
     names = short_names([m.row.name for m in comparison.rows])
     sheets = []
     if any(m.row.trained for m in comparison.rows):
         sheets += [_accuracy(comparison, names), _parts(comparison, names)]
+        sheets += difference_sheets(comparison, names, notes)
     if comparison.epochs_to is not None and any(m.reached for m in comparison.rows):
         sheets.append(_speed_of_learning(comparison, names))
     if costs:
@@ -44,30 +35,17 @@ def make_sheets(
     return sheets
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """The names without the folders that all of them begin with."""
-    parts = [name.split("/") for name in names]
-    shared = 0
-    while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
-        shared += 1
-    return ["/".join(part[shared:]) for part in parts]
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """A number, or a dash where there is none."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
-
-
-def signed(value: float | None, digits: int = 1) -> str:
-    """A difference with its sign, or a dash."""
-    return NOTHING if value is None else f"{value:+.{digits}f}"
-
-
-def spread(value: Spread | None, digits: int = 1) -> str:
-    """The mean and, with several seeds, the deviation: "43.1 ±0.4"."""
-    if value is None:
-        return NOTHING
-    return number(value.mean, digits) + ("" if value.deviation is None else f" ±{value.deviation:.{digits}f}")
+def runs_sheet(comparison: Comparison) -> Sheet:
+    """Every run that was evaluated; its path stands for its folder."""
+    rows = []
+    for name, m in zip(short_names([m.row.name for m in comparison.rows]), comparison.rows, strict=True):
+        for run in m.row.trained:
+            last, best = run.evaluations[-1], max(run.evaluations, key=lambda e: e.stats["AP"] or 0.0)
+            scores = [None if (ap := e.stats["AP"]) is None else 100 * ap for e in (last, best)]
+            minutes = number(last.minutes, 0)
+            rows.append((name, str(run.seed), str(last.epoch), *map(number, scores), minutes, str(run.path)))
+    columns = ("recipe", "seed", "epochs", "last AP", "best AP", "minutes", "run")
+    return Sheet("Runs", columns, tuple(rows), places={row[-1]: row[-1] for row in rows})
 
 
 def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:

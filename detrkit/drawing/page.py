@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-_NUMBER = re.compile(r"[+-]?\.?\d")  # what parseFloat below takes for the beginning of one
+_NUMBER = re.compile(r"\[?[+-]?\.?\d")  # what parseFloat below takes for the beginning of one
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fafafa; --card: #fff; --ink: #1f2328; --soft: #59636e; --line: #d9dce1;
@@ -29,19 +29,19 @@ th { color: var(--soft); font-weight: 600; }
 tbody tr:hover { background: var(--ground); }
 .bar { background: rgb(var(--mark)); height: .8rem; border-radius: 2px; }
 .matrix td, .matrix th { padding: .2rem .6rem; } pre { overflow-x: auto; } summary { cursor: pointer; }
-th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid; }
+a { color: inherit; } th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 """
 
-# Numbers sort as numbers, by what stands first in a cell ("43.1 ±0.4"), and cells without one always come last.
+# Numbers sort as numbers, by what stands first in a cell ("43.1 ±0.4", "[-0.1, +0.3]"); cells without come last.
 SORTING = """
 for (const table of document.querySelectorAll("table.sortable")) {
   table.tHead.querySelectorAll("th").forEach((head, column) => head.firstChild.addEventListener("click", () => {
     const number = !head.classList.contains("text");
     const up = head.ariaSort ? head.ariaSort === "descending" : !number;
     const text = row => row.cells[column].textContent.trim();
-    const value = row => number ? parseFloat(text(row)) : text(row);
+    const value = row => number ? parseFloat(text(row).replace("[", "")) : text(row);
     const order = (a, b) => number ? (isNaN(a) - isNaN(b)) || (up ? a - b : b - a) || 0
       : (up ? 1 : -1) * a.localeCompare(b, undefined, {numeric: true});
     const rows = [...table.tBodies[0].rows].sort((a, b) => order(value(a), value(b)));
@@ -74,19 +74,31 @@ def html_notes(notes: Sequence[str]) -> str:
     return "\n".join(f'<p class="soft">{escape(note)}</p>' for note in notes)
 
 
-def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = True) -> str:
+def html_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    sortable: bool = True,
+    links: Mapping[str, str] | None = None,
+) -> str:
     """A table of texts. Columns without a number are left aligned and sorted by the alphabet.
 
     Args:
         sortable: a click on a title sorts by its column
+        links: by a cell's text, the address that it leads to
     """
+
+    def content(cell: str) -> str:
+        address = (links or {}).get(cell)
+        return escape(cell) if address is None else f'<a href="{escape(address)}">{escape(cell)}</a>'
+
     look = [
         "" if any(_NUMBER.match(row[column]) for row in rows) else ' class="text"' for column in range(len(columns))
     ]
     titles = (f'<button type="button">{escape(name)}</button>' if sortable else escape(name) for name in columns)
     head = "".join(f"<th{one}>{title}</th>" for one, title in zip(look, titles, strict=True))
     body = "\n".join(
-        "<tr>" + "".join(f"<td{one}>{escape(cell)}</td>" for one, cell in zip(look, row, strict=True)) + "</tr>"
+        "<tr>" + "".join(f"<td{one}>{content(cell)}</td>" for one, cell in zip(look, row, strict=True)) + "</tr>"
         for row in rows
     )
     kind = ' class="sortable"' if sortable else ""
