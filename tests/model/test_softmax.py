@@ -10,16 +10,15 @@ from detrkit.detections import DetectOptions
 from detrkit.detector import Detector
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import SoftmaxLoss
+from detrkit.matching.base import Matcher
 from detrkit.matching.costs import SoftmaxCost
 from detrkit.structures import Matches, Output, Targets
 
 LAYERS, BATCH, QUERIES, CLASSES = 2, 3, 5, 4
 
 
-class FixedMatcher:
+class FixedMatcher(Matcher):
     """Object t of an image goes to query t."""
-
-    bad_costs = 0
 
     def match(self, requests):
         return [self.pairs(output, targets) for output, targets in requests]
