@@ -12,13 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
 from detrkit.compare.matrix import Job, check_jobs, run_name, train_all
 from detrkit.compare.targets import gather_rows, recipes_of_table
+from detrkit.detector import build_detector
 from detrkit.errors import UserError
+from detrkit.evaluation.errors import KINDS
 from detrkit.recipe import load_recipe
+from detrkit.runs.checkpoint import format_categories, save_weights
 from detrkit.zoo.published import published_results
 
 TINY = """
@@ -118,6 +122,7 @@ def test_the_files_agree_with_the_runs(tmp_path, make_run):
     assert {p.name for p in out.iterdir()} == {
         "mine.txt",
         "table.md",
+        "table.tex",
         "table.csv",
         "table.json",
         "curves.png",
@@ -138,13 +143,81 @@ def test_the_files_agree_with_the_runs(tmp_path, make_run):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert "<td>32.0 ±2.8</td>" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'src="(?!data:)', page)
+    links = re.findall(r'href="([^"]*)"', page)
+    assert links == [f"../{name}" for name in ("quickstart-seed0", "quickstart-seed1", "quickstart_dab-seed0")]
+    assert all((out / link).is_dir() for link in links)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_differences_are_in_all_tables_and_files(tmp_path, make_found):
+    for seed in range(2):
+        make_found(tmp_path / f"good-seed{seed}", "quickstart", noise=0.08, seed=seed)
+        make_found(tmp_path / f"bad-seed{seed}", "quickstart_dab", noise=0.2, seed=seed)
+    (tmp_path / "good-seed1" / "report.html").write_text("<p>a report")
+    out = tmp_path / "tables" / "all"
+    wanted = [tmp_path, "--baseline", "bad", "--size", "64x64", "--runs", tmp_path / "none", "--out", out]
+    output = invoke(*wanted)
+    interval = r"\[[+-]\d+\.\d\d, [+-]\d+\.\d\d\]"
+    assert re.search(rf"(?m)^good +2 pairs +\d\d\.\d ±\d\.\d +\+\d\d\.\d\d \*? +({interval} +){{3}}[\d>]+$", output), (
+        output
+    )
+    assert "Differences to bad in costs of errors" in output
+    row = json.loads((out / "table.json").read_text())["rows"][1]
+    assert row["paired"]["seeds"] == [0, 1]
+    ap = row["paired"]["differences"]["AP"]
+    assert ap["low"] < ap["over_images"]["low"] < ap["value"] == pytest.approx(row["equal"]["AP_difference"], abs=1e-6)
+    assert set(row["costs_of_errors"]) == set(KINDS)
+    with (out / "table.csv").open() as file:
+        line = list(csv.DictReader(file))[1]
+    assert float(line["paired.differences.AP.over_seeds.high"]) == ap["over_seeds"]["high"]
+    links = re.findall(r'href="([^"]*)"', (out / "report.html").read_text())
+    assert links[-1] == "../../good-seed1/report.html"
+    assert all((out / link).exists() for link in links)
+
+
+def test_rows_are_sorted_by_a_column(tmp_path, make_run):
+    for name, ap in (("a", 10), ("b", 30), ("c", 20)):
+        make_run(tmp_path / name, "quickstart", {1: ap}, overrides=[f"decoder.layers={ord(name) - 96}"])
+    rows = [tmp_path, "--size", "64x64", "--runs", tmp_path / "none"]
+
+    def order(output):
+        return re.findall(r"(?m)^([abc]) +1 +1 of 4 ", output)
+
+    assert order(invoke(*rows, "--sort", "best", "--out", tmp_path / "out")) == ["b", "c", "a"]
+    assert [row["recipe"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]] == [*"bca"]
+    result = CliRunner().invoke(app, ["compare", *map(str, rows), "--sort", "beast"])
+    assert order(result.output) == ["a", "b", "c"]  # what was measured is shown all the same
+    assert isinstance(result.exception, UserError)
+    assert '--sort beast is no column; did you mean "best"?; there are recipe, seeds' in str(result.exception)
+
+
+def test_evaluate_makes_the_detections_that_are_missing(tmp_path, make_run):
+    """Untrained detectors, which find next to nothing, as their records say."""
+    few = ["data.val_images=4", "data.image_size=64", "decoder.layers=1", "queries.grid=[2, 3]", "train.device=cpu"]
+    for name, overrides in (("one", few), ("other", [*few, "decoder.feedforward=16"])):
+        run = make_run(tmp_path / name, "quickstart", {4: 0}, overrides=overrides)
+        recipe = load_recipe(run / "recipe.toml")
+        source = recipe.section("data")()
+        (run / "categories.json").write_text(format_categories(source.categories))
+        (run / "last").mkdir()
+        torch.manual_seed(0)
+        save_weights(build_detector(recipe).state_dict(), run / "last" / "weights.safetensors", {"step": "40"})
+    wanted = [tmp_path, "--baseline", "one", "--size", "64x64", "--runs", tmp_path / "none"]
+    assert "`detrkit evaluate RUN --which last` makes them, and so does --evaluate" in invoke(*wanted)
+    output = invoke(*wanted, "--evaluate")
+    assert "Costs of errors" in output
+    assert "Not by image" not in output
+    made = tmp_path / "one" / "compared" / "detections.json"
+    before = made.stat().st_mtime_ns
+    invoke(*wanted, "--evaluate")
+    assert made.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["quickstart", "--evaluate"], "--evaluate goes with --baseline"),
         (["quickstart", "--size", "800"], "--size is '800'"),
         (["quickstart", "--baseline", "dab"], "--baseline dab is no row"),
         (["quickstart", "--run", "--seeds", "few"], "--seeds is 'few'"),

@@ -67,7 +67,7 @@ def test_a_click_on_a_title_sorts_in_a_browser(page, tmp_path):
 
 def test_cells_without_a_number_come_last(tmp_path):
     """However a column is sorted; and what stands behind a number does not matter."""
-    rows = [["a", "9.5 ±2"], ["b", "-"], ["c", "10.1"], ["d", "-2"]]
+    rows = [["a", "9.5 ±2"], ["b", "-"], ["c", "10.1"], ["d", "-2"], ["e", "[+9.6, +12]"]]
     path = tmp_path / "page.html"
     path.write_text(html_page("T", html_table(["name", "value"], rows)), encoding="utf-8")
     script = """
@@ -78,7 +78,7 @@ def test_cells_without_a_number_come_last(tmp_path):
     }
     document.body.innerHTML = "<pre>" + told.join(" ") + "</pre>";
     """
-    assert "<pre>cadb dacb</pre>" in opened(path, script, tmp_path)
+    assert "<pre>ceadb daecb</pre>" in opened(path, script, tmp_path)
 
 
 def test_names_are_text(tmp_path):
