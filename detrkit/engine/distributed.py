@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from detrkit.errors import UserError
 
@@ -49,44 +51,24 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the processes.
+    def join(self, module: nn.Module) -> nn.Module:
+        """The module with the first process's weights, and gradients that are averaged while they are computed.
 
-        A parameter that has a gradient in some processes counts as zero in the others (a loss without objects
-        may not reach it); one that has none anywhere stays without, as in a single process. That is why this is
-        not `DistributedDataParallel`, which looks for unused parameters behind the detector's outputs, not
-        behind the loss, and fails where the loss leaves an output out.
+        What its forward pass returns has to be the losses: a parameter that they do not reach counts as zero in this
+        process, and stays without a gradient if no process reaches it, as in a single one.
         """
         if self.world == 1:
-            return
-        # On the CPU, where this is known without waiting for the GPU.
-        used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8)
-        dist.all_reduce(used, dist.ReduceOp.MAX)
-        gradients = []
-        for parameter, is_used in zip(parameters, used.tolist(), strict=True):
-            if is_used:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
-            parts = (flat / self.world).split([gradient.numel() for gradient in bucket])
-            torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+            return module
+        # Said where every parameter is reached; that depends on the images.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        return DistributedDataParallel(
+            module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
 
 
-def _buckets(tensors: Sequence[Tensor], elements: int = 2**24) -> Iterator[list[Tensor]]:
-    """Runs of tensors of one type, each up to so many elements (64 MB), or a single larger tensor."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        if bucket and (size + tensor.numel() > elements or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.numel()
-    if bucket:
-        yield bucket
+def accumulating(module: nn.Module, *, more: bool) -> AbstractContextManager:
+    """Within it a joined module's gradients are added up in each process, and not averaged yet if more are to come."""
+    return module.no_sync() if more and isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager

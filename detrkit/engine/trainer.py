@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detrkit.engine.distributed import Processes
+from detrkit.engine.distributed import Processes, accumulating
 from detrkit.engine.ema import MovingAverage
 from detrkit.engine.interrupt import StopRequest, stop_on_signals
+from detrkit.engine.learner import Learner
 from detrkit.engine.meter import Meter
 from detrkit.engine.microbatch import cut
 from detrkit.engine.optimiser import build_optimiser, clip_and_step, restore_optimiser, set_rate
@@ -26,7 +28,6 @@ from detrkit.engine.schedule import rate_factor
 from detrkit.engine.soundness import Soundness, told
 from detrkit.engine.workload import Workload
 from detrkit.errors import CheckpointError, UserError
-from detrkit.evaluation.evaluate import autocast
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.checkpoint import (
     AVERAGE,
@@ -121,9 +122,8 @@ class Trainer:
         self._evaluate, self._draw, self._metadata = evaluate, draw, dict(metadata or {})
         self._after_first_step = after_first_step
         self.at = Position()
-        here.share(detector.state_dict().values())
-        self.optimiser = build_optimiser(detector, options)
-        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.optimiser = build_optimiser(detector, options)  # which may freeze parts
+        self._learner = here.join(Learner(detector, criterion, device, precision))
         self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
         self.meter = Meter(
             options=options,
@@ -197,8 +197,7 @@ class Trainer:
     def _run_epoch(self, request: StopRequest) -> None:
         """The rest of the epoch that the run stands in, and a checkpoint at its end."""
         epoch, done = divmod(self.at.step, self.workload.steps_per_epoch)
-        self.detector.train()
-        self.criterion.train()
+        self._learner.train()
         loader = self.source.loader(
             split="train",
             batch_size=self.workload.share,
@@ -235,17 +234,15 @@ class Trainer:
         count = max(1.0, self.here.sum(torch.tensor(float(own))).item())  # on the CPU: no wait for the device
         objects = torch.full((), count / world, device=self.device)
         totals: dict[str, Tensor] = {}
-        for piece in cut(batch, self.workload.micro_batch):
-            moved = piece.to(self.device)
-            with autocast(self.device, self.precision):
-                output = self.detector(moved.images, moved.mask, moved.targets)
-            losses = self.criterion(output, moved.targets, objects, len(batch.targets))
-            losses["total"].backward()
+        pieces = math.ceil(len(batch.targets) / self.workload.micro_batch)
+        for number, piece in enumerate(cut(batch, self.workload.micro_batch), start=1):
+            with accumulating(self._learner, more=number < pieces):
+                losses = self._learner(piece.to(self.device), objects, len(batch.targets))
+                losses["total"].backward()
             share = len(piece.targets) / len(batch.targets)
             for name, value in losses.items():
                 value = value.detach() * share if name in AVERAGED else value.detach()
                 totals[name] = totals[name] + value if name in totals else value
-        self.here.average_gradients(self.parameters)
         norm = clip_and_step(self.optimiser, self.options.clip_norm)
         if self.average is not None:
             self.average.update()

@@ -1,7 +1,7 @@
 """Training blocks in two processes, where one or both have only images without objects, against one process."""
 
 import socket
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -30,16 +30,22 @@ SYSTEMS = {
 COUNTS = {"second": ((3, 1), (0, 0)), "first": ((0, 0), (1, 2)), "both": ((0, 0), (0, 0))}
 
 
-@dataclass(frozen=True)
-class Watched(Processes):
-    """Notes which parameters this process's losses reach, and the gradients averaged over all processes."""
+def watch(trainer):
+    """Notes which parameters this process's losses reach, and the gradients that the optimiser gets."""
+    parameters = [p for group in trainer.optimiser.param_groups for p in group["params"]]
+    seen = {"reached": [False] * len(parameters)}
 
-    seen: dict = field(default_factory=dict)
+    def note(place):
+        seen["reached"][place] = True
 
-    def average_gradients(self, parameters):
-        self.seen["reached"] = [p.grad is not None for p in parameters]
-        super().average_gradients(parameters)
-        self.seen["gradients"] = [None if p.grad is None else p.grad.clone() for p in parameters]
+    for place, parameter in enumerate(parameters):
+        parameter.register_post_accumulate_grad_hook(lambda _, place=place: note(place))
+
+    def keep(*_):
+        seen["gradients"] = [None if p.grad is None else p.grad.clone() for p in parameters]
+
+    trainer.optimiser.register_step_pre_hook(keep)
+    return seen
 
 
 class WatchedCriterion(BaseCriterion):
@@ -120,14 +126,15 @@ def step(folder, system, counts, here, slots_of=None):
         warmup_steps=0,
         drop_epochs=(),
         log_every=1,
+        clip_norm=0,
     )
-    names = {id(p): name for name, p in detector.named_parameters()}
+    seen = watch(trainer)
     trainer.fit()
     return {
-        "names": [names[id(p)] for p in trainer.parameters],
+        "names": [name for group in trainer.optimiser.param_groups for name in group["names"]],
         "losses": criterion.losses,
         "weights": detector.state_dict(),
-        **here.seen,
+        **seen,
     }
 
 
@@ -143,7 +150,7 @@ def _work(rank, port, folder):
     try:
         for system in SYSTEMS:
             for empty, counts in COUNTS.items():
-                here = Watched(rank=rank, world=2, local_rank=rank)
+                here = Processes(rank=rank, world=2, local_rank=rank)
                 found = step(folder / f"{system} {empty} {rank}", system, counts, here)
                 torch.save(found, folder / f"{system} {empty} {rank}.pt")
     finally:
@@ -190,7 +197,7 @@ def test_two_processes_give_the_gradients_of_one(pairs, tmp_path, system, empty)
     """
     drawing = 1 if empty == "first" else 0  # the process whose random numbers count
     slots_of = slice(2 * drawing, 2 * drawing + 2) if "denoising/class" in pairs[system, empty][0]["losses"] else None
-    one = step(tmp_path / "one", system, COUNTS[empty], Watched(rank=drawing), slots_of)
+    one = step(tmp_path / "one", system, COUNTS[empty], Processes(rank=drawing), slots_of)
     for found in pairs[system, empty]:
         assert found["names"] == one["names"]
         for name, expected, gradient in zip(one["names"], one["gradients"], found["gradients"], strict=True):
