@@ -9,6 +9,10 @@ import sys
 
 def main() -> None:
     """Runs the command line and exits: 0 for success, 2 for a mistake in the input, 130 when interrupted."""
+    from .before_torch import set_environment
+
+    set_environment()
+
     from rich.console import Console
     from rich.text import Text
 

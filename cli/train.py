@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from detrkit.errors import UserError
 
 from .trust import Trust
+
+if TYPE_CHECKING:
+    from detrkit.recipe import Recipe
 
 
 def train(
@@ -27,21 +30,57 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name, instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    count: Annotated[
+        str | None,
+        typer.Option("--processes", metavar="N|auto", help="Processes on this machine; auto: one for each GPU."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Train a detector: `detrkit train quickstart`, `detrkit train sap_detr_r50_50ep data.root=~/coco`."""
     # Here and not above, so that `detrkit --help` does not wait for torch.
     from detrkit.engine.distributed import processes
+    from detrkit.engine.launch import count_processes, launch, told_to_launcher
     from detrkit.engine.train import train as run_training
-    from detrkit.recipe import load_recipe
-    from detrkit.runs.recipes import run_recipe
-    from detrkit.runs.run_folder import RunFolder, new_run_folder
-    from detrkit.writing import check_folder
+    from detrkit.runs.run_folder import new_run_folder
 
     values = list(overrides or [])
-    which: Literal["last", "best"] = "last"
     if recipe is not None and "=" in recipe:
         values, recipe = [recipe, *values], None
+    with told_to_launcher():
+        loaded, folder, which = _load(recipe, values, run, name, resume=resume, trust=trust)
+        options = loaded.section("train")
+        if count is not None and (number := count_processes(count, options)) > 1:
+            named = [*(["--run-dir", str(run)] if run else []), *(["--name", name] if name else [])]
+            flags = [*(["--resume"] if resume else []), *(["--trust"] if trust else [])]
+            raise typer.Exit(launch(["train", *([recipe] if recipe else []), *values, *named, *flags], number))
+        with processes(options.device) as here:
+            if folder is None:
+                folder = here.from_first(new_run_folder(Path("runs"), name or _name(str(recipe), loaded.name)))
+            console = Console() if here.is_first else None
+            outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
+    if console is None:
+        return
+    if not outcome.finished:
+        console.print(
+            f"stopped after step {outcome.step} ({outcome.reason}). Go on with: detrkit train --resume {folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
+    _print_result(console, folder, outcome, events="tensorboard" in loaded.section("train").loggers)
+
+
+def _load(
+    recipe: str | None, values: list[str], run: Path | None, name: str | None, *, resume: bool, trust: bool
+) -> tuple[Recipe, Path | None, Literal["last", "best"]]:
+    """The recipe, the run's folder (None: a new one below runs/), and the checkpoint that a resume goes on from."""
+    from detrkit.recipe import load_recipe
+    from detrkit.runs.recipes import run_recipe
+    from detrkit.runs.run_folder import RunFolder
+    from detrkit.writing import check_folder
+
+    which: Literal["last", "best"] = "last"
+    folder = run
     if resume:
         folder, which = _run_to_resume(recipe, run, name)
         loaded = run_recipe(folder, values, trust=trust)
@@ -55,22 +94,7 @@ def train(
         loaded = load_recipe(recipe, values, trust=trust)
     if run is not None:
         check_folder(run, "--run-dir")
-    with processes(loaded.section("train").device) as here:
-        if not resume:
-            called = name or _name(str(recipe), loaded.name)
-            folder = run or here.from_first(new_run_folder(Path("runs"), called))
-        console = Console() if here.is_first else None
-        outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
-    if console is None:
-        return
-    if not outcome.finished:
-        console.print(
-            f"stopped after step {outcome.step} ({outcome.reason}). Go on with: detrkit train --resume {folder}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
-    _print_result(console, folder, outcome, events="tensorboard" in loaded.section("train").loggers)
+    return loaded, folder, which
 
 
 def _name(given: str, recipe: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from detrkit.engine.cores import available_cores
 from detrkit.engine.interrupt import stop_on_signals
 from detrkit.errors import UserError
 from detrkit.recipe import Recipe
@@ -160,7 +161,7 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
             arguments.append("--trust")
         job.slot = min(set(range(parallel)) - {other.slot for other in running})
         if parallel > 1 and job.recipe.section("train").workers is None:
-            arguments.append(f"train.workers={max(1, min(8, _cores() // parallel - 1))}")
+            arguments.append(f"train.workers={max(1, min(8, available_cores() // parallel - 1))}")
         with job.output.open("ab") as output:
             job.process = subprocess.Popen(
                 [sys.executable, "-m", "detrkit", "train", *arguments],
@@ -207,7 +208,7 @@ def _environment(parallel: int, slot: int) -> Mapping[str, str]:
     environment = dict(os.environ)
     if parallel == 1:
         return environment
-    threads = str(max(1, _cores() // parallel))
+    threads = str(max(1, available_cores() // parallel))
     environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     if gpus := _gpus():
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
@@ -221,7 +222,3 @@ def _gpus() -> list[str]:
     if named is not None:
         return [name for name in named.split(",") if name]
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""One process or many, started by torchrun: the few things that the trainer needs to know of it."""
+"""One process or many, started by torch's launcher: the few things that the trainer needs to know of it."""
 
 from __future__ import annotations
 
@@ -59,11 +59,12 @@ class Processes:
         """
         if self.world == 1:
             return module
-        # Said where every parameter is reached; that depends on the images.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        return DistributedDataParallel(
-            module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings(
+            action="ignore", category=FutureWarning
+        ):  # torch 2.14 calls `broadcast_buffers` old
+            return DistributedDataParallel(
+                module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
 
 
 def accumulating(module: nn.Module, *, more: bool) -> AbstractContextManager:

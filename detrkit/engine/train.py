@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from detrkit.data.dataset import DataSource
+from detrkit.engine.cores import available_cores
 from detrkit.engine.distributed import Processes, processes
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
@@ -279,8 +279,7 @@ def workers_for(options: TrainOptions, world: int) -> int:
     """Loader processes of one training process: `train.workers`, or by the cores, one of which computes."""
     if options.workers is not None:
         return options.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // world - 1))
+    return max(1, min(8, available_cores() // world - 1))
 
 
 def _evaluate(detector: BaseDetector, *, progress: Any, source: Any, **settings: Any) -> Any:

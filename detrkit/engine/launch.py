@@ -1,0 +1,132 @@
+"""The processes of one training on this machine, started by torch's own launcher."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import inf
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from detrkit.engine.cores import available_cores
+from detrkit.engine.options import TrainOptions
+from detrkit.engine.workload import share_of_batch
+from detrkit.errors import UserError
+
+_LAUNCHED = "DETRKIT_LAUNCHED"
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_MISTAKE, _INTERRUPTED = 2, 130  # exit codes of `detrkit`
+
+
+def count_processes(asked: str, options: TrainOptions) -> int:
+    """What `--processes` says: a number, or auto, which is one for each GPU, and one on the CPU.
+
+    Raises UserError if it is neither, if torchrun has started processes already, or if the batch cannot be shared out.
+    """
+    if "RANK" in os.environ:
+        raise UserError("--processes starts them itself, and torchrun has done that already: leave one of them out")
+    if asked == "auto":
+        count = max(1, torch.cuda.device_count()) if options.device in ("auto", "cuda") else 1
+    elif asked.isdecimal() and int(asked):
+        count = int(asked)
+    else:
+        raise UserError(f"--processes is {asked!r}; should be a number from 1, or auto")
+    share_of_batch(options, count)
+    return count
+
+
+def launch(arguments: Sequence[str], processes: int) -> int:
+    """Run `detrkit ARGUMENTS` in several processes that train together, and wait for them.
+
+    Each gets its share of the cores, unless `OMP_NUM_THREADS` says otherwise.
+
+    Returns:
+        the exit code: 0, 130 if they were asked to stop, or 1 after an error that is no person's, whose traceback is
+        printed
+
+    Raises:
+        UserError: what ended the first that failed
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # any free port
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    before = dict(os.environ)
+    os.environ[_LAUNCHED] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
+    logging.disable(logging.CRITICAL)  # the launcher's, which tells of a failure in words of its own
+    try:
+        elastic_launch(config, sys.executable)("-m", "detrkit", *arguments)
+    except SignalException:
+        return _INTERRUPTED
+    except ChildFailedError as error:
+        return _told(error.failures, processes)
+    finally:
+        logging.disable(logging.NOTSET)
+        os.environ.clear()
+        os.environ.update(before)
+    return 0
+
+
+@contextmanager
+def told_to_launcher() -> Iterator[None]:
+    """In a process that `launch` started, what goes wrong within is handed to it, which says it once for all."""
+    if _LAUNCHED not in os.environ:
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        is_mistake = isinstance(error, UserError)
+        text = str(error) if is_mistake else f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # as torch's launcher reads it
+        with open(os.environ[_ERROR_FILE], "w", encoding="utf-8") as file:
+            json.dump({"message": message, "seconds": time.time()}, file)
+        sys.exit(_MISTAKE if is_mistake else 1)
+
+
+def _told(failures: Mapping[int, ProcessFailure], processes: int) -> int:
+    """Say what the failure was that brought the others about; they fail as soon as one does not answer them."""
+    rank, first = min(failures.items(), key=lambda item: _order(item[1]))
+    if first.exitcode == _INTERRUPTED:
+        return _INTERRUPTED
+    if _is_killed(first):
+        often = ", as the system does where memory runs out" if -first.exitcode == signal.SIGKILL else ""
+        raise UserError(f"process {rank} of {processes} was ended by {first.signal_name()}{often}")
+    text = first.message["message"] if isinstance(first.message, dict) else first.message
+    if first.exitcode == _MISTAKE:
+        raise UserError(text)
+    print(f"process {rank} of {processes} failed: {text}", file=sys.stderr)
+    return 1
+
+
+def _order(failure: ProcessFailure) -> tuple:
+    """Causes before consequences: one that was killed, a mistake that was found, whatever came first."""
+    return (
+        failure.exitcode == _INTERRUPTED,
+        not _is_killed(failure),
+        failure.exitcode != _MISTAKE,
+        failure.error_file_data.get("seconds", inf),
+    )
+
+
+def _is_killed(failure: ProcessFailure) -> bool:
+    """By somebody else: the launcher ends those that are left by SIGTERM."""
+    return failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM

@@ -1,0 +1,133 @@
+"""`detrkit train --processes`, and the same by torchrun: what is started, and what is said when one process fails."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import typer
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.run import get_args_parser
+
+from detrkit.cli.app import app
+from detrkit.engine.launch import _told, count_processes
+from detrkit.engine.options import TrainOptions
+from detrkit.errors import UserError
+
+RECIPE = """
+extends = "quickstart"
+imports = ["bad.py"]
+matcher.costs.bad = { weight = 1.0 }
+backbone.name = "test_resnet"
+detector = { width = 32, heads = 2 }
+data = { train_images = 8, val_images = 4 }
+train = { epochs = 1, batch_size = 4, workers = 0, loggers = [] }
+evaluate.pictures = 0
+"""
+COST = """
+import os, signal
+from detrkit import register
+from detrkit.errors import DataError
+from detrkit.matching.costs import Cost, pairs
+
+@register("cost", "bad")
+class Bad(Cost):
+    def __init__(self, *, weight: float = 1.0):
+        self.weight = weight
+
+    def __call__(self, output, targets):
+        if os.environ.get("RANK") == "1" and output.boxes.shape[1] == 2:  # in the second process, at a step
+            if os.environ["FAULT"] == "mistake":
+                raise DataError("image 7 is [bold] broken")
+            if os.environ["FAULT"] == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        predicted, true = pairs(output.boxes, targets.boxes)
+        return (predicted - true).abs().sum(-1)
+"""
+
+
+def train(folder, fault):
+    (folder / "bad.py").write_text(COST)
+    (folder / "bad.toml").write_text(RECIPE)
+    return subprocess.run(
+        [sys.executable, "-m", "detrkit", "train", "bad.toml", "--processes", "2", "--run-dir", "run"],
+        cwd=folder,
+        env={**os.environ, "FAULT": fault, "XDG_STATE_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(tmp_path):
+    done = train(tmp_path, "none")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("effective batch 4 = 2 processes x 2 images") == 1
+    assert (tmp_path / "run" / "last").is_dir()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == ["run"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "said"), [("mistake", "image 7 is [bold] broken"), ("kill", "process 1 of 2 was ended by SIGKILL")]
+)
+def test_what_ended_one_process_is_said_once_and_nothing_else(tmp_path, fault, said):
+    done = train(tmp_path, fault)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[0]
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def failure(code, seconds=None, text="its message"):
+    found = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file="nowhere")
+    if seconds is not None:
+        found.error_file_data, found.message = {"seconds": seconds}, {"message": text}
+    return found
+
+
+def test_a_cause_is_told_from_its_consequences(capsys):
+    lost = failure(1, 5.0, "RuntimeError: connection closed by peer")
+    with pytest.raises(UserError, match="process 1 of 3 was ended by SIGKILL"):
+        _told({0: lost, 1: failure(-signal.SIGKILL), 2: failure(-signal.SIGTERM)}, 3)
+    with pytest.raises(UserError, match="image 7"):
+        _told({0: lost, 1: failure(2, 6.0, "image 7")}, 2)
+    assert _told({0: lost, 1: failure(1, 4.5, "ValueError: a bug")}, 2) == 1
+    assert "process 1 of 2 failed: ValueError: a bug" in capsys.readouterr().err
+    assert _told({0: failure(130), 1: failure(130)}, 2) == 130
+    assert _told({0: failure(130), 1: lost}, 2) == 1
+
+
+def test_how_many_processes(monkeypatch):
+    options = TrainOptions(batch_size=4)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert [count_processes(n, options) for n in ("auto", "1", "4")] == [1, 1, 4]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert count_processes("auto", options) == 3
+    assert count_processes("auto", TrainOptions(device="cpu")) == 1
+    for asked, told in {
+        "0": "--processes is '0'; should be a number from 1, or auto",
+        "two": "'two'",
+        "5": "too small for 5 processes",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(told)):
+            count_processes(asked, options)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="torchrun has done that already"):
+        count_processes("2", options)
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_torchrun_hands_every_option_on(verb):
+    """It takes an option of ours for the beginning of one of its own, `--run` for `--run-path`, and refuses it."""
+    command = typer.main.get_command(app).commands[verb]
+    for option in command.params:
+        if option.param_type_name == "option":
+            ours = [verb, "quickstart", option.opts[0], *([] if option.is_flag else ["value"])]
+            read = get_args_parser().parse_args(["--nproc-per-node", "2", "-m", "detrkit", *ours])
+            assert (read.training_script, read.training_script_args) == ("detrkit", ours)
+            assert SimpleNamespace(**vars(read)).nproc_per_node == "2"
