@@ -32,7 +32,7 @@ class AutoSource(FileSource):
     Args:
         root: the folder, or a YOLO set's data.yaml.
         val_share: the share of images to validate on, where the set has no val split; unset: 0.2.
-        labels, exif, split_seed, unreadable, repeat_threshold, augment: as for `coco`.
+        labels, exif, split_seed, unreadable, repeat_threshold, size_pool, augment: as for `coco`.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class AutoSource(FileSource):
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
@@ -55,6 +56,7 @@ class AutoSource(FileSource):
             split_seed=split_seed,
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
+            size_pool=size_pool,
             augment=as_factory("augment", augment)(),
         )
 

@@ -88,6 +88,12 @@ class Dataset(data.Dataset, ABC):
         """What the evaluation compares with: original ids, crowd regions included."""
         return self.records.ground_truth(self.real_categories)
 
+    def training_sizes(self, epoch: int, seed: int) -> np.ndarray:
+        """[I, 2] int64, the height and the width that each image will have in a training's epoch."""
+        rows = enumerate(self.records.sizes.tolist())
+        sizes = [self.augment.size(*row, _generator(seed, epoch, index)) for index, row in rows]
+        return np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
     def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:
         index, epoch, seed = SampleKey(*key)
         skipped = ""
@@ -108,12 +114,15 @@ class Dataset(data.Dataset, ABC):
         size = (image.height, image.width)
         sample = make_sample(image, boxes, labels)
         if self.split == "train":
-            rng = np.random.default_rng([_SAMPLE, seed, epoch, index])
-            sample = self.augment.train(sample, rng)
+            sample = self.augment.train(sample, _generator(seed, epoch, index))
             image = sample.image
         else:
             image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
         return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(index), size, skipped)
+
+
+def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([_SAMPLE, seed, epoch, index])
 
 
 def relative(sample: Sample) -> torch.Tensor:
@@ -129,6 +138,8 @@ class DataSource(ABC):
 
     repeat_threshold: float = 0.0
     """share of the images below which a class is rare, and images with it are seen more often; 0: all alike"""
+    size_pool: int = 0
+    """batches whose images are drawn together in training, and divided by their sizes; 0: batches are drawn"""
 
     def __init__(self, *, augment: Augment):
         self.augment = augment
@@ -190,6 +201,8 @@ class DataSource(ABC):
             rank=rank,
             world=world,
             weights=weights,
+            sizes=dataset.training_sizes(epoch, seed) if split == "train" and self.size_pool else None,
+            pool=self.size_pool,
         )
         pool = self._pools.setdefault((split, workers), WorkerPool(dataset, workers))
         return Loader(pool, batches, epoch=epoch, seed=seed, skip=skip)

@@ -32,6 +32,7 @@ class FileSource(DataSource):
         unreadable: what an image does that cannot be read in the middle of a training: "stop" it, or "skip": another
             image stands in its place, and it is counted and named.
         repeat_threshold: classes in a smaller share of the images are rare, and images with them are seen more often.
+        size_pool: batches whose images are drawn together and divided by their sizes; see `DataSource`.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class FileSource(DataSource):
         split_seed: int,
         unreadable: Unreadable,
         repeat_threshold: float,
+        size_pool: int,
         augment: Augment,
     ):
         super().__init__(augment=augment)
         self.unreadable: Unreadable = unreadable
-        self.repeat_threshold = repeat_threshold
+        self.repeat_threshold, self.size_pool = repeat_threshold, size_pool
         self.root, self.exif, self.val_share, self.split_seed = root, exif, val_share, split_seed
         self.keep_ids = labels == "category_id"
 

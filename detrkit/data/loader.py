@@ -38,14 +38,17 @@ def plan_batches(
     rank: int = 0,
     world: int = 1,
     weights: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
+    pool: int = 0,
 ) -> list[list[int]]:
     """The images of each batch of an epoch for one of ``world`` processes.
 
     Training: a new order in each epoch; the k-th batches of all processes together are the k-th batch that
     one process would have with ``batch_size * world``; an incomplete last batch is left out, unless it is
     the only one. With ``weights`` [length] an epoch is as long, and has each image about as often as its weight is to
-    the mean: rounded up or down, by a draw of the epoch. Otherwise: every image once, every ``world``-th for each
-    process.
+    the mean: rounded up or down, by a draw of the epoch. With ``sizes`` [length, 2], those that the images will have,
+    every ``pool`` batches' images in a row are divided into batches, and these between the processes, so that images
+    of like size are together. Otherwise: every image once, every ``world``-th for each process.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}")
@@ -64,8 +67,28 @@ def plan_batches(
         # Fewer images than processes: some see the same ones, as every process needs a batch.
         order = np.resize(order, max(length, world))
         return [np.array_split(order, world)[rank].tolist()]
-    chunks = order[: length // step * step].reshape(-1, world, batch_size)
+    order = order[: length // step * step]
+    if sizes is None or pool < 1:
+        return order.reshape(-1, world, batch_size)[:, rank].tolist()
+    scale = np.log(np.maximum(sizes, 1))
+    pools = [order[start : start + pool * step] for start in range(0, len(order), pool * step)]
+    order = np.concatenate([_like_together(part, scale, (step, batch_size, 1)) for part in pools])
+    chunks = order.reshape(-1, world, batch_size)[rng.permutation(len(order) // step)]
     return chunks[:, rank].tolist()
+
+
+def _like_together(order: np.ndarray, scale: np.ndarray, parts: tuple[int, ...]) -> np.ndarray:
+    """The images ``order`` in halves, and these again, along whichever of height and width differs more.
+
+    Halves are multiples of the first of ``parts`` that is smaller than what is divided.
+    """
+    part = next((size for size in parts if size < len(order)), None)
+    if part is None:
+        return order
+    own = scale[order]
+    order = order[np.argsort(own[:, own.std(0).argmax()], kind="stable")]
+    middle = max(1, len(order) // part // 2) * part
+    return np.concatenate([_like_together(half, scale, parts) for half in (order[:middle], order[middle:])])
 
 
 class _Guarded(data.Dataset):

@@ -103,6 +103,8 @@ class ShapesSource(DataSource):
         hue_by_class: give every class a hue of its own, which makes classes easy to tell. Without it colours tell
             nothing, and only the outline does.
         seed: another seed gives other images.
+        size_pool: batches whose images are drawn together in training, and divided into batches by their sizes; 0:
+            batches are drawn image by image.
         augment: of the training images.
     """
 
@@ -120,9 +122,11 @@ class ShapesSource(DataSource):
         textured: Share = 1.0,
         hue_by_class: bool = False,
         seed: Annotated[int, Field(ge=0)] = 0,
+        size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
         augment: Annotated[Given, Slot("augment")] = "flip",
     ):
         super().__init__(augment=as_factory("augment", augment)())
+        self.size_pool = size_pool
         sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         for key, (low, high) in (("image_size", sides), ("objects", objects), ("sizes", sizes)):
             if low > high:

@@ -40,6 +40,10 @@ class Augment(ABC):
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A sample as training sees it; all chance comes from ``rng``."""
 
+    def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        """(height, width) of what ``train`` makes of an image, by the same draws; where not said, the image's own."""
+        return height, width
+
     @abstractmethod
     def evaluate(self, image: Image.Image) -> Image.Image:
         """An image as evaluation and prediction see it."""
@@ -106,6 +110,16 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     return Sample(image, kept, sample.labels[keep])
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What chance chose for an image. crop: top, left, height and width, in what is `before_crop` high and wide."""
+
+    flip: bool
+    before_crop: tuple[int, int]
+    crop: tuple[int, int, int, int] | None
+    size: tuple[int, int]
+
+
 @register("augment", "detr")
 class DetrAugment(Augment):
     """DETR's augmentation: flip, then resize to one of several scales, half of the time after a crop (section 4).
@@ -152,23 +166,31 @@ class DetrAugment(Augment):
         self.eval_max_size = eval_max_size
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        if rng.random() < self.flip:
+        drawn = self._draw(sample.image.height, sample.image.width, rng)
+        if drawn.flip:
             sample = flip(sample)
-        if rng.random() < self.crop:
-            short = int(rng.choice(self.crop_scales))
-            sample = resize(sample, resized(sample.image.height, sample.image.width, short))
-            sample = self._random_crop(sample, rng)
-        short = int(rng.choice(self.scales))
-        return resize(sample, resized(sample.image.height, sample.image.width, short, self.max_size))
+        if drawn.crop is not None:
+            sample = crop(resize(sample, drawn.before_crop), *drawn.crop)
+        return resize(sample, drawn.size)
+
+    def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        return self._draw(height, width, rng).size
 
     def evaluate(self, image: Image.Image) -> Image.Image:
         return _resize_image(image, resized(image.height, image.width, self.eval_size, self.eval_max_size))
 
-    def _random_crop(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        sides = (sample.image.height, sample.image.width)
-        size = [int(rng.integers(min(self.crop_min, side), min(self.crop_max, side) + 1)) for side in sides]
-        corner = [int(rng.integers(side - part + 1)) for side, part in zip(sides, size, strict=True)]
-        return crop(sample, *corner, *size)
+    def _draw(self, height: int, width: int, rng: np.random.Generator) -> _Drawn:
+        flipped = rng.random() < self.flip
+        before, part = (height, width), None
+        if rng.random() < self.crop:
+            before = resized(height, width, int(rng.choice(self.crop_scales)))
+            height, width = (
+                int(rng.integers(min(self.crop_min, side), min(self.crop_max, side) + 1)) for side in before
+            )
+            top, left = (int(rng.integers(side - part + 1)) for side, part in zip(before, (height, width), strict=True))
+            part = (top, left, height, width)
+        size = resized(height, width, int(rng.choice(self.scales)), self.max_size)
+        return _Drawn(flip=flipped, before_crop=before, crop=part, size=size)
 
 
 @register("augment", "none")
@@ -184,7 +206,10 @@ class NoAugment(Augment):
         self.max_size = max_size
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return resize(sample, limited(sample.image.height, sample.image.width, self.max_size))
+        return resize(sample, self.size(sample.image.height, sample.image.width, rng))
+
+    def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        return limited(height, width, self.max_size)
 
     def evaluate(self, image: Image.Image) -> Image.Image:
         return _resize_image(image, limited(image.height, image.width, self.max_size))

@@ -29,7 +29,7 @@ class VocSource(FileSource):
     Args:
         root: the folder with ``Annotations``, ``JPEGImages`` (or the images beside ``Annotations``) and, where the set
             is split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will do.
-        labels, exif, val_share, split_seed, unreadable, repeat_threshold, augment: as for `coco`.
+        labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, augment: as for `coco`.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class VocSource(FileSource):
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
@@ -52,6 +53,7 @@ class VocSource(FileSource):
             split_seed=split_seed,
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
+            size_pool=size_pool,
             augment=as_factory("augment", augment)(),
         )
 

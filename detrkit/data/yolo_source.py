@@ -26,7 +26,7 @@ class YoloSource(FileSource):
     Args:
         root: the data.yaml, or the folder that it is in. Its ``path``, ``train``, ``val`` (folders, lists of them, or
             text files that list images) and ``names`` are read; category ids are the classes' numbers there.
-        labels, exif, val_share, split_seed, unreadable, repeat_threshold, augment: as for `coco`.
+        labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, augment: as for `coco`.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class YoloSource(FileSource):
         split_seed: Annotated[int, Field(ge=0)] = 0,
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
@@ -49,6 +50,7 @@ class YoloSource(FileSource):
             split_seed=split_seed,
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
+            size_pool=size_pool,
             augment=as_factory("augment", augment)(),
         )
 

@@ -2,19 +2,22 @@
 
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils import data
 
 from detrkit.data.batch import Example, collate, normalise
-from detrkit.data.loader import SampleKey, plan_batches
+from detrkit.data.loader import SampleKey, WorkerPool, plan_batches
+from detrkit.data.transforms import FlipAugment, NoAugment
 from detrkit.errors import DataError
 
-from .conftest import CocoSource, box_entry, coco, image_entry, shapes, small_detr
+from .conftest import CocoSource, ShapesSource, box_entry, coco, image_entry, part, shapes, small_detr
 
 
 def same(a, b):
@@ -227,3 +230,80 @@ def test_weights_keep_processes_apart_as_without():
     whole = plan_batches(8, 4, train=True, epoch=1, seed=2, weights=weights)
     halves = [plan_batches(8, 2, train=True, epoch=1, seed=2, rank=r, world=2, weights=weights) for r in (0, 1)]
     assert [a + b for a, b in zip(*halves, strict=True)] == whole
+
+
+class Threads(data.Dataset):
+    """Each example's label is the number of threads that its process has after some work."""
+
+    def __getitem__(self, key):
+        torch.rand(2000, 300) @ torch.rand(300, 2000)
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        return Example(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(1, 4), torch.tensor([threads]), 1, (4, 4))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_start_no_threads_of_their_own():
+    first = next(iter(WorkerPool(Threads(), 1).run([[SampleKey(0)]])))
+    assert first.targets[0]["labels"].tolist() == [1]
+
+
+def padding(batches, sizes):
+    """The share of all batches' pixels that are none of an image's."""
+    real = sum(int(h) * int(w) for batch in batches for h, w in sizes[batch])
+    whole = sum(len(batch) * max(h for h, _ in sizes[batch]) * max(w for _, w in sizes[batch]) for batch in batches)
+    return 1 - real / whole
+
+
+@given(
+    length=st.integers(1, 120),
+    batch=st.integers(1, 5),
+    world=st.integers(1, 3),
+    pool=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+)
+def test_batches_by_size_hold_the_same_images_for_any_number_of_processes(length, batch, world, pool, epoch):
+    sizes = np.random.default_rng(epoch).integers(20, 90, (length, 2))
+
+    def plan(batch_size, **more):
+        return plan_batches(length, batch_size, train=True, epoch=epoch, seed=3, **more)
+
+    drawn = plan(batch * world)
+    divided = plan(batch * world, sizes=sizes, pool=pool)
+    assert sorted(chain(*divided)) == sorted(chain(*drawn))
+    assert divided == plan(batch * world, sizes=sizes, pool=pool)
+    shares = [plan(batch, sizes=sizes, pool=pool, rank=rank, world=world) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    if length >= batch * world:
+        assert all(len(one) == batch for share in shares for one in share)
+        joined = [sorted(chain(*step)) for step in zip(*shares, strict=True)]
+        assert joined == [sorted(one) for one in divided]
+
+
+def test_batches_by_size_leave_a_third_of_the_padding():
+    sizes = np.random.default_rng(0).integers(300, 1334, (3200, 2))
+
+    def share(pool):
+        return padding(plan_batches(3200, 16, train=True, epoch=0, seed=0, sizes=sizes, pool=pool), sizes)
+
+    assert share(0) > 0.4
+    assert share(32) < share(0) / 3
+    orders = [plan_batches(3200, 16, train=True, epoch=epoch, seed=0, sizes=sizes, pool=32) for epoch in (0, 1)]
+    together = [{frozenset(pair) for batch in order for pair in pairwise(batch)} for order in orders]
+    assert len(together[0] & together[1]) < 0.05 * len(together[0])  # in another epoch with other images
+
+
+@pytest.mark.parametrize("augment", [small_detr(), part(FlipAugment, max_size=70), part(NoAugment, max_size=60)])
+def test_sizes_are_known_before_an_image_is_read(augment):
+    dataset = ShapesSource(train_images=12, image_size=(40, 90), augment=augment).train
+    for epoch in range(3):
+        sizes = dataset.training_sizes(epoch, 7)
+        assert [tuple(dataset[(i, epoch, 7)].image.shape[1:]) for i in range(12)] == [tuple(s) for s in sizes.tolist()]
+
+
+def test_a_loader_by_size_resumes_and_pads_less():
+    source = shapes(train_images=64, image_size=(40, 120), size_pool=8)
+    naive = shapes(train_images=64, image_size=(40, 120))
+    whole = list(source.loader(batch_size=8, epoch=1, seed=4))
+    assert all_same(list(source.loader(batch_size=8, epoch=1, seed=4, skip=3)), whole[3:])
+    pixels = [sum(batch.images.numel() for batch in s.loader(batch_size=8, epoch=1, seed=4)) for s in (source, naive)]
+    assert pixels[0] < 0.85 * pixels[1]

@@ -41,8 +41,8 @@ CLASSES = 5
 def trained(name: str) -> Trained:
     """A small detector of five classes.
 
-    Weights are moved off their start, which is zero for many a head, and those of the class heads until logits differ by
-    about 2 from query to query, so that scores tell detections apart.
+    Weights are moved off their start, which is zero for many a head, and those of the class heads until logits differ
+    by about 2 from query to query, so that scores tell detections apart.
     """
     recipe = detrkit.load_recipe(name, [*SMALL, *SYSTEMS[name], f"detector.classes={CLASSES}", "detect.keep=20"])
     torch.manual_seed(0)
