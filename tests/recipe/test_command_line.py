@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from detrkit.cli import main
+from detrkit.cli.before_torch import set_environment
 from detrkit.errors import DataError
 from detrkit.recipe import list_recipes, load_recipe
 from detrkit.zoo.published import find_published
@@ -39,6 +41,23 @@ def test_the_help_page_lists_the_verbs_and_does_not_wait_for_torch():
     assert done.returncode == 0, done.stderr
     for verb in ("train", "evaluate", "predict", "recipes", "inspect", "check-data", "convert"):
         assert re.search(rf"\b{verb}\b", done.stdout)
+
+
+def test_threads_that_wait_spin_shortly_unless_somebody_says_otherwise(monkeypatch):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+    def set_with(**given):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        set_environment()
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert set_with() == {"GOMP_SPINCOUNT": "1000"}
+    for name, value in {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "0"}.items():
+        assert set_with(**{name: value}) == {name: value}
 
 
 def test_recipes_lists_what_ships_without_the_bases(run):
