@@ -91,7 +91,7 @@ class Dataset(data.Dataset, ABC):
     def training_sizes(self, epoch: int, seed: int) -> np.ndarray:
         """[I, 2] int64, the height and the width that each image will have in a training's epoch."""
         rows = enumerate(self.records.sizes.tolist())
-        sizes = [self.augment.size(*row, _generator(seed, epoch, index)) for index, row in rows]
+        sizes = [self.augment.size(h, w, _generator(seed, epoch, index)) for index, (h, w) in rows]
         return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
     def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:

@@ -38,9 +38,17 @@ systems, or of these in another code's names (`Family.of`).
 """
 
 
-def _factory(family: Family) -> Callable[[], Family]:
-    return lambda: family
+def _factory(name: str, family: Family) -> Callable[[], Family]:
+    def make() -> Family:
+        return family
+
+    if family.of:
+        code = name.removesuffix(f"_{family.of}")
+        make.__doc__ = f"The names of the package {code}; recipes that say `{family.of}` take its checkpoints too."
+    else:
+        make.__doc__ = f"The names in checkpoints of `{name}`, as the official code writes them."
+    return make
 
 
 for _name, _family in FAMILIES.items():
-    register("checkpoint_names", _name)(_factory(_family))
+    register("checkpoint_names", _name)(_factory(_name, _family))
