@@ -76,7 +76,10 @@ define_slot("decoder", offers=("width", "heads", "levels", "classes", "geometry"
 
 @register("decoder", "transformer")
 class Decoder(QueryDecoder):
-    """Layers that look around each query's reference, predict, and move the reference.
+    """Layers that look around each query's reference, predict, and move the reference (DETR, section A.3).
+
+    x = norm(x + self-attention(x)), then x = norm(x + cross-attention(x, memory)), then x = norm(x + feed-forward(x));
+    head and geometry make the layer's boxes of it, and the next layer's reference.
 
     Args:
         width: D.

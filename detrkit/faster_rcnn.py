@@ -41,7 +41,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 @register("detector", "faster_rcnn")
 @dataclass(frozen=True, kw_only=True)
 class FasterRcnnOptions(System):
-    """Faster R-CNN; the defaults are torchvision's."""
+    """Faster R-CNN (Ren et al., NeurIPS 2015) on a feature pyramid (Lin et al., CVPR 2017); the defaults are
+    torchvision's.
+    """
 
     sections: ClassVar[tuple[str, ...]] = ("backbone",)
 

@@ -80,7 +80,8 @@ class SharedHeads(nn.ModuleList):
 
 @register("head", "mlp")
 class PredictionHead(Head):
-    """Class scores from a linear layer or an MLP, offsets from three-layer MLPs, objectness from a linear layer.
+    """Class scores from a linear layer or an MLP, offsets from three-layer MLPs (DETR, section 3.2), objectness from a
+    linear layer (SAP-DETR).
 
     Args:
         width: D.

@@ -175,14 +175,15 @@ def _methods(base: type) -> list[str]:
 
 
 def _method(owner: type, base: type, name: str, up: str) -> list[str]:
+    """What the base class says of a method, shapes and all, and what the part's own says beyond it."""
     signature = inspect.signature(vars(base)[name])
     arguments = [str(one).replace("'", "") for one in signature.parameters.values() if one.name != "self"]
     returned = signature.return_annotation
     gives = "" if returned is inspect.Signature.empty else f" -> {str(returned).replace(chr(39), '')}"
     text = _link_structures(markdown(f"{name}({', '.join(arguments)}){gives}"), up)
-    doc = read_docstring(inspect.getdoc(getattr(owner, name)))
+    doc, own = read_docstring(vars(base)[name].__doc__), read_docstring(getattr(owner, name).__doc__)
     lines = [f"<code>{text}</code>", f":   {markdown(doc.summary)}", ""]
-    for paragraph in doc.body:
+    for paragraph in [*doc.body, *([own.summary, *own.body] if own.summary != doc.summary else [])]:
         lines += [f"    {markdown(paragraph)}", ""]
     said = [*doc.options.items(), *doc.raised.items()]
     lines += [f"    - `{key}`: {markdown(value)}" for key, value in said]

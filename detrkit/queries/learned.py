@@ -19,7 +19,7 @@ from detrkit.structures import Memory, Queries, QueryLimit
 
 @register("queries", "learned")
 class LearnedQueries(QueryGenerator):
-    """Content of zero and a learned embedding, from which an MLP may read the reference point.
+    """Content of zero and a learned embedding (DETR, section 3.2), from which an MLP may read the reference point.
 
     Args:
         width: D.

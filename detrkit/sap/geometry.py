@@ -52,10 +52,10 @@ class SalientPointGeometry(Geometry):
         head_cell: cell that the *predicted* point may travel, as against the reference's: "own", or "published",
             the official code's constant: the own cell for 17 x 18, a twentieth of the image for any other grid.
         head_start: where the predicted point starts from: "previous", the point that the layer before took in
-            (published; fact sheet, section 6, quirk 1), or "current", the reference's own point, which then also
+            (published), or "current", the reference's own point, which then also
             keeps its graph, as sides do.
         offset_unit: what the point's distance from the corner is measured in before its logit: the "image"
-            (published, quirk 4: with an output of zero the distance shrinks to the cell's share of it each layer), or
+            (published: with an output of zero the distance shrinks to the cell's share of it each layer), or
             the "cell", so that an output of zero leaves the point where it is.
         eps: clipping of the logit, see `inverse_sigmoid`.
     """
@@ -97,7 +97,7 @@ class SalientPointGeometry(Geometry):
         return self._around(boxes[..., :2], center_to_corners(boxes))
 
     def encode_noised(self, boxes: Tensor, truth: Tensor, positive: Tensor, place: Tensor) -> SalientReference:
-        """Points inside the noised boxes that keep the inner rule (fact sheet, section 14; no official code).
+        """Points inside the noised boxes that keep the inner rule; there is no official code.
 
         A positive's point is drawn uniformly where the noised box and its object overlap. A negative's point is drawn
         in the largest of the four strips of the noised box beside the object, or, if all of the box lies in the

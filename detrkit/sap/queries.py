@@ -21,13 +21,13 @@ from detrkit.structures import Extent, Memory, Queries, QueryLimit
 
 @register("queries", "salient_grid")
 class SalientGridQueries(QueryGenerator):
-    """One query for each corner of a grid over the image, row by row.
+    """One query for each corner of a grid over the image, row by row (SAP-DETR, section 3.1).
 
     Args:
         width: D.
         geometry: turns points and sides into references.
         groups: how many groups share the grid and own their sides; their content is the same, so that sides alone
-            tell groups apart (fact sheet, section 14).
+            tell groups apart (there is no official code).
         grid: (rows, columns). The official code has 17 x 18 for 306 queries and squares for any other number.
         content: where content starts: sampled from the "memory" at the query's point after three convolutions
             (published), or at "zero".
