@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention, SelfAttention
-from detrkit.attention.query_position import QueryPositionPart
+from detrkit.attention.query_position import QueryPositions
 from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import Head, HeadOutput
@@ -138,19 +138,13 @@ class Decoder(QueryDecoder):
         self.geometry = geometry
         self.look_forward_twice, self.moved_by, self.norm_carried = look_forward_twice, moved_by, norm_carried
         look, read = as_factory("self_attention", self_attention), as_factory("cross_attention", cross_attention)
-        placed = [as_factory("query_position", given) for given in positions]
-        if repeated := [f.name for f in placed if [g.name for g in placed].count(f.name) > 1]:
-            raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
-        sources: dict[str, QueryPositionPart] = {factory.name: factory(width=width) for factory in placed}
-        _require_one_giver("embedding", {name: source.embeddings for name, source in sources.items()})
-        _require_one_giver("code", {name: source.codes for name, source in sources.items()})
-        if content_scale and not any(source.codes for source in sources.values()):
+        sources = QueryPositions(positions, width=width)
+        if content_scale and not any(source.codes for source in sources.named.values()):
             raise UserError(
                 f"decoder.content_scale = true scales codes of places, and decoder.positions = {list(sources)} "
                 'declares none (`codes` of a part); set it to false, or name a position that does, such as "point"'
             )
-        names = tuple(name for source in sources.values() for name in source.embeddings)
-        offered = {"width": width, "heads": heads, "positions": names, "dropout": dropout}
+        offered = {"width": width, "heads": heads, "positions": sources.embedding_names, "dropout": dropout}
         self.layers = nn.ModuleList(
             DecoderLayer(
                 self_attention=look(**offered),
@@ -167,7 +161,7 @@ class Decoder(QueryDecoder):
         else:
             for layer in self.layers[1:]:
                 layer.load_state_dict(self.layers[0].state_dict(), strict=False)  # a first layer may hold more
-        self.positions = nn.ModuleDict(sources)
+        self.positions = sources  # after the draw, as they start by themselves
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
         self.head: Head = as_factory("head", head)(
             width=width,
@@ -180,7 +174,7 @@ class Decoder(QueryDecoder):
     @property
     def embedding_readers(self) -> list[str]:
         """Those query positions that read the embedding that each query brings along."""
-        return [name for name, part in self.positions.items() if part.reads_embeddings]
+        return [name for name, part in self.positions.named.items() if part.reads_embeddings]
 
     def forward(self, queries: Queries, memory: Memory) -> Output:
         content, reference = queries.content, queries.reference
@@ -189,7 +183,7 @@ class Decoder(QueryDecoder):
         decoded: list[Decoded] = []
         for index, layer in enumerate(self.layers):
             scale = self.content_scale(content) if self.content_scale is not None and index else None
-            position = self._position(replace(queries, content=content, reference=reference), scale, memory)
+            position = self.positions(replace(queries, content=content, reference=reference), scale, memory)
             content = layer(content, position, reference, memory, queries.layout)
             normed = self.norm(content)
             is_last = index + 1 == len(self.layers)
@@ -218,29 +212,7 @@ class Decoder(QueryDecoder):
             background=self.head.background,
         )
 
-    def _position(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
-        """The places of all sources in one."""
-        embeddings: dict[str, Tensor] = {}
-        codes: dict[str, Tensor] = {}
-        for source in self.positions.values():
-            position = source(queries, scale, memory)
-            embeddings |= position.embeddings
-            codes |= position.codes
-        return QueryPosition(embeddings, codes)
-
 
 def _stack(tensors: list[Tensor | None]) -> Tensor | None:
     given = [tensor for tensor in tensors if tensor is not None]
     return torch.stack(given) if given else None
-
-
-def _require_one_giver(kind: str, given: dict[str, tuple[str, ...]]) -> None:
-    """Raise UserError if two parts of decoder.positions give something of one name; `given` names each part's."""
-    givers: dict[str, str] = {}
-    for part, names in given.items():
-        for name in names:
-            if name in givers:
-                raise UserError(
-                    f'decoder.positions: "{givers[name]}" and "{part}" both give the {kind} "{name}"; keep one'
-                )
-            givers[name] = part

@@ -30,6 +30,17 @@ def sine_code(coordinates: Tensor, channels: int, temperature: float) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)
 
 
+def coded_boxes(code: Tensor) -> Tensor:
+    """The boxes [..., 4] (cx, cy, w, h) in [0, 1) that a sine code [..., 4 * channels] of (y, x, w, h) was made of.
+
+    DAB-DETR and what came after hand such codes to their layers in place of boxes. The first sine and cosine of each
+    number go round once from 0 to 1, so boxes come back to float32's precision, and with their graph.
+    """
+    sine, cosine = code.unflatten(-1, (4, -1))[..., :2].unbind(-1)
+    y, x, w, h = (torch.atan2(sine, cosine) / (2 * math.pi)).remainder(1).unbind(-1)
+    return torch.stack((x, y, w, h), dim=-1)
+
+
 class CellPosition(Part):
     """Codes the cells of a map by their places."""
 

@@ -6,7 +6,8 @@ the position terms of cross-attention) under names of its own. A decoder holds a
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from detrkit.errors import UserError
 from detrkit.layers import MLP, Part, xavier_matrices
 from detrkit.position import Temperature, sine_code
-from detrkit.recipe import define_slot, register
+from detrkit.recipe import Given, as_factory, define_slot, register
 from detrkit.structures import Memory, Queries, QueryPosition
 
 Order = Literal["xy", "yx"]
@@ -37,6 +38,58 @@ class QueryPositionPart(Part):
 
 
 define_slot("query_position", offers=("width",), base=QueryPositionPart)
+
+
+class QueryPositions(nn.ModuleDict):
+    """Several such sources as one, by name.
+
+    Args:
+        sources: in any form (see `detrkit.recipe.as_factory`).
+        width: D.
+
+    Raises:
+        UserError: one stands twice, or two give something of one name.
+    """
+
+    def __init__(self, sources: Sequence[Given], *, width: int):
+        placed = [as_factory("query_position", given) for given in sources]
+        if repeated := [f.name for f in placed if [g.name for g in placed].count(f.name) > 1]:
+            raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
+        super().__init__({factory.name: factory(width=width) for factory in placed})
+        _require_one_giver("embedding", {name: source.embeddings for name, source in self.named.items()})
+        _require_one_giver("code", {name: source.codes for name, source in self.named.items()})
+
+    @property
+    def named(self) -> dict[str, QueryPositionPart]:
+        """The sources by name."""
+        return {name: cast(QueryPositionPart, source) for name, source in self.items()}
+
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """Names of all embeddings that they give."""
+        return tuple(name for source in self.named.values() for name in source.embeddings)
+
+    def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
+        """What all of them say of the queries' places; the arguments are a source's."""
+        embeddings: dict[str, Tensor] = {}
+        codes: dict[str, Tensor] = {}
+        for source in self.values():
+            position = source(queries, scale, memory)
+            embeddings |= position.embeddings
+            codes |= position.codes
+        return QueryPosition(embeddings, codes)
+
+
+def _require_one_giver(kind: str, given: dict[str, tuple[str, ...]]) -> None:
+    """Raise UserError if two sources give something of one name; `given` names each one's."""
+    givers: dict[str, str] = {}
+    for part, names in given.items():
+        for name in names:
+            if name in givers:
+                raise UserError(
+                    f'decoder.positions: "{givers[name]}" and "{part}" both give the {kind} "{name}"; keep one'
+                )
+            givers[name] = part
 
 
 def ordered(points: Tensor, order: Order) -> Tensor:

@@ -135,7 +135,7 @@ class TrainingBlocks(nn.ModuleDict):
         return self.named[self.grouping].groups if self.grouping else 1
 
     def extend(
-        self, queries: Queries, targets: Sequence[Target], embed_boxes: Callable[[Tensor], Tensor] | None
+        self, queries: Queries, targets: Sequence[Target], embed_boxes: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Queries, Extension]:
         """The generator's queries [B, groups * N, D] with the blocks' own in front, and how to part them again.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -24,22 +26,23 @@ class SidePosition(QueryPositionPart):
     Args:
         width: D, half for each coordinate.
         temperature: base of the code's frequencies.
+        embedding: "mlp"; or "none", for the code only, in a decoder whose self-attention has positions of its own.
     """
 
-    embeddings = ("side",)
     codes = ("side",)
 
-    def __init__(self, *, width: int, temperature: Temperature = 20.0):
+    def __init__(self, *, width: int, temperature: Temperature = 20.0, embedding: Literal["mlp", "none"] = "mlp"):
         super().__init__()
         self.half_width, self.temperature = width // 2, temperature
-        self.embed = MLP(2 * width, width, width, 2)
+        self.embeddings = ("side",) if embedding == "mlp" else ()
+        self.embed = MLP(2 * width, width, width, 2) if embedding == "mlp" else None
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         code = sine_code(queries.reference.corners("query position 'side'"), self.half_width, self.temperature)
-        embedding = self.embed(code)
+        embeddings = {} if self.embed is None else {"side": self.embed(code)}
         if scale is not None:
             code = code * torch.cat((scale, scale), dim=-1)
-        return QueryPosition({"side": embedding}, {"side": code})
+        return QueryPosition(embeddings, {"side": code})
 
 
 @register("term", "side")
