@@ -6,9 +6,7 @@ It is no DETR: it shares the backbones, the data, the trainer and the evaluation
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -24,13 +22,13 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detrkit.backbones.base import Backbone
 from detrkit.backbones.timm_backbone import image_sizes, pad_to_multiple
-from detrkit.boxes import center_to_corners
 from detrkit.detector import BaseDetector, CheckpointNames, System
 from detrkit.errors import UserError
 from detrkit.layers import Count, at_least_float32
-from detrkit.losses.base import BaseCriterion
+from detrkit.losses.base import OwnLosses
 from detrkit.recipe import Recipe, register
 from detrkit.structures import Sizes, Target, require_bool
+from detrkit.torchvision_form import absolute
 
 POOL = 7  # cells of a region along each side
 STRIDE = 32  # images are padded to whole cells of C5, as torchvision does
@@ -168,7 +166,7 @@ class FasterRcnn(BaseDetector):
         shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
         truths = None
         if self.training and targets is not None:
-            truths = [_absolute(target, size) for target, size in zip(targets, sizes, strict=True)]
+            truths = [absolute(target, size) for target, size in zip(targets, sizes, strict=True)]
         proposals, first = self.proposals(ImageList(images, shapes), levels, truths)
         found, second = self.regions(levels, proposals, shapes, truths)
         if self.training:
@@ -244,33 +242,6 @@ class RegionHeads(RoIHeads):
         giou = generalized_box_iou_loss(boxes[positive].float(), truths[positive], reduction="sum") / len(label)
         losses = {"loss_classifier": class_loss, "loss_box_reg": box_loss, "loss_giou": self.giou_weight * giou}
         return [], losses
-
-
-class OwnLosses(BaseCriterion):
-    """The criterion of a detector that computes its losses itself: their sum."""
-
-    def forward(
-        self,
-        output: dict[str, Tensor],
-        targets: Sequence[Target],
-        objects: Tensor | None = None,
-        images: int | None = None,
-    ) -> dict[str, Tensor]:
-        """The losses by name, and "total".
-
-        Args:
-            output: losses, each a mean over the images.
-            images: of the whole batch in this process, where this is a piece of it; each piece has its share.
-            objects: not needed: what these losses are divided by is sampled, not counted.
-        """
-        share = len(targets) / (images or len(targets))
-        losses = {name: value.float() * share for name, value in output.items()}
-        return {"total": reduce(torch.add, losses.values()), **{name: value.detach() for name, value in losses.items()}}
-
-
-def _absolute(target: Target, size: Tensor) -> dict[str, Tensor]:
-    """A truth in torchvision's form: corners in pixels of the input, class 0 kept for the background."""
-    return {"labels": target["labels"] + 1, "boxes": center_to_corners(target["boxes"]).float() * size.repeat(2)}
 
 
 def _rows(boxes: Tensor, index: Tensor) -> Tensor:

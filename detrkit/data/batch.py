@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,17 +78,26 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Put images at the top left of the largest height and width among them."""
-    shapes = [tuple(example.image.shape[-2:]) for example in examples]
+def stack(
+    images: Sequence[torch.Tensor], prepare: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Images [3, h, w], each as `prepare` makes it float32, in the form of a `Batch`: images and mask."""
+    shapes = [tuple(image.shape[-2:]) for image in images]
     height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
     padded = any(shape != (height, width) for shape in shapes)
-    images = torch.zeros(len(examples), 3, height, width)
-    mask = torch.ones(len(examples), height, width, dtype=torch.bool) if padded else None
-    for index, (example, (h, w)) in enumerate(zip(examples, shapes, strict=True)):
-        images[index, :, :h, :w] = normalise(example.image)
+    device = images[0].device
+    stacked = torch.zeros(len(images), 3, height, width, device=device)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool, device=device) if padded else None
+    for index, (image, (h, w)) in enumerate(zip(images, shapes, strict=True)):
+        stacked[index, :, :h, :w] = prepare(image)
         if mask is not None:
             mask[index, :h, :w] = False
+    return stacked, mask
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Put images at the top left of the largest height and width among them."""
+    images, mask = stack([example.image for example in examples], normalise)
     return Batch(
         images=images,
         mask=mask,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from detrkit.layers import total
 from detrkit.recipe import define_slot
 from detrkit.structures import Matches, Output, Target, Targets
 
@@ -46,6 +47,46 @@ class BaseCriterion(nn.Module):
             images: of the whole batch in this process, where this is a piece of it; None: B.
         """
         raise NotImplementedError
+
+    def weighted(
+        self, output, targets: Sequence[Target], objects: Tensor | None = None, images: int | None = None
+    ) -> dict[str, Tensor]:
+        """Scalars by name whose sum is the total, with their graph, for a loop that sums them itself.
+
+        The arguments are those of `forward`.
+        """
+        return {"total": self(output, targets, objects, images)["total"]}
+
+
+class OwnLosses(BaseCriterion):
+    """The criterion of a detector that computes its losses itself: their sum."""
+
+    def forward(
+        self,
+        output: dict[str, Tensor],
+        targets: Sequence[Target],
+        objects: Tensor | None = None,
+        images: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses by name, and "total".
+
+        Args:
+            output: losses, each a mean over the images.
+            objects: not needed: what these losses are divided by is their detector's affair.
+            images: of the whole batch in this process, where this is a piece of it; each piece has its share.
+        """
+        losses = self.weighted(output, targets, objects, images)
+        return {"total": total(losses.values()), **{name: value.detach() for name, value in losses.items()}}
+
+    def weighted(
+        self,
+        output: dict[str, Tensor],
+        targets: Sequence[Target],
+        objects: Tensor | None = None,
+        images: int | None = None,
+    ) -> dict[str, Tensor]:
+        share = len(targets) / (images or len(targets))
+        return {name: value.float() * share for name, value in output.items()}
 
 
 define_slot("loss", offers=(), base=Loss)

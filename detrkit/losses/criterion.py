@@ -99,6 +99,17 @@ class Criterion(BaseCriterion):
         terms, _, _ = self._matched(output, targets, objects, images)
         return {name: value for name, (_, value) in terms.items()}
 
+    def weighted(
+        self,
+        output: Output,
+        targets: Sequence[Target],
+        objects: Tensor | None = None,
+        images: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms by their names, each times its weight and summed over the layers."""
+        terms, _, _ = self._matched(output, targets, objects, images)
+        return {name: loss.weight * value.sum() for name, (loss, value) in terms.items()}
+
     def _matched(
         self, output: Output, targets: Sequence[Target], objects: Tensor | None, images: int | None
     ) -> tuple[dict[str, tuple[Loss, Tensor]], Matches, Targets]:

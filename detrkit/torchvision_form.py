@@ -1,0 +1,135 @@
+"""torchvision's form of a detection model, both ways.
+
+There a model takes a list of images of their own sizes, in [0, 1], and truths as corners in pixels, with labels from 1
+on (0 is the background); it gives a dict of losses in training, and otherwise a list of detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
+
+from detrkit.backbones.timm_backbone import image_sizes
+from detrkit.boxes import center_to_corners, corners_to_center
+from detrkit.data.batch import stack
+from detrkit.detector import BaseDetector
+from detrkit.errors import UserError
+from detrkit.layers import constant
+from detrkit.losses.base import BaseCriterion
+from detrkit.pixels import MEAN, STD
+from detrkit.structures import Sizes, Target
+
+
+class AsTorchvision(nn.Module):
+    """A detector of detrkit's that is called as torchvision's detection models are.
+
+    Images are not resized. Truths whose boxes have no area are refused, as torchvision's models do.
+
+    Args:
+        detector: what `detrkit.build_detector` makes, say.
+        criterion: makes the losses; their sum is its total.
+        first_label: of the K classes: 1 as in torchvision, or 0 for a loop that counts from there.
+    """
+
+    def __init__(self, detector: BaseDetector, criterion: BaseCriterion, *, first_label: int = 1):
+        super().__init__()
+        self.detector: BaseDetector = detector
+        self.criterion, self.first_label = criterion, first_label
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, otherwise detections.
+
+        Args:
+            images: each [3, h, w] in [0, 1].
+            targets: for each image `labels` [T] and `boxes` [T, 4] as (x0, y0, x1, y1) in pixels.
+
+        Returns:
+            losses by name, which sum to the total; or for each image, best first, `scores` [k], `labels` [k] and
+            `boxes` [k, 4] in pixels, within the image, and what else the detector gives (see `Detector.detect`).
+
+        Raises:
+            UserError: no targets in training mode, or some that are out of range.
+        """
+        stacked, mask = stack(images, _normalised)
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        if not self.training:
+            found = self.detector.detect(stacked, mask, sizes)
+            return [self._told(one, size) for one, size in zip(found, sizes, strict=True)]
+        if targets is None:
+            raise UserError("in training mode the losses need the targets: model(images, targets)")
+        truths = [self._truth(target, size) for target, size in zip(targets, sizes, strict=True)]
+        return self.criterion.weighted(self.detector(stacked, mask, truths), truths)
+
+    def _told(self, found: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        boxes = clip_boxes_to_image(found["boxes"], size)
+        return {**found, "boxes": boxes, "labels": found["labels"] + self.first_label}
+
+    def _truth(self, target: Target, size: tuple[int, int]) -> Target:
+        height, width = size
+        boxes = corners_to_center(target["boxes"].reshape(-1, 4))
+        if (boxes[:, 2:] <= 0).any():
+            raise UserError("a box of the targets has no area; boxes are (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+        boxes = boxes / constant([width, height, width, height], boxes)
+        return {"labels": target["labels"] - self.first_label, "boxes": boxes}
+
+
+class TorchvisionDetector(nn.Module):
+    """A detection model of torchvision's form that detrkit trains and evaluates; its criterion is `OwnLosses`.
+
+    Images are given to it as it expects them: without their padding, and with ImageNet's mean and deviation undone,
+    since its own transform normalises and resizes.
+
+    Args:
+        model: `torchvision.models.detection.fasterrcnn_resnet50_fpn(num_classes=K + 1)`, say.
+        first_label: that the model has for label 0: 1 where 0 is its background.
+    """
+
+    def __init__(self, model: nn.Module, *, first_label: int = 1):
+        super().__init__()
+        self.model, self.first_label = model, first_label
+
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """The model's losses in training mode, otherwise its detections in pixels of the input.
+
+        Args:
+            images: [B, 3, H, W], normalised, padded at the right and bottom.
+            mask: [B, H, W] bool, True where padded; None when nothing is padded.
+            targets: the truth, which training needs.
+        """
+        sizes = image_sizes(images, mask)
+        shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
+        plain = images * _column(STD, images) + _column(MEAN, images)
+        alone = [image[:, :height, :width] for image, (height, width) in zip(plain, shapes, strict=True)]
+        if not (self.training and targets is not None):
+            return self.model(alone)
+        return self.model(alone, [absolute(t, s, self.first_label) for t, s in zip(targets, sizes, strict=True)])
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
+        """Detections of a batch in pixels of the original images; see `Detector.detect`."""
+        scales = torch.as_tensor(sizes).to(images.device).flip(-1) / image_sizes(images, mask)
+        return [
+            {**one, "boxes": one["boxes"] * scale.repeat(2), "labels": one["labels"] - self.first_label}
+            for one, scale in zip(self(images, mask), scales, strict=True)
+        ]
+
+
+def absolute(target: Target, size: Tensor, first_label: int = 1) -> Target:
+    """A truth in torchvision's form: corners in pixels of an image of `size` [2] (width, height)."""
+    boxes = center_to_corners(target["boxes"]).float() * size.repeat(2)
+    return {"labels": target["labels"] + first_label, "boxes": boxes}
+
+
+def _normalised(image: Tensor) -> Tensor:
+    return (image - _column(MEAN, image)) / _column(STD, image)
+
+
+def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return constant(values, like)[:, None, None]

@@ -1,0 +1,106 @@
+"""Detectors in torchvision's form, and torchvision's in ours."""
+
+import pytest
+import torch
+from torch import nn
+
+import detrkit
+from detrkit.data.batch import normalise
+from detrkit.errors import UserError
+from detrkit.losses.base import OwnLosses
+from detrkit.torchvision_form import AsTorchvision, TorchvisionDetector
+
+PIXELS = [torch.randint(256, shape, dtype=torch.uint8) for shape in [(3, 64, 96), (3, 80, 64)]]
+IMAGES = [pixels / 255 for pixels in PIXELS]
+TRUTHS = [
+    {"boxes": torch.tensor([[12.0, 16.0, 60.0, 48.0]]), "labels": torch.tensor([3])},
+    {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+]
+OURS = [
+    {"boxes": torch.tensor([[36 / 96, 0.5, 0.5, 0.5]]), "labels": torch.tensor([2])},
+    {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+]
+
+
+def padded():
+    images, mask = torch.zeros(2, 3, 80, 96), torch.ones(2, 80, 96, dtype=torch.bool)
+    for index, pixels in enumerate(PIXELS):
+        height, width = pixels.shape[1:]
+        images[index, :, :height, :width] = normalise(pixels)
+        mask[index, :height, :width] = False
+    return images, mask
+
+
+def model(**options):
+    torch.manual_seed(0)
+    recipe = detrkit.load_recipe("quickstart", ["detector.classes=3"])
+    return AsTorchvision(detrkit.build_detector(recipe), detrkit.build_criterion(recipe), **options)
+
+
+def test_losses_are_those_of_the_padded_batch():
+    ours = model()
+    images, mask = padded()
+    losses = ours(IMAGES, TRUTHS)
+    expected = ours.criterion(ours.detector(images, mask, OURS), OURS)
+    assert torch.allclose(sum(losses.values()), expected["total"], rtol=1e-5)
+    assert set(losses) == {"class", "box", "giou", "objectness", "inner"}
+    assert losses["class"].requires_grad
+
+
+def test_detections_are_those_of_the_padded_batch_within_the_images():
+    ours = model().eval()
+    images, mask = padded()
+    expected = ours.detector.detect(images, mask, [[64, 96], [80, 64]])
+    for one, other, size in zip(ours(IMAGES), expected, [(96, 64), (64, 80)], strict=True):
+        assert torch.allclose(one["scores"], other["scores"], atol=1e-6)
+        assert torch.equal(one["labels"], other["labels"] + 1)
+        limit = torch.tensor(size * 2)
+        assert torch.allclose(one["boxes"], other["boxes"].clamp(min=0).minimum(limit), atol=1e-3)
+
+
+def test_what_is_no_truth_is_refused():
+    ours = model()
+    with pytest.raises(UserError, match="in training mode the losses need the targets"):
+        ours(IMAGES)
+    flat = {"boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]]), "labels": torch.tensor([1])}
+    with pytest.raises(UserError, match="has no area"):
+        ours(IMAGES, [flat, TRUTHS[1]])
+    with pytest.raises(UserError, match="label"):  # 0 is the background there
+        ours(IMAGES, [{**TRUTHS[0], "labels": torch.tensor([0])}, TRUTHS[1]])
+    zero_based = model(first_label=0)
+    zero_based(IMAGES, [{**TRUTHS[0], "labels": torch.tensor([0])}, TRUTHS[1]])
+
+
+class Told(nn.Module):
+    """Keeps what it is given, and gives a loss or a detection of each image's middle."""
+
+    def forward(self, images, targets=None):
+        self.given = images, targets
+        if self.training:
+            return {"one": torch.tensor(2.0, requires_grad=True), "two": torch.tensor(3.0, requires_grad=True)}
+        return [
+            {
+                "boxes": torch.tensor([[0.0, 0.0, image.shape[2] / 2, image.shape[1] / 4]]),
+                "labels": torch.tensor([3]),
+                "scores": torch.tensor([0.5]),
+            }
+            for image in images
+        ]
+
+
+def test_a_model_of_torchvision_s_gets_and_gives_its_own_form():
+    theirs = TorchvisionDetector(Told())
+    images, mask = padded()
+    output = theirs(images, mask, OURS)
+    given, targets = theirs.model.given
+    for one, image, target, truth in zip(given, IMAGES, targets, TRUTHS, strict=True):
+        assert torch.allclose(one, image, atol=1e-6)
+        assert torch.allclose(target["boxes"], truth["boxes"])
+        assert torch.equal(target["labels"], truth["labels"])
+    losses = OwnLosses()(output, OURS, images=4)  # half of a batch
+    assert losses["total"].item() == 2.5
+    assert not losses["one"].requires_grad
+    (first, second) = theirs.eval().detect(images, mask, [[640, 480], [80, 64]])
+    assert first["boxes"].tolist() == [[0, 0, 240, 160]]
+    assert second["boxes"].tolist() == [[0, 0, 32, 20]]
+    assert first["labels"].tolist() == [2]
