@@ -82,16 +82,7 @@ def train(
         recipe = with_classes(recipe, source)
         loggers = Loggers(options.loggers)  # in every process, so that all of them miss a package
         run = RunFolder(run_dir, loggers if here.is_first else None)
-        loader = source.loader(
-            split="train",
-            batch_size=share_of_batch(options, here.world),
-            epoch=0,
-            seed=options.seed,
-            workers=0,
-            rank=here.rank,
-            world=here.world,
-        )
-        workload = plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
+        workload = planned(options, source, here)
         lost = left_out(source)
         require_files(source)
         require_objects(source)
@@ -99,7 +90,7 @@ def train(
         start, changed = None, list[str]()
         if resume:
             start = find_start(run, which)
-            _in_first(here, lambda: held.enter_context(locked(run.path)))
+            in_first(here, lambda: held.enter_context(locked(run.path)))
             check_categories(run, start, source)
             changed = allowed_changes(run, start, recipe, trust=trust)
         # Weights that are loaded anyway need not be fetched first.
@@ -112,7 +103,7 @@ def train(
         rehearse(detector, criterion, name=recipe.name)
         toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
         if not resume:
-            _in_first(here, lambda: _create(run, held, recipe=toml, categories=categories))
+            in_first(here, lambda: _create(run, held, recipe=toml, categories=categories))
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if here.is_first:
             _remember(run, recipe, reporter)
@@ -168,15 +159,29 @@ def train(
             reporter.say("there is no checkpoint yet: the run begins again")
             if here.is_first:
                 run.rewind_metrics(0)
-        _in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
+        in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
         begin = partial(run.begin_loggers, recipe.full_values(), step=trainer.at.step, resumed=resume)
-        _in_first(here, lambda: begin(warn=lambda line: reporter.say(f"warning: {line}", style="yellow")))
+        in_first(here, lambda: begin(warn=lambda line: reporter.say(f"warning: {line}", style="yellow")))
         try:
             return trainer.fit()
         except BrokenPipeError:
             raise  # whoever read what is printed has gone
         except OSError as error:
             raise UserError(f"{explain(error)}.\n{trainer.kept()}: detrkit train --resume {run.path}") from error
+
+
+def planned(options: TrainOptions, source: DataSource, here: Processes) -> Workload:
+    """What a training of this data is going to do."""
+    loader = source.loader(
+        split="train",
+        batch_size=share_of_batch(options, here.world),
+        epoch=0,
+        seed=options.seed,
+        workers=0,
+        rank=here.rank,
+        world=here.world,
+    )
+    return plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
 
 
 def with_classes(recipe: Recipe, source: Any) -> Recipe:
@@ -315,7 +320,7 @@ def _remember(run: RunFolder, recipe: Recipe, reporter: Reporter) -> None:
         )
 
 
-def _in_first(here: Processes, write: Callable[[], object]) -> None:
+def in_first(here: Processes, write: Callable[[], object]) -> None:
     """Write in the first process; the others learn of a fault."""
     fault: Exception | None = None
     if here.is_first:

@@ -1,0 +1,123 @@
+"""Training of any detector, without a recipe."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from detrkit.data.dataset import DataSource
+from detrkit.engine.distributed import processes
+from detrkit.engine.options import EvaluateOptions, TrainOptions
+from detrkit.engine.pictures import write_pictures
+from detrkit.engine.progress import Reporter
+from detrkit.engine.train import in_first, left_out, planned, require_files, require_objects, workers_for
+from detrkit.engine.trainer import Outcome, Trainer
+from detrkit.engine.transfer import init_from
+from detrkit.engine.workload import warnings
+from detrkit.errors import UserError
+from detrkit.evaluation.evaluate import evaluate
+from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.losses.base import BaseCriterion
+from detrkit.runs.checkpoint import find_folder, format_categories
+from detrkit.runs.environment import describe_environment
+from detrkit.runs.lock import locked
+from detrkit.runs.run_folder import RunFolder
+from detrkit.runs.run_loggers import Loggers
+
+
+def fit(
+    detector: nn.Module,
+    criterion: BaseCriterion,
+    source: DataSource,
+    run_dir: Path | str,
+    options: TrainOptions | None = None,
+    *,
+    evaluation: EvaluateOptions | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Train a detector of any make as a recipe's is trained: one loop, the same record, checkpoints and evaluation.
+
+    Under torchrun together with the other processes. The folder becomes a run without a recipe: what reads the recipe
+    (`detrkit evaluate`, `report`, ...) has no use for it; the detector's weights are `best/weights.safetensors`.
+
+    Args:
+        detector: a module with `forward(images, mask, targets)`, whose result the criterion takes, and
+            `detect(images, mask, sizes)`, both as `detrkit.detector.Detector` has them.
+        criterion: gives "total" and what else is to be shown; `OwnLosses` for a detector that gives losses itself.
+        source: the data; its labels are 0 .. K - 1.
+        run_dir: the run's folder; the same path in all processes.
+        options: what stands in a recipe's `train`; the defaults are SAP-DETR's.
+        evaluation: what stands in its `evaluate`.
+        resume: go on from the run's last checkpoint.
+        console: where to show progress; None for nowhere.
+
+    Raises:
+        UserError: the folder already holds a run, or another process trains it; a device or logger that is not there.
+        CheckpointError: no checkpoint to resume, or one of another detector or data.
+        DataError: the data cannot be used.
+        NotFiniteError: the loss was not a number any more.
+    """
+    options, settings = options or TrainOptions(), evaluation or EvaluateOptions()
+    with processes(options.device) as here, ExitStack() as held:
+        device = choose_device(options.device, here.local_rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        precision = choose_precision(options.precision, device)
+        loggers = Loggers(options.loggers)
+        run = RunFolder(run_dir, loggers if here.is_first else None)
+        workload = planned(options, source, here)
+        require_files(source)
+        require_objects(source)
+        in_first(here, lambda: _open(run, held, resume=resume))
+        reporter = Reporter(run=run if here.is_first else None, console=console)
+        if options.init_from is not None and not resume:
+            reporter.say(f"started from {init_from(detector, options.init_from, classes=len(source.categories))}")
+        workers = workers_for(options, here.world)
+        computed: dict[str, Any] = {"device": device, "precision": precision}
+
+        def draw(subject: nn.Module, folder: Path) -> list[Path]:
+            count, threshold = settings.pictures, settings.picture_score
+            return write_pictures(subject, source, folder, count=count, threshold=threshold, **computed)
+
+        trainer = Trainer(
+            detector=detector.to(device),
+            criterion=criterion.to(device),
+            source=source,
+            options=options,
+            workload=workload,
+            workers=workers,
+            device=device,
+            precision=precision,
+            here=here,
+            run=run,
+            reporter=reporter,
+            evaluate=partial(evaluate, source=source, batch_size=settings.batch_size, workers=workers, **computed),
+            draw=draw if settings.pictures else None,
+            metadata={"categories": format_categories(source.categories)},
+        )
+        if resume:
+            trainer.resume()
+            reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
+        for line in [*left_out(source), *warnings(workload, options)]:
+            reporter.say(f"warning: {line}", style="yellow")
+        in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
+        said = {"train": asdict(options), "evaluate": asdict(settings)}
+        begin = partial(run.begin_loggers, said, step=trainer.at.step, resumed=resume)
+        in_first(here, lambda: begin(warn=lambda line: reporter.say(f"warning: {line}", style="yellow")))
+        return trainer.fit()
+
+
+def _open(run: RunFolder, held: ExitStack, *, resume: bool) -> None:
+    """Lock the folder; raise UserError if a run is there that is not resumed."""
+    if not resume and (run.exists or run.metrics_path.exists() or find_folder(run.last)):
+        raise UserError(f"{run.path} already holds a run; go on with it (resume=True), or choose another folder")
+    run.path.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(run.path))

@@ -1,0 +1,80 @@
+"""Training without a recipe."""
+
+import json
+
+import pytest
+import torch
+
+from detrkit.data.shapes import ShapesSource
+from detrkit.engine.fit import fit
+from detrkit.engine.options import EvaluateOptions, TrainOptions
+from detrkit.errors import CheckpointError, UserError
+from detrkit.runs.checkpoint import read_weights
+from tests.engine.toys import ToyCriterion, ToyDetector
+
+SETTINGS = {"batch_size": 4, "warmup_steps": 0, "drop_epochs": (), "device": "cpu", "workers": 0, "log_every": 2}
+
+
+class Detector(ToyDetector):
+    """The toy, which finds its one box in every image."""
+
+    def detect(self, images, mask, sizes):
+        output = self(images, mask)
+        scores, labels = output.logits.sigmoid().max(-1)
+        center, size = output.boxes.chunk(2, dim=-1)
+        boxes = torch.cat((center - size / 2, center + size / 2), dim=-1) * sizes.flip(-1).repeat(1, 2)
+        return [
+            {"scores": s[None], "labels": k[None], "boxes": b[None]}
+            for s, k, b in zip(scores, labels, boxes, strict=True)
+        ]
+
+
+@pytest.fixture
+def source():
+    return ShapesSource(image_size=32, train_images=10, val_images=3, classes=("circle", "square", "bar"))
+
+
+def run(folder, source, detector=None, resume=False, **options):
+    options = TrainOptions(**{**SETTINGS, "epochs": 2, "loggers": (), **options})
+    detector = detector or Detector(dropout=0.3)
+    outcome = fit(
+        detector, ToyCriterion(), source, folder, options, evaluation=EvaluateOptions(pictures=1), resume=resume
+    )
+    return detector, outcome
+
+
+def test_a_module_is_trained_recorded_and_evaluated(tmp_path, source):
+    detector, outcome = run(tmp_path / "run", source)
+    assert (outcome.finished, outcome.step) == (True, 4)
+    weights, metadata = read_weights(tmp_path / "run" / "last" / "weights.safetensors")
+    assert torch.equal(weights["box.weight"], detector.box.weight)
+    assert [category["name"] for category in json.loads(metadata["categories"])] == ["circle", "square", "bar"]
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("evaluate") == kinds.count("train") == 2
+    assert len(list((tmp_path / "run" / "pictures").rglob("*.png"))) == 2
+    with pytest.raises(UserError, match="already holds a run"):
+        run(tmp_path / "run", source)
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, source):
+    whole, _ = run(tmp_path / "whole", source, ema_decay=0.5)
+    _, outcome = run(tmp_path / "cut", source, ema_decay=0.5, max_minutes=1e-9)
+    assert not outcome.finished
+    resumed, outcome = run(tmp_path / "cut", source, detector=Detector(dropout=0.3, seed=5), resume=True, ema_decay=0.5)
+    assert outcome.finished
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run(tmp_path / "none", source, resume=True)
+
+
+def test_a_training_starts_from_another_s_weights(tmp_path, source):
+    before, _ = run(tmp_path / "before", source)
+    after, _ = run(
+        tmp_path / "after",
+        source,
+        detector=Detector(seed=3),
+        init_from=str(tmp_path / "before" / "last"),
+        learning_rate=1e-12,
+        backbone_learning_rate=1e-12,
+    )
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(before.parameters(), after.parameters(), strict=True))
