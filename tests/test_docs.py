@@ -165,7 +165,7 @@ def test_every_room_of_the_floors_is_in_the_table():
 def test_files_that_pages_name_are_there(page):
     path = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
     text = path.read_text(encoding="utf-8")
-    tops = "detrkit|cli|docs|tests|recipes|benchmarks"
+    tops = "detrkit|cli|docs|tests|recipes|benchmarks|examples"
     named = re.findall(rf"`((?:{tops})/[\w./-]+\.(?:py|md|toml|svg))`", text) + re.findall(r"\]\((\w[\w./]+)\)", text)
     made = ("parts/", "reference/")  # pages of the site alone, which tests/test_site.py looks for
     for name in [name for name in named if not name.startswith(made)]:
