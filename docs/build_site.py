@@ -39,9 +39,7 @@ BESIDE = {"../CONTRIBUTING.md": "contributing.md", "../CHANGELOG.md": "changelog
 """Pages that stand beside docs/, by what a page in docs/ calls them, and their addresses on the site."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 """Scripts that use parts in other detectors; each gets a page below `USES`."""
-USES = "in_your_detector.md"
-PLANNED = "export.md"
-"""A page of the nav that need not be there."""
+USES = "parts_in_your_detector.md"
 
 
 def made_pages() -> dict[str, Callable[[], str]]:
@@ -67,11 +65,11 @@ def made_pages() -> dict[str, Callable[[], str]]:
 
 
 def result_page(path: Path) -> str:
-    """A table that `detrkit compare --out` wrote, with its curves."""
-    return (
-        f"# {path.stem}\n\nThe command is told with [what the proxy shows](../proxy.md).\n\n"
-        f"![AP over epochs]({path.stem}.png)\n\n" + path.read_text(encoding="utf-8")
-    )
+    """A table of figures, with its picture where there is one."""
+    text = f"# {path.stem}\n\nThe command stands on [the page of all figures](../results.md).\n\n"
+    if path.with_suffix(".png").exists():
+        text += f"![]({path.stem}.png)\n\n"
+    return text + path.read_text(encoding="utf-8")
 
 
 def example_page(path: Path) -> str:
@@ -95,9 +93,7 @@ def navigation(entries: list[Any]) -> list[Any]:
             target = [PARTS, {"From part to part": STRUCTURES}]
             for slot in slots():
                 target.append({slot: [slot_page(slot), *({name: part_page(slot, name)} for name in own_parts(slot))]})
-        elif target == PLANNED and not (ROOT / "docs" / PLANNED).exists():
-            continue
-        elif target == USES and EXAMPLES:
+        elif target == USES:
             target = [USES, *(f"examples/{path.stem}.md" for path in EXAMPLES)]
         told.append({title: target})
     return told
@@ -123,6 +119,7 @@ def on_page_markdown(text: str, **_: Any) -> str:
     """Links to what stands beside docs/ as the site has it; in the repository they work as they are written."""
     for name, address in BESIDE.items():
         text = text.replace(f"]({name})", f"]({address})")
+    text = re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](examples/\1.md)", text)
     return re.sub(r"\]\(\.\./benchmarks/results/", "](results/", text)
 
 
