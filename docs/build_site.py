@@ -77,9 +77,7 @@ def example_page(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     doc = read_docstring(ast.get_docstring(ast.parse(text)))
     told = "\n\n".join(markdown(paragraph) for paragraph in (doc.summary, *doc.body))
-    return (
-        f'# {path.stem.replace("_", " ").capitalize()}\n\n{told}\n\n```python title="examples/{path.name}"\n{text}```\n'
-    )
+    return f'# {path.name}\n\n{told}\n\n```python title="examples/{path.name}"\n{text}```\n'
 
 
 def navigation(entries: list[Any]) -> list[Any]:
