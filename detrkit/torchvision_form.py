@@ -53,8 +53,10 @@ class AsTorchvision(nn.Module):
             `boxes` [k, 4] in pixels, within the image, and what else the detector gives (see `Detector.detect`).
 
         Raises:
-            UserError: no targets in training mode, or some that are out of range.
+            UserError: images that are not floats; no targets in training mode, or some that are out of range.
         """
+        if strange := [image.dtype for image in images if not image.is_floating_point()]:
+            raise UserError(f"an image is of {strange[0]}; images are floats in [0, 1]: divide bytes by 255")
         stacked, mask = stack(images, _normalised)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if not self.training:
