@@ -214,7 +214,8 @@ def load(
         weights: a .safetensors file, with a recipe.
         which: "best" (as if None) or "last", of a run.
         device: auto, cpu, cuda, cuda:1, mps, ...
-        precision: auto (bf16 on a GPU that has it), fp32 or bf16; None: as the recipe trains. A file has its own.
+        precision: auto (bf16 on a GPU that has it), fp32 or bf16; None: as the recipe trains.
+            An exported file runs in fp32, an OpenVINO file in bf16 too where it is asked for.
         trust: run also the code that the run or recipe brings along; see `load_recipe`.
 
     Raises:
@@ -223,7 +224,8 @@ def load(
     if is_exported(target):
         if overrides or weights is not None or which is not None:
             raise UserError(f"{target} is an exported file, which has weights and options of its own")
-        return _load_exported(Path(target), "cpu" if device == "auto" else device)
+        wanted = "fp32" if precision in (None, "auto") else precision
+        return _load_exported(Path(target), "cpu" if device == "auto" else device, wanted)
     chosen = choose_device(device)
     file = None if weights is None else Path(weights)
     trained = open_trained(str(target), overrides, which=which, weights=file, trust=trust)
@@ -240,9 +242,9 @@ def load(
     )
 
 
-def _load_exported(path: Path, device: str) -> Predictor:
+def _load_exported(path: Path, device: str, precision: str) -> Predictor:
     chosen = torch.device(device) if device == "cuda" else choose_device(device)
-    exported = open_exported(path, chosen)
+    exported = open_exported(path, chosen, precision)
     return Predictor(
         detector=exported,
         title=exported.card.title,
@@ -250,7 +252,7 @@ def _load_exported(path: Path, device: str) -> Predictor:
         categories=exported.card.categories,
         transform=exported.card.augment().evaluate,
         device=torch.device("cpu"),  # where images are put together, and detections come out
-        precision="fp32",
+        precision="fp32",  # of what is around the file
     )
 
 

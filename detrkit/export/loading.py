@@ -19,6 +19,7 @@ from detrkit.structures import Output, Sizes
 
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 """inputs by name to outputs by order"""
+_OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,15 @@ def is_exported(target: str | Path) -> bool:
     return Path(target).suffix in SUFFIXES.values()
 
 
-def open_exported(path: Path, device: torch.device) -> ExportedDetector:
+def open_exported(path: Path, device: torch.device, precision: str = "fp32") -> ExportedDetector:
     """Open an .onnx file in onnxruntime, or an .xml in OpenVINO.
 
+    Args:
+        precision: "fp32"; "bf16" in OpenVINO, which computes in it whatever the processor has (slowly, or in fp32,
+            where it has no bfloat16).
+
     Raises:
-        UserError: a package is missing, or it cannot run on the device.
+        UserError: a package is missing, or it cannot run on the device or in the precision.
         CheckpointError: no such file, a broken one, or one that `detrkit export` did not write.
     """
     if path.suffix == ".pt2":
@@ -80,7 +85,10 @@ def open_exported(path: Path, device: torch.device) -> ExportedDetector:
         )
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    return _open_onnx(path, device) if path.suffix == ".onnx" else _open_openvino(path, device)
+    accepted = ("fp32",) if path.suffix == ".onnx" else tuple(_OPENVINO_PRECISIONS)
+    if precision not in accepted:
+        raise UserError(f"precision is {precision!r}, which {path} cannot run in; accepted: {', '.join(accepted)}")
+    return _open_onnx(path, device) if path.suffix == ".onnx" else _open_openvino(path, device, precision)
 
 
 def open_written(path: Path, card: Card) -> ExportedDetector:
@@ -116,7 +124,7 @@ def _open_onnx(path: Path, device: torch.device) -> ExportedDetector:
     return ExportedDetector(card, lambda inputs: session.run(list(card.outputs), inputs))
 
 
-def _open_openvino(path: Path, device: torch.device) -> ExportedDetector:
+def _open_openvino(path: Path, device: torch.device, precision: str) -> ExportedDetector:
     openvino = require("openvino", "openvino")
     if device.type != "cpu":
         raise UserError(f"device is {str(device)!r}, and an OpenVINO file runs on the CPU; accepted: auto, cpu")
@@ -125,7 +133,10 @@ def _open_openvino(path: Path, device: torch.device) -> ExportedDetector:
         model = core.read_model(path)
         said = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
         card = Card.from_json(said, path)
-        hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        hints: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
         compiled = core.compile_model(model, "CPU", hints)
     except RuntimeError as error:
         raise CheckpointError(f"{path} cannot be opened by OpenVINO: {error}") from None

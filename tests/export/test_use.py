@@ -114,3 +114,18 @@ def test_a_file_that_differs_fails_the_check(run, photos, tmp_path, monkeypatch)
     assert result.exit_code == 1
     assert "does not compute what PyTorch does" in result.output
     assert call("export", run, "--out", tmp_path / "a.onnx", "--check", photos, "--tolerance", 0.1).exit_code == 0
+
+
+def test_onnx_runs_in_float32_alone(file):
+    with pytest.raises(UserError, match=r"precision is 'bf16', which .* cannot run in; accepted: fp32"):
+        detrkit.load(file, precision="bf16")
+
+
+def test_openvino_computes_in_bfloat16_where_it_is_asked_to(run, photos, tmp_path):  # noqa: F811
+    pytest.importorskip("openvino")
+    call("export", run, "--out", tmp_path / "small.xml")
+    with pytest.raises(UserError, match="accepted: fp32, bf16"):
+        detrkit.load(tmp_path / "small.xml", precision="fp16")
+    plain, low = (detrkit.load(tmp_path / "small.xml", precision=precision) for precision in ("auto", "bf16"))
+    for one, other in zip(plain.predict(photos, threshold=0.0), low.predict(photos, threshold=0.0), strict=True):
+        assert (one.scores - other.scores).abs().max() < 0.02  # both best first
