@@ -22,12 +22,13 @@ class Needs:
     """What was found of a timm model.
 
     options: for `timm.create_model`, so that it takes images of any size; strides: of its feature levels, fine to
-    coarse; multiple: images are to be padded to whole multiples of so many pixels; mean, std: of RGB in [0, 1], that
+    coarse; indices: what `timm.create_model` calls these levels; multiple: images are to be padded to whole multiples of so many pixels; mean, std: of RGB in [0, 1], that
     its pretrained weights were trained with.
     """
 
     options: dict[str, bool]
     strides: tuple[int, ...]
+    indices: tuple[int, ...]
     multiple: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -71,7 +72,7 @@ def needs_of(name: str) -> Needs:
             "have many; take another, such as one of `timm.list_models('resnet*')`"
         )
     config = whole.pretrained_cfg
-    return Needs(options, strides, fitting[0], tuple(config["mean"]), tuple(config["std"]))
+    return Needs(options, strides, tuple(body.feature_info.out_indices), fitting[0], tuple(config["mean"]), tuple(config["std"]))
 
 
 def trial_sizes(multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -90,7 +91,7 @@ def frozen_names(name: str, stride: int, **options: Any) -> set[str]:
     if not levels:
         return set()
     with torch.device("meta"):
-        body = features(name, pretrained=False, out_indices=[levels[-1]], **found.options, **options)
+        body = features(name, pretrained=False, out_indices=[found.indices[levels[-1]]], **found.options, **options)
     size = max(found.multiple, found.strides[-1]) * 2
     [last] = _maps(body, size, size)
     parameters = dict(body.named_parameters())

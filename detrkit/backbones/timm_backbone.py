@@ -73,7 +73,7 @@ class TimmBackbone(Backbone):
             with quiet_timm():
                 body = features(
                     name,
-                    out_indices=sorted({level % count for level in levels}),
+                    out_indices=[needs.indices[level] for level in sorted({level % count for level in levels})],
                     pretrained=pretrained or state is not None,
                     **needs.options,
                     **layout,

@@ -85,6 +85,17 @@ def test_a_model_of_each_kind_of_layout_trains_above_the_frozen_stride_alone_or_
         assert 0 < share <= 100
 
 
+@pytest.mark.parametrize(("name", "stride", "last"), [("deit_tiny_patch16_224", 16, 11), ("tresnet_m", 32, 3)])
+def test_levels_are_counted_among_those_that_timm_gives_and_not_among_all_places_of_the_model(name, stride, last):
+    """timm gives three of a ViT's twelve blocks as levels, and four of this network's five strides."""
+    with torch.device("meta"):
+        backbone = TimmBackbone(name=name, pretrained=False, norm="batch", levels=[-1])
+    assert backbone.strides == (stride,)
+    names = {key for key, _ in backbone.named_parameters()}
+    blocks = "blocks" if name.startswith("deit") else "body"
+    assert any(f"{blocks}.{last}." in key or f"{blocks}_layer{last + 1}." in key for key in names)
+
+
 def test_efficientnet_trains_beyond_its_second_stage():
     """All its stages live in one module, and all of it was frozen once."""
     backbone = TimmBackbone(name="efficientnet_b0", pretrained=False, frozen_stride=4)
