@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detrkit.backbones.needs import trial_sizes
+from detrkit.layers import Conv2d
 
 
-class FoldedConv2d(nn.Conv2d):
+class FoldedConv2d(Conv2d):
     """A convolution that does the work of the frozen norm after it: with W * s and b * s + t for W and b.
 
     s and t are worked out of the norm's buffers in every pass, so that weights may be loaded and averaged at any time.
@@ -59,7 +60,7 @@ class FoldedNormAct(FrozenBatchNormAct2d):
         return self.act(self.drop(x))
 
 
-_CONVOLUTIONS: dict[type, type] = {nn.Conv2d: FoldedConv2d, Conv2dSame: FoldedConv2dSame}
+_CONVOLUTIONS: dict[type, type] = {nn.Conv2d: FoldedConv2d, Conv2d: FoldedConv2d, Conv2dSame: FoldedConv2dSame}
 _NORMS: dict[type, type] = {FrozenBatchNorm2d: FoldedNorm, FrozenBatchNormAct2d: FoldedNormAct}
 _PLAIN = {folded: plain for plain, folded in _CONVOLUTIONS.items()}
 
