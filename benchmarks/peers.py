@@ -2,12 +2,14 @@
 
     pip install transformers
     python benchmarks/peers.py                                   # all, 640 x 640
-    python benchmarks/peers.py dab detr --size 800x1066 --rounds 20
+    python benchmarks/peers.py dab detr --size 800x1066 --rounds 20 --precision fp32
+    python benchmarks/peers.py dab sap --precision fp32 --also-bf16
     python benchmarks/peers.py faster_rcnn --out peers.json
 
 `transformers` has DETR, Conditional, DAB and Deformable DETR, torchvision Faster R-CNN; all with ResNet-50, fresh
 weights and frozen norms, and losses of all layers. Detection is ours to the boxes, and `transformers`' to the raw
-output; its matching and losses are part of its forward pass. A ratio is the peer's time over ours.
+output; its matching and losses are part of its forward pass. A ratio is the peer's time over ours. SAP-DETR has no
+peer, and stands beside our DAB-DETR.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ OURS = {
     "dab": "dab_detr_r50_50ep",
     "deformable": "deformable_detr_4scale_r50_50ep",
     "faster_rcnn": "faster_rcnn_r50_108ep",
+    "sap": "sap_detr_r50_50ep",
 }
 THEIRS = {"detr": "Detr", "conditional": "ConditionalDetr", "dab": "DabDetr", "deformable": "DeformableDetr"}
 
@@ -73,6 +77,9 @@ def of_torchvision(height: int, width: int) -> tuple[nn.Module, Callable[[Tensor
 
 
 def peer(name: str, ours: Any, device: torch.device, precision: str, height: int, width: int) -> Subject:
+    if name == "sap":
+        dab = detrkit.load_recipe(OURS["dab"], [f"detector.classes={CLASSES}"])
+        return of_recipe(dab, device=device, precision=precision, height=height, width=width)
     made = of_torchvision(height, width) if name == "faster_rcnn" else of_transformers(name)
     model, detect, loss = made
     model.to(device)
@@ -91,6 +98,16 @@ def peer(name: str, ours: Any, device: torch.device, precision: str, height: int
     return Subject(f"{name} of {'torchvision' if name == 'faster_rcnn' else 'transformers'}", detect, step, CLASSES)
 
 
+def in_bf16(subject: Subject, device: torch.device) -> Subject:
+    """The same, detecting in bf16 whatever the others do; its step was made so."""
+
+    def detect(images: Tensor) -> Any:
+        with autocast(device, "bf16"):
+            return subject.detect(images)
+
+    return replace(subject, name=f"{subject.name} in bf16", detect=detect)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *OURS], help="which; all if none is named")
@@ -99,11 +116,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--step-batch", type=int, default=1)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", help="of both: auto, fp32 or bf16")
+    parser.add_argument("--also-bf16", action="store_true", help="ours in bf16 too, in turn with the others")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     height, width = (int(side) for side in arguments.size.split("x"))
     device = choose_device(arguments.device)
-    precision = choose_precision("auto", device)
+    precision = choose_precision(arguments.precision, device)
     how = {"device": device, "precision": precision, "height": height, "width": width}
     logging.getLogger("transformers").setLevel(logging.ERROR)
     records = {}
@@ -111,6 +130,8 @@ def main() -> None:
         torch.manual_seed(0)
         recipe = detrkit.load_recipe(OURS[name], [f"detector.classes={CLASSES}"])
         subjects = [peer(name, recipe, **how), of_recipe(recipe, **how)]
+        if arguments.also_bf16:
+            subjects.append(in_bf16(of_recipe(recipe, **{**how, "precision": "bf16"}), device))
         found = measure(
             subjects, **how, batches=arguments.batch, step_batch=arguments.step_batch, rounds=arguments.rounds
         )

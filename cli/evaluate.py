@@ -53,7 +53,7 @@ def evaluate(
     from detrkit.engine.distributed import processes
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
-    from detrkit.evaluation.precision import choose_device
+    from detrkit.evaluation.precision import choose_device, describe_precision
     from detrkit.trained import check_categories, open_trained
     from detrkit.writing import check_folder
 
@@ -73,7 +73,10 @@ def evaluate(
         console = Console(quiet=not here.is_first)
         chosen = choose_device(device, here.local_rank)
         print_notes(console, trained.notes)
-        console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False, markup=False, soft_wrap=True)
+        how = describe_precision(options.precision, chosen)
+        console.print(
+            f"{trained.origin} on {chosen}, {split} split, {how}", highlight=False, markup=False, soft_wrap=True
+        )
         result = evaluate_trained(trained, split, chosen, workers_for(options, here.world), console)
         if not here.is_first:
             return

@@ -123,6 +123,8 @@ def predict(
     )
     if table and not rows:
         told += f"; the best score was {best:.3f}, so try a lower --threshold"
+    if predictor.precision == "bf16":
+        told += "; computed in bf16"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
     if broken:
         console.print(f"{broken} of {counted(len(images), 'file')} could not be read", style="red")

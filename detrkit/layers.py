@@ -74,7 +74,8 @@ class Conv2d(nn.Conv2d):
     """A convolution that has oneDNN do float32 kernels of one pixel on one CPU thread, as on several.
 
     There PyTorch copies and multiplies by MKL instead (`use_mkldnn` in ATen/native/Convolution.cpp), which takes twice
-    the time on an AMD processor, forward and backward; but not where the kernel is dilated, which is nothing to one pixel.
+    the time on an AMD processor, forward and backward. Not so where the kernel is dilated, which is nothing to one
+    pixel.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

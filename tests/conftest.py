@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Float32 wherever a recipe says "auto", on any processor, in processes that tests start too: without its instructions
+# bfloat16 is slow, and that is measured.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _state_of_its_own(tmp_path_factory):

@@ -61,7 +61,8 @@ class TrainOptions:
     ema_decay: Rate = 0.0
     """keep a moving average of the weights with this decay, and evaluate it; 0 keeps none"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of the detector's forward pass; matching, boxes and losses are float32. auto: bf16 where the GPU has it"""
+    """of the detector's forward pass; matching, boxes and losses are float32. auto: bf16 where the GPU has it,
+    or the CPU has it and was measured to gain by it"""
 
     init_from: str | None = None
     """start from these weights: a run's folder, one of its checkpoints, or a .safetensors file"""

@@ -26,7 +26,7 @@ from detrkit.engine.transfer import init_from
 from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import evaluate
-from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.evaluation.precision import choose_device, choose_precision, describe_precision
 from detrkit.recipe.trust import remember
 from detrkit.runs.checkpoint import format_categories, pixels_metadata
 from detrkit.runs.environment import describe_environment
@@ -145,7 +145,7 @@ def train(
         if start is not None:  # before anything is said, as a refused resume leaves the run as it was, its log too
             trainer.resume(start)
         found = source.describe()
-        for line in [*introduction(recipe, workload, device, precision), *([found] if found else [])]:
+        for line in [*introduction(recipe, workload, device), *([found] if found else [])]:
             reporter.say(line)
         if left := recipe.left_out():
             reporter.say(f'left out, as they are "none": {", ".join(left)}', style="yellow")
@@ -200,7 +200,7 @@ def with_classes(recipe: Recipe, source: Any) -> Recipe:
     return recipe
 
 
-def introduction(recipe: Recipe, workload: Workload, device: torch.device, precision: str) -> list[str]:
+def introduction(recipe: Recipe, workload: Workload, device: torch.device) -> list[str]:
     """What is going to happen, in a few lines."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     w = workload
@@ -211,7 +211,7 @@ def introduction(recipe: Recipe, workload: Workload, device: torch.device, preci
         f"effective batch {w.effective_batch} = {counted(w.world, 'process')} x {counted(w.share, 'image')}"
         + (f" in {w.accumulation} pieces of up to {w.micro_batch}" if w.accumulation > 1 else "")
         + f"; the recipe's reference is {w.reference_batch}",
-        f"{name}, {precision}",
+        f"{name}, {describe_precision(recipe.section('train').precision, device)}",
     ]
     said = recipe.source("train.batch_size")
     if said == "command line" and recipe.source("train.learning_rate") != said:

@@ -49,7 +49,7 @@ def evaluate(
         source: the data set (``detrkit.data``)
         batch_size: images at once in each process
         workers: worker processes of the loader
-        precision: "auto" (bfloat16 on a CUDA GPU that has it), "bf16" or "fp32"
+        precision: "auto", "bf16" or "fp32"; see `choose_precision`
         split: "val", or "train": the training images as they would be evaluated, each once and not augmented
         progress: called after each batch with (batches done, batches) of this process
 

@@ -86,7 +86,7 @@ def write_coco(folder, split, categories):
 
 def test_evaluate_a_run(run):
     result = call("evaluate", run, "evaluate.batch_size=2")
-    assert result.output.startswith(f"{run / 'last' / 'weights.safetensors'} on cpu, val split\n")  # in one line
+    assert result.output.startswith(f"{run / 'last' / 'weights.safetensors'} on cpu, val split, fp32")  # in one line
     assert "3 images" in result.output
     assert "crescent" in result.output
     summary = json.loads((run / "evaluation.json").read_text())

@@ -99,8 +99,9 @@ def test_oracle_is_perfect_and_mode_is_kept():
     assert result.summary()["images"] == 3
 
 
-def test_bfloat16_is_refused_on_the_cpu():
-    with pytest.raises(UserError, match="needs a CUDA GPU"):
+def test_bfloat16_is_refused_where_it_is_not(monkeypatch):
+    monkeypatch.setattr("detrkit.evaluation.precision.has_bf16", lambda device: False)
+    with pytest.raises(UserError, match="needs a CUDA GPU that has it or a processor"):
         evaluate(Oracle(), Source(), batch_size=1, device="cpu", precision="bf16")
 
 

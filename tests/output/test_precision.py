@@ -1,0 +1,58 @@
+"""bfloat16 on a CPU: taken by "auto" where it was measured to be faster, and by nobody where there is none."""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from detrkit.backbones.timm_backbone import TimmBackbone
+from detrkit.errors import UserError
+from detrkit.evaluation import precision
+from detrkit.evaluation.evaluate import autocast
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("there", "gain", "chosen"), [(True, 3.0, "bf16"), (True, 1.0, "fp32"), (False, 3.0, "fp32")])
+def test_auto_wants_both_the_instructions_and_the_gain(monkeypatch, there, gain, chosen):
+    monkeypatch.setattr(precision, "has_bf16", lambda device: there)
+    monkeypatch.setattr(precision, "bf16_gain", lambda: gain)
+    assert precision.choose_precision("auto", CPU) == chosen
+    assert precision.choose_precision("fp32", CPU) == "fp32"
+    said = precision.describe_precision("auto", CPU)
+    assert said.startswith(chosen)
+    assert (f"{gain:.1f} times as fast" in said) == there
+    if there:
+        assert precision.choose_precision("bf16", CPU) == precision.describe_precision("bf16", CPU) == "bf16"
+        with autocast(CPU, "bf16"):
+            assert F.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+    else:
+        with pytest.raises(UserError, match=r"AVX512_BF16 or AMX, and cpu here is none"):
+            precision.choose_precision("bf16", CPU)
+
+
+def test_what_is_measured_decides_whatever_the_processor_says():
+    if os.environ["ONEDNN_MAX_CPU_ISA"] != "AVX512_CORE" or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("needs a processor whose bfloat16 instructions these tests turn off")
+    assert precision.bf16_gain() < precision.WORTHWHILE
+    assert precision.choose_precision("auto", CPU) == "fp32"
+
+
+def test_norms_are_folded_before_weights_are_rounded():
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name="test_resnet", pretrained=False)
+    convolution, norm = backbone.body.conv1[:2]
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    weight = convolution.weight.detach() * scale[:, None, None, None]
+    images = torch.randn(2, 3, 32, 32)
+    expected = F.conv2d(images.double(), weight, norm.bias - norm.running_mean * scale, (2, 2), (1, 1))
+    backbone.fold_norms()
+    folded = backbone.body.conv1[0]
+    assert torch.allclose(folded.weight.double(), weight, rtol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = folded(images)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.double(), expected, rtol=2e-2, atol=2e-2)
