@@ -22,8 +22,9 @@ class Needs:
     """What was found of a timm model.
 
     options: for `timm.create_model`, so that it takes images of any size; strides: of its feature levels, fine to
-    coarse; indices: what `timm.create_model` calls these levels; multiple: images are to be padded to whole multiples of so many pixels; mean, std: of RGB in [0, 1], that
-    its pretrained weights were trained with.
+    coarse; indices: what `timm.create_model` calls these levels; multiple: images are to be padded to whole multiples of
+    so many pixels; mean, std: of RGB in [0, 1], that its pretrained weights were trained with; names: of the whole
+    model's tensors.
     """
 
     options: dict[str, bool]
@@ -32,6 +33,7 @@ class Needs:
     multiple: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    names: frozenset[str]
 
 
 def features(name: str, **options: Any) -> Any:
@@ -72,7 +74,15 @@ def needs_of(name: str) -> Needs:
             "have many; take another, such as one of `timm.list_models('resnet*')`"
         )
     config = whole.pretrained_cfg
-    return Needs(options, strides, tuple(body.feature_info.out_indices), fitting[0], tuple(config["mean"]), tuple(config["std"]))
+    return Needs(
+        options=options,
+        strides=strides,
+        indices=tuple(body.feature_info.out_indices),
+        multiple=fitting[0],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        names=frozenset(whole.state_dict()),
+    )
 
 
 def trial_sizes(multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:

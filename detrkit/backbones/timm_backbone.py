@@ -34,7 +34,8 @@ class TimmBackbone(Backbone):
     Args:
         name: a timm model name; `timm.list_models()` lists them.
         pretrained: load timm's ImageNet weights (downloaded once by timm).
-        weights: a local weights file of that timm model instead (.safetensors or .pth).
+        weights: a local weights file of that timm model instead (.safetensors or .pth), which has to fill all of it;
+            what stands before its names is taken off and said.
         levels: which of the model's feature levels to return; -1 is the last, C5 of a ResNet.
         dilated: replace the stride of the last stage by dilation, DETR's DC5: half the stride, four times the tokens.
         norm: "frozen" keeps every batch norm's statistics and affine values as they were loaded, as DETR does
@@ -66,7 +67,7 @@ class TimmBackbone(Backbone):
         if bad := [level for level in levels if not -count <= level < count]:
             raise UserError(f"backbone.levels = {bad}: {name} has {count} levels, 0 to {count - 1} or negative")
         layout: dict[str, Any] = {"output_stride": needs.strides[-1] // 2} if dilated else {}
-        state = read_weights(weights) if weights else None
+        state = read_weights(weights, needs.names) if weights else None
         # timm renames tensors of older and of official files, and says on the console what it did not want.
         local = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state), "custom_load": False}}
         try:

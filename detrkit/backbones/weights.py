@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,16 +16,26 @@ from detrkit.reading import read_checkpoint
 SHOWN = 5
 
 
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a weights file by timm's names (.safetensors, .pth, ...). Raises CheckpointError."""
+def read_weights(path: Path | str, known: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of a weights file by timm's names (.safetensors, .pth, ...).
+
+    What stands before the names, as codes put "backbone." there, is taken off with a warning, where more names are
+    `known` (the model's own) without it. Raises CheckpointError.
+    """
     state = read_checkpoint(path)
     if not state:
         raise CheckpointError(f"{path} holds no weights")
-    return state
+    fitting = Counter(prefix for name in state for prefix in _prefixes(name) if name.removeprefix(prefix) in known)
+    best = max(fitting, key=lambda prefix: fitting[prefix], default="")
+    if fitting[best] == fitting[""]:
+        return state
+    taken = {name.removeprefix(best): tensor for name, tensor in state.items() if name.startswith(best)}
+    warnings.warn(f'{path}: "{best}" before {len(taken)} of {len(state)} names was taken off', stacklevel=2)
+    return taken
 
 
 def require_all(body: nn.Module, state: Mapping[str, Tensor], path: Path | str, name: str) -> None:
-    """Raise CheckpointError if a weight of the model is none of the file's.
+    """Raise CheckpointError if a weight of the model is none of the file's, or is not finite.
 
     Told by values and not by names, since timm renames what it reads. Counters do not count.
     """
@@ -36,6 +48,19 @@ def require_all(body: nn.Module, state: Mapping[str, Tensor], path: Path | str, 
             f"backbone.weights = {str(path)!r} fills {len(own) - len(missing)} of the {len(own)} tensors of {name}; "
             f"not in the file: {shown}. The file is of another model, is a part of one, or has other names than timm's"
         )
+    if broken := [key for key, tensor in own if not tensor.isfinite().all()]:
+        raise CheckpointError(
+            f"backbone.weights = {str(path)!r}: {len(broken)} of the {len(own)} tensors of {name} hold numbers that "
+            f"are not finite: {', '.join(broken[:SHOWN])}"
+        )
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """Nothing, then ever more of the name, up to each point in it."""
+    yield ""
+    for place, letter in enumerate(name, start=1):
+        if letter == ".":
+            yield name[:place]
 
 
 def _floating(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,7 @@
 """Any timm backbone by one override: convolutional, and transformers whose patches want whole steps."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -149,20 +150,60 @@ def test_a_file_of_weights_arrives_whole_and_quietly(resnet_file, caplog, capfd)
     assert "nexpected" not in caplog.text + "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("fault", ["half", "prefix", "other model", "empty"])
+@pytest.mark.parametrize("prefix", ["backbone.net.", "module.", "backbone.conv1."])
+def test_what_stands_before_the_names_is_taken_off_and_said(resnet_file, tmp_path, prefix, recwarn):
+    given = load_file(resnet_file)
+    rest = {} if prefix == "module." else {"head.box.weight": torch.ones(4)}  # a detector's, of its other parts
+    save_file({f"{prefix}{key}": tensor for key, tensor in given.items()} | rest, tmp_path / "w.safetensors")
+    backbone = TimmBackbone(name="test_resnet", weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(backbone.body.conv1[0].weight, given["conv1.0.weight"])
+    said = [str(warning.message) for warning in recwarn]
+    if rest:
+        whole = len(given) + len(rest)
+        assert said == [f'{tmp_path / "w.safetensors"}: "{prefix}" before {len(given)} of {whole} names was taken off']
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("code of the file ran",))
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path, capfd, monkeypatch):
+    """timm 1.0.20 would load it by pickle."""
+    monkeypatch.setattr("timm.models._helpers.load_state_dict", lambda *_, **__: pytest.fail("read by timm"))
+    torch.save({"conv1.weight": torch.ones(1), "evil": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match=r"evil\.pth is refused: it asks for .*print, which could run code"):
+        TimmBackbone(name="test_resnet", weights=str(tmp_path / "evil.pth"))
+    assert "code of the file ran" not in capfd.readouterr().out
+
+
+def test_a_folder_named_as_a_model_runs_no_code(tmp_path, capfd):
+    """timm takes names of folders and of the hub, too, and reads what is there itself."""
+    torch.save({"evil": Payload()}, tmp_path / "pytorch_model.bin")
+    config = {"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError):
+        TimmBackbone(name=f"local-dir:{tmp_path}")
+    assert "code of the file ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["half", "other names", "other model", "empty", "not finite"])
 def test_a_file_of_other_weights_is_refused_and_says_what_is_not_there(resnet_file, tmp_path, fault):
     state, name = load_file(resnet_file), "test_resnet"
     if fault == "half":
         state = dict(list(state.items())[: len(state) // 2])
-    if fault == "prefix":
-        state = {f"backbone.net.{key}": tensor for key, tensor in state.items()}
+    if fault == "other names":
+        state = {f"{key}_": tensor for key, tensor in state.items()}
+    if fault == "not finite":
+        state["conv1.0.weight"][0] = torch.nan
     if fault == "other model":
         name = "test_vit"
     if fault == "empty":
         state = {}
     path = tmp_path / "odd.safetensors"
     save_file(state, path)
-    with pytest.raises(CheckpointError, match=r"odd\.safetensors"):
+    said = "has no weights" if fault == "empty" else r"\d+ of the \d+ tensors"
+    with pytest.raises(CheckpointError, match=rf"odd\.safetensors.*{said}"):
         TimmBackbone(name=name, weights=str(path))
 
 
