@@ -16,6 +16,7 @@ from .init import init
 from .inspect import inspect
 from .predict import predict
 from .recipes import recipes
+from .replay import replay
 from .report import report
 from .show import show
 from .train import train
@@ -60,3 +61,4 @@ app.command("inspect")(inspect)
 app.command("check-data")(check_data)
 app.command("convert")(convert)
 app.command("export")(export)
+app.command("replay")(replay)

@@ -9,6 +9,8 @@ from detrkit.data import Batch
 from detrkit.evaluation.evaluate import autocast
 from detrkit.losses.base import BaseCriterion
 
+AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
+
 
 class Learner(nn.Module):
     """From images and truths to losses, so that whoever wraps it sees what the losses reach and what they do not."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from torch import Tensor, nn
 from detrkit.engine.distributed import Processes, accumulating
 from detrkit.engine.ema import MovingAverage
 from detrkit.engine.interrupt import StopRequest, stop_on_signals
-from detrkit.engine.learner import Learner
+from detrkit.engine.learner import AVERAGED, Learner
 from detrkit.engine.meter import Meter
 from detrkit.engine.microbatch import cut
 from detrkit.engine.optimiser import build_optimiser, clip_and_step, restore_optimiser, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
+from detrkit.engine.replay import Settings, seed_step, write_step
 from detrkit.engine.schedule import rate_factor
 from detrkit.engine.soundness import Soundness, told
 from detrkit.engine.workload import Workload
@@ -44,7 +44,6 @@ from detrkit.wording import counted
 from detrkit.writing import explain
 
 MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
-AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
 
 
 class NotFiniteError(UserError):
@@ -140,7 +139,7 @@ class Trainer:
         self._stop_at: int | None = None
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._stats: Mapping[str, float | None] | None = None
-        self._recent_images: dict[int, list[int]] = {}
+        self._recent: dict[int, tuple[Any, float]] = {}  # step: batch and objects, until its numbers have come back
 
     def fit(self) -> Outcome:
         """Train to the end, or until somebody asks to stop.
@@ -250,7 +249,7 @@ class Trainer:
         # With the numbers goes whether a signal has come here, so that all processes stop after the same step.
         stopping = torch.full((), float(request.reason is not None), device=self.device)
         numbers = torch.stack([value.float() for value in (*totals.values(), norm, stopping)])
-        self._recent_images = {**dict(list(self._recent_images.items())[-2:]), step: list(batch.image_ids)}
+        self._recent = {**dict(list(self._recent.items())[-1:]), step: (batch, count / world)}
         self.at.step += 1
         self.meter.clock.step(len(batch.targets) * world)
         return self._readback.push(step, names, self.here.sum(numbers) / world)
@@ -273,8 +272,9 @@ class Trainer:
         """Save what is sound and stop: the update of a gradient that is not finite was left out."""
         values = reading.values
         shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop"))
-        images = self._recent_images.get(reading.step, [])
+        batch, objects = self._recent[reading.step]
         faults = self._soundness.faults()
+        again = self._keep_step(reading.step, batch, objects)
         self._readback.flush()
         if not faults:
             self._save()
@@ -284,8 +284,26 @@ class Trainer:
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {reading.step + 1} of {self.workload.total_steps}: "
             f"{shown}; gradient norm {values['norm']:.4g}\n"
-            f"images of this step: {', '.join(map(str, images[:32]))}\n{advice}. {MAY_HELP}"
+            f"images of this step: {', '.join(map(str, batch.image_ids[:32]))}\n{advice}. {MAY_HELP}\n{again}"
         )
+
+    def _keep_step(self, step: int, batch: Any, objects: float) -> str:
+        """Write all that the step depends on, in each process, and say how it is computed again."""
+        path = self.run.path / "not_finite" / f"step_{step + 1}_process_{self.here.rank}.safetensors"
+        settings = Settings(
+            step=step,
+            weights_step=self.at.step,
+            seed=self.options.seed,
+            rank=self.here.rank,
+            objects=objects,
+            micro_batch=self.workload.micro_batch,
+            precision=self.precision,
+        )
+        try:
+            write_step(path, self.detector, batch, settings, self._metadata)
+        except OSError as error:
+            return f"The step itself could not be kept: {explain(error)}"
+        return f"Where it stops to be finite: detrkit replay {path}"
 
     def kept(self) -> str:
         """What a training that failed has left, and where it goes on."""
@@ -427,14 +445,6 @@ class Trainer:
             self.run.rewind_metrics(state.metrics_size)
             if find_folder(self.run.best) != folder and position.best_step == position.evaluated == position.step > 0:
                 copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed Python, NumPy and PyTorch for one step of one process."""
-    python, numpy, pytorch = np.random.SeedSequence([seed, step, rank]).generate_state(3).tolist()
-    random.seed(python)
-    np.random.seed(numpy)
-    torch.manual_seed(pytorch)
 
 
 def _percent(value: float | None) -> str:
