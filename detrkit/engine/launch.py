@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from math import inf
 
 import torch
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -87,9 +88,17 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
 @contextmanager
 def told_to_launcher() -> Iterator[None]:
-    """In a process that `launch` started, what goes wrong within is handed to it, which says it once for all."""
+    """In a process that `launch` started, what goes wrong within is handed to it, which says it once for all.
+
+    In one that torchrun started, a lost connection to the others is told in a line: it is no cause.
+    """
     if _LAUNCHED not in os.environ:
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if "RANK" not in os.environ or not is_lost_connection(error):
+                raise
+            sys.exit(f"process {os.environ['RANK']} ends, as another one has: what that one says is the cause")
         return
     try:
         yield
@@ -100,6 +109,11 @@ def told_to_launcher() -> Iterator[None]:
         with open(os.environ[_ERROR_FILE], "w", encoding="utf-8") as file:
             json.dump({"message": message, "seconds": time.time()}, file)
         sys.exit(_MISTAKE if is_mistake else 1)
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether this is what the others meet when a process has ended."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error) or "NCCL" in str(error)
 
 
 def _told(failures: Mapping[int, ProcessFailure], processes: int) -> int:

@@ -23,7 +23,7 @@ from detrkit.engine.rehearsal import rehearse
 from detrkit.engine.resume import allowed_changes, check_categories, find_start
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
-from detrkit.engine.workload import Workload, plan, share_of_batch, warnings
+from detrkit.engine.workload import Workload, plan, share_of_batch, unlike_one_batch, warnings
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import evaluate
 from detrkit.evaluation.precision import choose_device, choose_precision, describe_precision
@@ -151,6 +151,8 @@ def train(
             reporter.say(f'left out, as they are "none": {", ".join(left)}', style="yellow")
         for line in [*lost, *crowded(source, detector.limit), *warnings(workload, options)]:
             reporter.say(f"warning: {line}", style="yellow")
+        for line in unlike_one_batch(workload, detector):
+            reporter.say(line)
         for line in changed:
             reporter.say(f"from here on {line}")
         if start is not None:

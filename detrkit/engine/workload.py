@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import UserError
 from detrkit.wording import counted
@@ -90,4 +93,23 @@ def warnings(workload: Workload, options: TrainOptions) -> list[str]:
     late = [epoch for epoch in options.drop_epochs if epoch >= options.epochs]
     if late and options.schedule == "step":
         found.append(f"train.drop_epochs has {late}, but training ends after epoch {options.epochs}")
+    return found
+
+
+def unlike_one_batch(workload: Workload, detector: nn.Module) -> list[str]:
+    """What several processes, or pieces of a batch, compute otherwise than one process with the whole batch would."""
+    at_once, whole = workload.micro_batch, workload.effective_batch
+    if at_once == whole:
+        return []
+    norms = [one for one in detector.modules() if isinstance(one, BatchNorm) and not isinstance(one, nn.SyncBatchNorm)]
+    found = [
+        f"images are padded to the largest of {at_once}, not of all {whole}: parts to which the amount of padding "
+        "matters (docs/systems.md) compute a little otherwise than with the whole batch at once"
+    ]
+    if norms:
+        found.append(
+            f"{counted(len(norms), 'batch norm')} that learn take statistics of {counted(at_once, 'image')}, not of "
+            f"all {whole}, and keep those of the first process: another training than with the whole batch at once. "
+            'backbone.norm = "frozen" does not depend on it; "sync" joins the processes on GPUs'
+        )
     return found

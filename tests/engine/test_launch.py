@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.run import get_args_parser
 
 from detrkit.cli.app import app
-from detrkit.engine.launch import _told, count_processes
+from detrkit.engine.launch import _told, count_processes, told_to_launcher
 from detrkit.engine.options import TrainOptions
+from detrkit.engine.workload import Workload, unlike_one_batch
 from detrkit.errors import UserError
 
 RECIPE = """
@@ -81,6 +83,29 @@ def test_what_ended_one_process_is_said_once_and_nothing_else(tmp_path, fault, s
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[0]
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["[../gloo/transport/tcp/pair.cc:547] Connection closed by peer", "NCCL error: remote process exited"]
+)
+def test_a_lost_connection_is_no_traceback(monkeypatch, text):
+    monkeypatch.delenv("DETRKIT_LAUNCHED", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="process 1 ends, as another one has"), told_to_launcher():
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="a bug"), told_to_launcher():
+        raise RuntimeError("a bug")
+
+
+def test_what_processes_and_pieces_compute_otherwise_is_told():
+    norm = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    sizes = {"images": 16, "steps_per_epoch": 4, "epochs": 1, "reference_batch": 4}
+    alone = Workload(world=1, share=4, micro_batch=4, **sizes)
+    assert unlike_one_batch(alone, norm) == []
+    for world, share in ((2, 2), (1, 4)):  # two processes; two pieces
+        told = unlike_one_batch(Workload(world=world, share=share, micro_batch=2, **sizes), norm)
+        assert [line.split()[0:3] for line in told] == [["images", "are", "padded"], ["1", "batch", "norm"]]
+        assert len(unlike_one_batch(Workload(world=world, share=share, micro_batch=2, **sizes), norm[0])) == 1
 
 
 def failure(code, seconds=None, text="its message"):
