@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from detrkit.predict import Prediction
+    from detrkit.video import VideoWriter
 
 
 def predict(
@@ -43,17 +44,15 @@ def predict(
 
     predictions.json holds the detections as COCO results, images.json the images that its image_id counts: of a
     video each frame, with its number and time in seconds. Videos want the extra `video` and are drawn without sound.
-    A file that cannot be read is named and passed over; the exit code is then 1.
+    A file that cannot be read or drawn is named and passed over; the exit code is then 1.
     """
     from rich.console import Console
     from rich.progress import track
 
-    from detrkit.drawing.predictions import draw_predictions
     from detrkit.errors import UserError
     from detrkit.predict import Unreadable, find_images, of_categories, with_frames
     from detrkit.predict import predict as run_prediction
     from detrkit.predictor import load
-    from detrkit.video import VideoWriter, is_video
     from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
 
@@ -80,7 +79,17 @@ def predict(
     print_notes(console, [str(note.message) for note in notes])
     rows: list[dict] = []
     table: list[dict] = []
-    broken, best = 0, 0.0
+    broken, undrawn, best = 0, 0, 0.0
+
+    def tell(line: str) -> None:
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+    def write() -> None:
+        write_text(out / "predictions.json", json.dumps(rows, ensure_ascii=False))
+        used = [{"id": category.id, "name": category.name} for category in predictor.categories]
+        whole = {"images": table, "categories": used}
+        write_text(out / "images.json", json.dumps(whole, ensure_ascii=False, indent=1))
+
     stream = run_prediction(
         predictor.detector,
         with_frames(path for path, _ in images),
@@ -91,31 +100,31 @@ def predict(
         precision=predictor.precision,
     )
     shown = track(stream, "detecting", total=total, console=console, transient=True)
-    for path, entries in groupby(shown, key=lambda entry: entry.path):
-        # The frames of a video stand together, and become one again.
-        with VideoWriter(drawings[path]) if is_video(path) else nullcontext() as video:
-            for entry in entries:
-                if isinstance(entry, Unreadable):
-                    broken += 1
-                    said = f"{path}: {entry.reason}"
-                    console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
-                    continue
-                if points and "points" not in entry.result:
-                    raise UserError(f"--points: this detector has none ({predictor.title})")
-                result = of_categories(entry.result, ids)
-                best = max([best, *result["scores"].tolist()])
-                kept = result["scores"] >= threshold
-                entry = replace(entry, result={name: values[kept] for name, values in result.items()})
-                picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
-                if video is not None and entry.frame is not None:
-                    video.add(picture, entry.frame.time)
-                else:
-                    _save(picture, drawings[path])
-                rows += _coco_rows(entry, ids)
-                table.append(_image_row(entry))
-    write_text(out / "predictions.json", json.dumps(rows, ensure_ascii=False))
-    used = [{"id": category.id, "name": category.name} for category in predictor.categories]
-    write_text(out / "images.json", json.dumps({"images": table, "categories": used}, ensure_ascii=False, indent=1))
+    try:
+        for path, entries in groupby(shown, key=lambda entry: entry.path):
+            with _Drawing(drawings[path]) as drawing:
+                for entry in entries:
+                    if isinstance(entry, Unreadable):
+                        broken += 1
+                        tell(f"{path}: {entry.reason}")
+                        continue
+                    if points and "points" not in entry.result:
+                        raise UserError(f"--points: this detector has none ({predictor.title})")
+                    result = of_categories(entry.result, ids)
+                    best = max([best, *result["scores"].tolist()])
+                    kept = result["scores"] >= threshold
+                    entry = replace(entry, result={name: values[kept] for name, values in result.items()})
+                    rows += _coco_rows(entry, ids)
+                    table.append(_image_row(entry))
+                    drawing.add(entry, names, threshold=threshold, points=points)
+            if drawing.fault:
+                undrawn += 1
+                tell(f"{path} could not be drawn: {drawing.fault}")
+    except BaseException:  # an interruption too
+        if table:
+            write()
+        raise
+    write()
     on_frames = sum("frame" in row for row in table)
     on = [counted(n, what) for n, what in ((len(table) - on_frames, "image"), (on_frames, "frame")) if n]
     told = (
@@ -126,9 +135,59 @@ def predict(
     if predictor.precision == "bf16":
         told += "; computed in bf16"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
-    if broken:
-        console.print(f"{broken} of {counted(len(images), 'file')} could not be read", style="red")
+    for count, what in ((broken, "read"), (undrawn, "drawn; predictions.json has what was found there")):
+        if count:
+            tell(f"{count} of {counted(len(images), 'file')} could not be {what}")
+    if broken or undrawn:
         raise typer.Exit(1)
+
+
+class _Drawing:
+    """The drawing of an image, or of a video's frames, which stand together and become one again.
+
+    Whatever goes wrong with it is kept in `fault` and ends nothing: what was found is worth more than its picture.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.fault = path, ""
+        self._video: VideoWriter | None = None
+
+    def __enter__(self) -> _Drawing:
+        return self
+
+    def add(self, entry: Prediction, names: list[str], *, threshold: float, points: bool) -> None:
+        from detrkit.drawing.predictions import draw_predictions
+        from detrkit.video import VideoWriter
+
+        if self.fault:
+            return
+        try:
+            picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
+            if entry.frame is None:
+                _save(picture, self.path)
+                return
+            if self._video is None:
+                self._video = VideoWriter(self.path).__enter__()
+            self._video.add(picture, entry.frame.time)
+        except Exception as error:
+            self._fail(error)
+
+    def __exit__(self, *ending: Any) -> None:
+        try:
+            if self._video is not None:
+                self._video.__exit__(*ending)
+        except Exception as error:
+            self._video = None
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        from detrkit.writing import explain
+
+        if self._video is not None:  # half of a video is none
+            with suppress(Exception):
+                self._video.__exit__(type(error), error, None)
+            self._video = None
+        self.fault = explain(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _picture_paths(below: list[Path], out: Path) -> list[Path]:

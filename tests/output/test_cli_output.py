@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,6 +175,37 @@ def test_predict(run, tmp_path):
         "on 3 images"
         in call("predict", run, photos / "a.jpg", photos / "more", "--out", photos / "more" / "drawn").output
     )
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError(28, "No space left on device"), ValueError("an odd name"), KeyboardInterrupt()]
+)
+def test_what_was_found_outlives_its_drawing(run, tmp_path, monkeypatch, fault):
+    """The second of three drawings fails, or somebody interrupts there."""
+    for name in "abc":
+        Image.new("RGB", (64, 64), "red").save(tmp_path / f"{name}.png")
+    calls = []
+
+    def draw(image, *rest, **options):
+        calls.append(image)
+        if len(calls) == 2:
+            raise fault
+        return image
+
+    monkeypatch.setattr("detrkit.drawing.predictions.draw_predictions", draw)
+    told = ["--threshold", "0", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["predict", str(run), str(tmp_path), "--out", str(tmp_path / "out"), *told])
+    assert result.exit_code == (130 if isinstance(fault, KeyboardInterrupt) else 1), result.output
+    found = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    names = [Path(one["file_name"]).name for one in found]
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {row["image_id"] for row in rows} == {one["id"] for one in found}
+    if isinstance(fault, KeyboardInterrupt):
+        assert names == ["a.png", "b.png"]
+        return
+    assert names == ["a.png", "b.png", "c.png"]
+    assert "b.png could not be drawn: " in result.output
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.png"))] == ["a.png", "c.png"]
 
 
 def test_an_object_of_no_class_is_neither_measured_nor_drawn(tmp_path):
