@@ -11,7 +11,7 @@ from pydantic import Field
 from detrkit.data.coco_source import CocoSource
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, Unreadable
+from detrkit.data.file_dataset import Annotations, Reduced, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.voc import find_voc
@@ -32,7 +32,7 @@ class AutoSource(FileSource):
     Args:
         root: the folder, or a YOLO set's data.yaml.
         val_share: the share of images to validate on, where the set has no val split; unset: 0.2.
-        labels, exif, split_seed, unreadable, repeat_threshold, size_pool, augment: as for `coco`.
+        labels, exif, split_seed, unreadable, repeat_threshold, size_pool, reduced_jpeg, augment: as for `coco`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class AutoSource(FileSource):
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+        reduced_jpeg: Reduced = "train",
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
@@ -57,6 +58,7 @@ class AutoSource(FileSource):
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
             size_pool=size_pool,
+            reduced_jpeg=reduced_jpeg,
             augment=as_factory("augment", augment)(),
         )
 

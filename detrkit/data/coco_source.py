@@ -11,7 +11,7 @@ from pydantic import Field
 from detrkit.data.coco import first_file_names, is_coco, read_categories, read_coco
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, FileDataset, Unreadable
+from detrkit.data.file_dataset import Annotations, FileDataset, Reduced, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import NoAugment
@@ -98,6 +98,9 @@ class CocoSource(FileSource):
         size_pool: batches whose images are drawn together in training, and then divided into batches by the sizes that
             they will have, so that less is padded (32 leaves a quarter of it at 16 images); 0: batches are drawn image
             by image.
+        reduced_jpeg: where a JPEG file at least twice as large as what it is resized to is decoded at a half, a quarter
+            or an eighth, several times as fast: in ``train``, so that an evaluation sees what it has always seen,
+            ``always`` or ``never``. Pixels differ by a few of 255 from those of a file that is decoded whole.
         augment: of the training images.
     """
 
@@ -114,6 +117,7 @@ class CocoSource(FileSource):
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+        reduced_jpeg: Reduced = "train",
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
@@ -125,6 +129,7 @@ class CocoSource(FileSource):
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
             size_pool=size_pool,
+            reduced_jpeg=reduced_jpeg,
             augment=as_factory("augment", augment)(),
         )
         self._files = {"train": train, "val": val}

@@ -32,6 +32,9 @@ class Dataset(data.Dataset, ABC):
     ``epoch`` and ``seed`` change nothing. A plain ``(index, epoch)`` serves as a key too.
     """
 
+    reduced = False
+    """whether files may be decoded with fewer pixels, where they are resized to much less"""
+
     def __init__(self, *, split: Split, labels: Labels, augment: Augment):
         self.split = split
         self.labels = labels
@@ -58,6 +61,10 @@ class Dataset(data.Dataset, ABC):
     @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
         """The image as RGB, its boxes [T, 4] (x1, y1, x2, y2) inside it, and their labels [T]; no crowds."""
+
+    def sample(self, index: int, wanted: tuple[int, int] | None) -> Sample:
+        """The image with its objects. Its pixels may have the size ``wanted`` (height, width), to which they come."""
+        return make_sample(*self.read(index))
 
     def instead_of(self, index: int) -> int | None:
         """The image that is used where this one cannot be read; None: nothing is, the error ends the run."""
@@ -99,7 +106,8 @@ class Dataset(data.Dataset, ABC):
         skipped = ""
         for _ in range(len(self)):
             try:
-                image, boxes, labels = self.read(index)
+                wanted = self._wanted(index, epoch, seed)
+                sample = self.sample(index, wanted)
                 break
             except DataError as error:
                 skipped = skipped or str(error)
@@ -111,14 +119,23 @@ class Dataset(data.Dataset, ABC):
                 index = instead
         else:
             raise DataError(f"not one of the {len(self)} training images can be read; the first: {skipped}")
-        size = (image.height, image.width)
-        sample = make_sample(image, boxes, labels)
+        size = sample.size
         if self.split == "train":
             sample = self.augment.train(sample, _generator(seed, epoch, index))
             image = sample.image
-        else:
-            image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
+        else:  # the sample's relative boxes stay true when the image is resized
+            image = sample.image
+            image = image if (image.height, image.width) == wanted else self.augment.evaluate(image)
         return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(index), size, skipped)
+
+    def _wanted(self, index: int, epoch: int, seed: int) -> tuple[int, int] | None:
+        """(height, width) that an image will be resized to at first; None: all of its pixels are to be read."""
+        if not self.reduced:
+            return None
+        height, width = self.records.sizes[index].tolist()
+        if self.split == "train":
+            return self.augment.first_size(height, width, _generator(seed, epoch, index))
+        return self.augment.evaluation_size(height, width)
 
 
 def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -129,7 +146,7 @@ def relative(sample: Sample) -> torch.Tensor:
     """The boxes [T, 4] as (cx, cy, w, h) in [0, 1] of the image."""
     boxes = sample.boxes.as_subclass(torch.Tensor)
     low, high = boxes[:, :2], boxes[:, 2:]
-    scale = torch.tensor([sample.image.width, sample.image.height], dtype=torch.float32)
+    scale = torch.tensor(sample.size[::-1], dtype=torch.float32)
     return torch.cat([(low + high) / 2 / scale, (high - low) / scale], dim=1)
 
 

@@ -27,18 +27,30 @@ class WrongSizeError(DataError):
     """An image has another size than its annotations were made for."""
 
 
-def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, exif: Exif = "upright") -> Image.Image:
+def decode(
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    *,
+    exif: Exif = "upright",
+    wanted: tuple[int, int] | None = None,
+) -> Image.Image:
     """Read an image file as 8-bit RGB, turned upright by its EXIF orientation or as it is stored.
 
     Greyscale, palette and CMYK are converted, transparent pixels are laid over white, 16-bit values are
     scaled to 8. ``size`` (height, width) is what the annotations were made for: where only one of the
     upright and the stored image has it, that one is meant, whatever ``exif`` says. TIFF files
-    are always upright: Pillow turns them itself. Raises ``DataError``, naming the file, where it is missing,
+    are always upright: Pillow turns them itself. ``wanted`` (height, width), given beside ``size``, is what the image
+    will be resized to: a JPEG file at least twice as high and wide is decoded at a half, a quarter or an eighth and
+    comes out in that size; any other comes out whole. Raises ``DataError``, naming the file, where it is missing,
     broken or cut short, or has another size.
     """
     try:
         _require_file(path)
         with Image.open(path) as file:
+            if size is not None and wanted is not None:
+                small = _decode_smaller(file, size, exif, wanted)
+                if small is not None:
+                    return to_rgb(small)
             file.load()
             upright = ImageOps.exif_transpose(file)
             views = [upright, file] if exif == "upright" else [file, upright]
@@ -51,6 +63,28 @@ def decode(path: str | os.PathLike[str], size: tuple[int, int] | None = None, *,
             return to_rgb(fitting[0])
     except Exception as error:
         raise _named(error, path) from error
+
+
+def _decode_smaller(
+    file: Image.Image, size: tuple[int, int], exif: Exif, wanted: tuple[int, int]
+) -> Image.Image | None:
+    """A JPEG image of ``size``, decoded with fewer pixels and resized to ``wanted``; None where that cannot be."""
+    if file.format not in ("JPEG", "MPO"):
+        return None
+    stored = (file.height, file.width)
+    turned = _orientation(file) in _TURNED
+    views = {"upright": stored[::-1] if turned else stored, "stored": stored}
+    fits = {view for view, shape in views.items() if shape == tuple(size)}
+    if not fits:
+        return None
+    upright = exif in fits if exif == "upright" else exif not in fits
+    target = wanted[::-1] if upright and turned else wanted
+    drafted = file.draft("", (target[1], target[0]))
+    if drafted is None or (file.height, file.width) == stored:
+        return None
+    # The last column and row may stand for less than a whole pixel of the smaller image: the box leaves that out.
+    small = file.resize((target[1], target[0]), Image.Resampling.BILINEAR, box=drafted[1])
+    return ImageOps.exif_transpose(small) if upright else small
 
 
 def stored_size(path: Path, *, exif: Exif = "upright") -> tuple[int, int]:

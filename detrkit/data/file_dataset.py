@@ -15,9 +15,10 @@ from detrkit.data.dataset import Dataset, Split
 from detrkit.data.decode import Exif, decode
 from detrkit.data.files import find_files
 from detrkit.data.records import Category, Fault, Labels, Records
-from detrkit.data.transforms import Augment
+from detrkit.data.transforms import Augment, Sample, make_sample
 
 Unreadable = Literal["stop", "skip"]
+Reduced = Literal["never", "train", "always"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,10 @@ class FileDataset(Dataset):
         annotations: Annotations,
         exif: Exif = "upright",
         unreadable: Unreadable = "stop",
+        reduced: bool = False,
     ):
         super().__init__(split=split, labels=labels, augment=augment)
+        self.reduced = reduced
         self.exif, self.unreadable = exif, unreadable
         self.folder = annotations.folder
         self._categories = annotations.categories
@@ -95,8 +98,15 @@ class FileDataset(Dataset):
         return (index + 1) % len(self) if self.unreadable == "skip" and len(self) > 1 else None
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+        return self._read(index, None)
+
+    def sample(self, index: int, wanted: tuple[int, int] | None) -> Sample:
         height, width = self._records.sizes[index].tolist()
-        image = decode(self.image_path(index), size=(height, width), exif=self.exif)
+        return make_sample(*self._read(index, wanted), size=(height, width))
+
+    def _read(self, index: int, wanted: tuple[int, int] | None) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+        height, width = self._records.sizes[index].tolist()
+        image = decode(self.image_path(index), size=(height, width), exif=self.exif, wanted=wanted)
         boxes, category_ids = self._records.training_boxes(index)
         return image, boxes, self.labels.of(category_ids)
 

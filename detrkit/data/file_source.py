@@ -11,7 +11,7 @@ from pydantic import Field
 
 from detrkit.data.dataset import DataSource, Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, FileDataset, Unreadable
+from detrkit.data.file_dataset import Annotations, FileDataset, Reduced, Unreadable
 from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import Augment
 from detrkit.errors import DataError
@@ -33,6 +33,7 @@ class FileSource(DataSource):
             image stands in its place, and it is counted and named.
         repeat_threshold: classes in a smaller share of the images are rare, and images with them are seen more often.
         size_pool: batches whose images are drawn together and divided by their sizes; see `DataSource`.
+        reduced_jpeg: in which splits large JPEG files are decoded at a reduced size.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class FileSource(DataSource):
         unreadable: Unreadable,
         repeat_threshold: float,
         size_pool: int,
+        reduced_jpeg: Reduced,
         augment: Augment,
     ):
         super().__init__(augment=augment)
         self.unreadable: Unreadable = unreadable
+        self.reduced_jpeg: Reduced = reduced_jpeg
         self.repeat_threshold, self.size_pool = repeat_threshold, size_pool
         self.root, self.exif, self.val_share, self.split_seed = root, exif, val_share, split_seed
         self.keep_ids = labels == "category_id"
@@ -109,6 +112,7 @@ class FileSource(DataSource):
             annotations=annotations,
             exif=self.exif,
             unreadable=self.unreadable,
+            reduced=self.reduced_jpeg in ("always", split),
         )
 
     @cached_property

@@ -7,7 +7,7 @@ generator that is handed in, so that a sample depends on nothing but its seed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -26,15 +26,32 @@ Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with its objects: ``boxes`` [T, 4] absolute (x1, y1, x2, y2), ``labels`` [T] int64."""
+    """An image with its objects: ``boxes`` [T, 4] absolute (x1, y1, x2, y2), ``labels`` [T] int64.
+
+    Before an augmentation that declares its `first_size`, ``image`` may have that size already, while ``boxes`` and
+    ``size`` are those of the whole image.
+    """
 
     image: Image.Image
     boxes: BoundingBoxes
     labels: torch.Tensor
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) that the boxes are for."""
+        height, width = self.boxes.canvas_size
+        return height, width
+
 
 class Augment(ABC):
     """What is done to images before they are batched; what fills the slot ``augment``."""
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        # What a base class says of its own methods need not be so of those in their place.
+        for method, said in (("train", "first_size"), ("evaluate", "evaluation_size")):
+            if method in vars(cls) and said not in vars(cls):
+                setattr(cls, said, getattr(Augment, said))
 
     @abstractmethod
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -44,6 +61,21 @@ class Augment(ABC):
         """(height, width) of what ``train`` makes of an image, by the same draws; where not said, the image's own."""
         return height, width
 
+    def first_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int] | None:
+        """(height, width) to which ``train`` resizes an image, by the same draws, before all but a flip.
+
+        A JPEG file may then be decoded at a reduced size. None: ``train`` is to have all pixels. Whoever overrides
+        ``train`` says this anew.
+        """
+        return None
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """(height, width) of what ``evaluate`` makes of an image, if resizing is all that it does; else None.
+
+        Whoever overrides ``evaluate`` says this anew.
+        """
+        return None
+
     @abstractmethod
     def evaluate(self, image: Image.Image) -> Image.Image:
         """An image as evaluation and prediction see it."""
@@ -52,10 +84,15 @@ class Augment(ABC):
 define_slot("augment", offers=(), base=Augment)
 
 
-def make_sample(image: Image.Image, boxes: np.ndarray, labels: np.ndarray) -> Sample:
-    """A sample of boxes [T, 4] (x1, y1, x2, y2), already inside the image, and labels [T]."""
+def make_sample(
+    image: Image.Image, boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int] | None = None
+) -> Sample:
+    """A sample of boxes [T, 4] (x1, y1, x2, y2), already inside the image, and labels [T].
+
+    ``size`` (height, width) is what the boxes are for, where it is not the image's own.
+    """
     corners = torch.from_numpy(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
-    canvas = (image.height, image.width)
+    canvas = size or (image.height, image.width)
     tracked = BoundingBoxes(corners, format=BoundingBoxFormat.XYXY, canvas_size=canvas)
     return Sample(image, tracked, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
 
@@ -86,9 +123,9 @@ def limited(height: int, width: int, longest: int) -> tuple[int, int]:
 
 def resize(sample: Sample, size: tuple[int, int]) -> Sample:
     """To ``size`` (height, width), bilinear with antialiasing; boxes go along."""
-    if size == (sample.image.height, sample.image.width):
-        return sample
-    image = functional.resize(sample.image, list(size))
+    image = _resize_image(sample.image, size)
+    if size == sample.size:
+        return replace(sample, image=image)
     return Sample(image, functional.resize(sample.boxes, list(size)), sample.labels)
 
 
@@ -166,7 +203,7 @@ class DetrAugment(Augment):
         self.eval_max_size = eval_max_size
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        drawn = self._draw(sample.image.height, sample.image.width, rng)
+        drawn = self._draw(*sample.size, rng)
         if drawn.flip:
             sample = flip(sample)
         if drawn.crop is not None:
@@ -176,8 +213,15 @@ class DetrAugment(Augment):
     def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
         return self._draw(height, width, rng).size
 
+    def first_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        drawn = self._draw(height, width, rng)
+        return drawn.size if drawn.crop is None else drawn.before_crop
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return resized(height, width, self.eval_size, self.eval_max_size)
+
     def evaluate(self, image: Image.Image) -> Image.Image:
-        return _resize_image(image, resized(image.height, image.width, self.eval_size, self.eval_max_size))
+        return _resize_image(image, self.evaluation_size(image.height, image.width))
 
     def _draw(self, height: int, width: int, rng: np.random.Generator) -> _Drawn:
         flipped = rng.random() < self.flip
@@ -206,13 +250,19 @@ class NoAugment(Augment):
         self.max_size = max_size
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return resize(sample, self.size(sample.image.height, sample.image.width, rng))
+        return resize(sample, self.size(*sample.size, rng))
 
     def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
         return limited(height, width, self.max_size)
 
+    def first_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        return self.size(height, width, rng)
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return limited(height, width, self.max_size)
+
     def evaluate(self, image: Image.Image) -> Image.Image:
-        return _resize_image(image, limited(image.height, image.width, self.max_size))
+        return _resize_image(image, self.evaluation_size(image.height, image.width))
 
 
 @register("augment", "flip")
@@ -231,3 +281,6 @@ class FlipAugment(NoAugment):
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         sample = super().train(sample, rng)
         return flip(sample) if rng.random() < self.flip else sample
+
+    def first_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        return self.size(height, width, rng)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, Unreadable
+from detrkit.data.file_dataset import Annotations, Reduced, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.voc import find_list, find_voc, listed, read_voc, read_xml
@@ -29,7 +29,8 @@ class VocSource(FileSource):
     Args:
         root: the folder with ``Annotations``, ``JPEGImages`` (or the images beside ``Annotations``) and, where the set
             is split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will do.
-        labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, augment: as for `coco`.
+        labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, reduced_jpeg, augment: as for
+            `coco`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class VocSource(FileSource):
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+        reduced_jpeg: Reduced = "train",
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
@@ -54,6 +56,7 @@ class VocSource(FileSource):
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
             size_pool=size_pool,
+            reduced_jpeg=reduced_jpeg,
             augment=as_factory("augment", augment)(),
         )
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, Unreadable
+from detrkit.data.file_dataset import Annotations, Reduced, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.yolo import YoloSet, find_yaml, read_yaml, read_yolo
@@ -26,7 +26,8 @@ class YoloSource(FileSource):
     Args:
         root: the data.yaml, or the folder that it is in. Its ``path``, ``train``, ``val`` (folders, lists of them, or
             text files that list images) and ``names`` are read; category ids are the classes' numbers there.
-        labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, augment: as for `coco`.
+        labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, reduced_jpeg, augment: as for
+            `coco`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class YoloSource(FileSource):
         unreadable: Unreadable = "stop",
         repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+        reduced_jpeg: Reduced = "train",
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
@@ -51,6 +53,7 @@ class YoloSource(FileSource):
             unreadable=unreadable,
             repeat_threshold=repeat_threshold,
             size_pool=size_pool,
+            reduced_jpeg=reduced_jpeg,
             augment=as_factory("augment", augment)(),
         )
 

@@ -41,6 +41,17 @@ def box_entry(annotation_id: int, image_id: int, box: list, *, category: int = 3
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
 
+# What a camera held otherwise would have stored; the viewer has to undo it.
+UNDO = {
+    2: [Image.Transpose.FLIP_LEFT_RIGHT],
+    3: [Image.Transpose.ROTATE_180],
+    4: [Image.Transpose.FLIP_TOP_BOTTOM],
+    5: [Image.Transpose.TRANSPOSE],
+    6: [Image.Transpose.ROTATE_90],
+    7: [Image.Transpose.TRANSVERSE],
+    8: [Image.Transpose.ROTATE_270],
+}
+
 
 @pytest.fixture
 def write_set(tmp_path):

@@ -12,6 +12,8 @@ from PIL import Image, features
 from detrkit.data.decode import decode, stored_size
 from detrkit.errors import DataError
 
+from .conftest import UNDO
+
 
 @pytest.fixture
 def scene():
@@ -25,18 +27,8 @@ def scene():
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_rotated_photographs_are_turned_upright(tmp_path, scene, orientation, suffix):
-    # What a camera held otherwise would have stored; the viewer has to undo it.
-    undo = {
-        2: [Image.Transpose.FLIP_LEFT_RIGHT],
-        3: [Image.Transpose.ROTATE_180],
-        4: [Image.Transpose.FLIP_TOP_BOTTOM],
-        5: [Image.Transpose.TRANSPOSE],
-        6: [Image.Transpose.ROTATE_90],
-        7: [Image.Transpose.TRANSVERSE],
-        8: [Image.Transpose.ROTATE_270],
-    }
     stored = scene
-    for step in undo.get(orientation, []):
+    for step in UNDO.get(orientation, []):
         stored = stored.transpose(step)
     path = tmp_path / f"a.{suffix}"
     exif = Image.Exif()
