@@ -57,14 +57,47 @@ class Batch:
         """The same batch in page-locked memory, from which a GPU copies while it computes."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, change) -> Batch:
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        labels, boxes = (change(part) for part in _joined(self.targets))
         return replace(
             self,
             images=change(self.images),
             mask=None if self.mask is None else change(self.mask),
-            targets=[{name: change(value) for name, value in target.items()} for target in self.targets],
+            targets=_divided(labels, boxes, self._counts()),
             sizes=change(self.sizes),
         )
+
+    def _counts(self) -> list[int]:
+        return [len(target["labels"]) for target in self.targets]
+
+    def __reduce__(self):
+        # Each tensor that goes from a worker to the trainer is a shared file: few tensors, however many images.
+        rest = (self.image_ids, self.sizes, self.skipped)
+        return _restored, (self.images, self.mask, *_joined(self.targets), self._counts(), *rest)
+
+
+def _joined(targets: Sequence[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels and boxes of all images in a row."""
+    return torch.cat([target["labels"] for target in targets]), torch.cat([target["boxes"] for target in targets])
+
+
+def _divided(labels: torch.Tensor, boxes: torch.Tensor, counts: list[int]) -> list[dict[str, torch.Tensor]]:
+    """The targets of each image, as views."""
+    pairs = zip(labels.split(counts), boxes.split(counts), strict=True)
+    return [{"labels": label, "boxes": box} for label, box in pairs]
+
+
+def _restored(
+    images: torch.Tensor,
+    mask: torch.Tensor | None,
+    labels: torch.Tensor,
+    boxes: torch.Tensor,
+    counts: list[int],
+    image_ids: list[int],
+    sizes: torch.Tensor,
+    skipped: tuple[str, ...],
+) -> Batch:
+    return Batch(images, mask, _divided(labels, boxes, counts), image_ids, sizes, skipped)
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Batches: padding, order, resuming, sharing between processes, and workers that change nothing."""
 
+import io
+import pickle
 import subprocess
 import sys
 from itertools import chain, pairwise
@@ -122,6 +124,25 @@ def test_batch_moves_whole(source):
         torch.device("meta")
     }
     assert len(batch) == 3
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_few_tensors_go_from_a_worker_to_the_trainer_however_many_images(source, size):
+    class Counting(pickle.Pickler):
+        def persistent_id(self, thing):
+            return counted.append(thing) or len(counted) - 1 if isinstance(thing, torch.Tensor) else None
+
+    class Restoring(pickle.Unpickler):
+        def persistent_load(self, number):
+            return counted[number]
+
+    batch, counted, file = next(iter(source.loader(split="val", batch_size=size))), [], io.BytesIO()
+    Counting(file).dump(batch)
+    assert len(counted) == 4 + (batch.mask is not None)  # images, mask, labels, boxes, sizes
+    restored = Restoring(io.BytesIO(file.getvalue())).load()
+    assert same(restored, batch)
+    assert torch.equal(restored.sizes, batch.sizes)
+    assert restored.skipped == batch.skipped
 
 
 @pytest.mark.parametrize("workers", [0, 1])
