@@ -102,12 +102,15 @@ def total(values: Iterable[Tensor]) -> Tensor:
     return reduce(add, values)
 
 
-def constant(values: Sequence, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers that the host knows, on `like`'s device and in its type or `dtype`.
+def constant(values: Sequence | float, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A few numbers that the host knows, on `like`'s device and in its type or `dtype`.
 
-    Unlike `like.new_tensor(values)` it does not wait until a GPU has done all that it was given so far.
+    Each is filled in there. `like.new_tensor(values)` is a copy from the host, which waits until a GPU has done all it
+    was given so far, and which no CUDA graph can hold.
     """
-    return torch.tensor(values, dtype=dtype or like.dtype).to(like.device, non_blocking=True)
+    if isinstance(values, Sequence):
+        return torch.stack([constant(value, like, dtype) for value in values])
+    return torch.full((), values, dtype=dtype or like.dtype, device=like.device)
 
 
 def xavier_matrices(module: nn.Module) -> None:

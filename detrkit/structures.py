@@ -379,7 +379,8 @@ class Targets:
         labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
         boxes = pad_sequence([t["boxes"].reshape(-1, 4).to(dtype) for t in targets], batch_first=True)
         if min(counts) < max(counts):
-            valid = constant([[j < n for j in range(max(counts))] for n in counts], boxes, torch.bool)
+            given = torch.tensor(counts).to(boxes.device, non_blocking=True)
+            valid = torch.arange(max(counts), device=boxes.device) < given[:, None]
             boxes = torch.where(valid[..., None], boxes, constant([0.5, 0.5, 1.0, 1.0], boxes))
         return cls(labels, boxes, counts, len(counts) if images is None else images)
 
