@@ -1,0 +1,96 @@
+"""Where and how large the checks run, and what several of them build."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import detrkit
+from detrkit.compare.timing import milliseconds
+from detrkit.recipe import Recipe
+
+TINY = [
+    "backbone.name=test_resnet",
+    "detector.width=32",
+    "detector.heads=2",
+    "encoder.layers=1",
+    "encoder.feedforward=32",
+    "decoder.layers=2",
+    "decoder.feedforward=32",
+]
+SYSTEMS = {
+    "SAP-DETR": "sap_detr_r50_50ep",
+    "DAB-DETR": "dab_detr_r50_50ep",
+    "SAP + DINO": "sap_dino_r50_12ep",
+    "DINO, 4 levels": "dino_4scale_r50_12ep",
+}
+OBJECTS = 8  # of each image
+
+
+@dataclass
+class Setting:
+    """The device, whether sizes are tiny, and the seconds that a check has."""
+
+    device: torch.device
+    tiny: bool
+    seconds: float
+    folder: Path
+    """of the results"""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)"""
+        return (64, 96) if self.tiny else (800, 1333)
+
+    @property
+    def batch(self) -> int:
+        return 2 if self.tiny else 16
+
+    @property
+    def rounds(self) -> int:
+        return 2 if self.tiny else 10
+
+    @property
+    def precision(self) -> str:
+        return "bf16"
+
+    def left(self) -> float:
+        """Seconds until the check's limit."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    def recipe(self, name: str, *overrides: str) -> Recipe:
+        """A shipped recipe with fresh weights; small where sizes are tiny."""
+        return detrkit.load_recipe(
+            name, ["backbone.pretrained=false", "detector.classes=91", *(TINY if self.tiny else []), *overrides]
+        )
+
+    def images(self, count: int) -> Tensor:
+        """[count, 3, H, W]"""
+        return torch.randn(count, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def targets(self, count: int, classes: int = 80) -> list[dict[str, Tensor]]:
+        """Objects of random classes, places and sizes."""
+        draw, found = torch.Generator().manual_seed(1), []
+        for _ in range(count):
+            size = 0.05 + 0.3 * torch.rand(OBJECTS, 2, generator=draw)
+            center = size / 2 + (1 - size) * torch.rand(OBJECTS, 2, generator=draw)
+            labels = torch.randint(classes, (OBJECTS,), generator=draw)
+            found.append({"labels": labels.to(self.device), "boxes": torch.cat((center, size), -1).to(self.device)})
+        return found
+
+    def times(self, run: Callable[[], Any], warmup: int = 3, rounds: int | None = None) -> list[float]:
+        """Milliseconds of each round, its device's work included."""
+        for _ in range(min(warmup, 1) if self.tiny else warmup):
+            run()
+        return [milliseconds(run, self.device) for _ in range(rounds or self.rounds)]
