@@ -63,7 +63,7 @@ class Setting:
 
     @property
     def precision(self) -> str:
-        return "bf16"
+        return "bf16" if self.on_gpu else "fp32"  # autocast is refused on a CPU
 
     def left(self) -> float:
         """Seconds until the check's limit."""
