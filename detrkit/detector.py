@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from functools import partial
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
-from detrkit.blocks.base import TrainingBlocks
+from detrkit.blocks.base import Extension, TrainingBlocks, exact, rounded
 from detrkit.decoder import QueryDecoder
 from detrkit.detections import DetectOptions, class_scores, select
 from detrkit.encoders.base import Encoder
@@ -132,16 +133,39 @@ class Detector(BaseDetector):
         Raises:
             UserError: the weights are in half precision (`detector.half()`).
         """
+        return self._forward(images, mask, targets, self._predict, exact)
+
+    def compiled(self, **options: Any) -> Callable[..., Output]:
+        """`forward` for training by `torch.compile`, whose `options` these are, as one graph.
+
+        What chance and the numbers of objects decide is worked out before the graph (`TrainingBlocks.prepare`), and
+        denoising slots are filled up to few sizes (`blocks.base.rounded`).
+        """
+        predict = torch.compile(self._predict, fullgraph=True, **options)
+        return partial(self._forward, predict=predict, room=rounded)
+
+    def _forward(
+        self,
+        images: Tensor,
+        mask: Tensor | None,
+        targets: list[Target] | None,
+        predict: Callable[..., Output],
+        room: Callable[[int], int],
+    ) -> Output:
         self.refuse_half()
         require_bool(mask, "the mask of images")
-        features = self.backbone(images, mask)
-        memory = self.encoder(features)
         if not (self.training and targets is not None and self.blocks):
+            return predict(images, mask)
+        extension = self.blocks.prepare(targets, next(self.parameters()).dtype, room)
+        return extension.cut(predict(images, mask, extension))
+
+    def _predict(self, images: Tensor, mask: Tensor | None, extension: Extension | None = None) -> Output:
+        memory = self.encoder(self.backbone(images, mask))
+        if extension is None:
             return self.decoder(self.queries(memory), memory)
         queries = self.queries(memory, self.blocks.groups)
         embed_boxes = self.queries.embed_boxes if self.queries.embeds_boxes else None
-        queries, extension = self.blocks.extend(queries, targets, embed_boxes)
-        return extension.cut(self.decoder(queries, memory))
+        return self.decoder(self.blocks.extend(queries, extension, embed_boxes), memory)
 
     def for_inference(self) -> Self:
         """As any detector's; besides, its output has the last decoder layer's predictions only."""

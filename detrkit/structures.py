@@ -234,31 +234,44 @@ class Reference:
 class QueryLayout:
     """Who sees whom in the decoder's self-attention, where training blocks have added queries.
 
-    Denoising slots stand first, group by group; then come the groups of matching queries, of which the first is the
-    answer. A matching query sees its own group. A slot sees its own denoising group and the answer.
+    Denoising slots stand first; then come the groups of matching queries, of which the first is the answer. A matching
+    query sees its own group. A slot sees its own denoising group and the answer.
     """
 
     queries: int
     """N of one group of matching queries"""
     groups: int = 1
     """groups of matching queries"""
-    slots: tuple[int, ...] = ()
-    """how many slots each denoising group has"""
+    slots: Tensor | None = None
+    """[S] int64, the denoising group of each slot, from 0 on; -1 for slots that only fill up"""
+    kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """what was computed of the fields and is asked for again"""
 
     @property
     def answer(self) -> slice:
         """The places of the first group of matching queries, which alone exists outside training."""
-        return slice(sum(self.slots), sum(self.slots) + self.queries)
+        first = 0 if self.slots is None else len(self.slots)
+        return slice(first, first + self.queries)
+
+    @property
+    def visible(self) -> Tensor:
+        """[S + N, S + N] bool, True where a slot or a query of the answer may look at another; on the slots' device."""
+        if "visible" not in self.kept:
+            self.kept["visible"] = self._sight(1, None if self.slots is None else self.slots.device)
+        return self.kept["visible"]
 
     def attention_mask(self, device: torch.device | str | None = None) -> Tensor:
         """[N, N] bool, True where a row may not look at a column: `attn_mask` of `torch.nn.MultiheadAttention`.
 
         N counts slots and all groups. `torch.nn.functional.scaled_dot_product_attention` wants its negation.
         """
-        groups = torch.tensor((*self.slots, *[self.queries] * self.groups), device=device)
-        group = torch.repeat_interleave(groups)
-        slot, answer = group < len(self.slots), group == len(self.slots)
-        return (group[:, None] != group) & ~(slot[:, None] & answer)
+        return ~self._sight(self.groups, device)
+
+    def _sight(self, groups: int, device: torch.device | str | None) -> Tensor:
+        owner = -2 - torch.arange(groups * self.queries, device=device) // self.queries  # -2 is the answer
+        if self.slots is not None:
+            owner = torch.cat((self.slots.to(owner.device), owner))
+        return (owner[:, None] == owner) | ((owner > -2)[:, None] & (owner == -2))
 
 
 @dataclass(frozen=True)

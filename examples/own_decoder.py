@@ -52,7 +52,8 @@ blocks = TrainingBlocks({"denoising": Denoising(width=WIDTH, classes=CLASSES, ge
 
 
 def predict(memory):
-    extended, extension = blocks.extend(queries(memory), targets)
+    extension = blocks.prepare(targets)
+    extended = blocks.extend(queries(memory), extension)
     unseen = extended.layout.attention_mask()
     return extension.cut(decoder(extended.content, extended.reference, memory.tokens, unseen))
 

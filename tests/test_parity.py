@@ -8,9 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrkit.attention.multihead import visibility
 from detrkit.boxes import center_to_corners
-from detrkit.structures import Queries, Reference, Targets
+from detrkit.structures import Queries, QueryLayout, Targets
 from detrkit.zoo.classes import count_classes
 from tests.parity import GOLDEN, Run, cases, our_loss
 
@@ -109,17 +108,20 @@ def test_denoising_queries(run):
     with torch.no_grad():
         output = run.detector.train()(run.images, run.mask, run.targets)
         start = torch.zeros(len(run.targets), 1, run.recipe.get("detector.width"))
-        queries = Queries(start, Reference(start[..., :2]), labels=getattr(run.detector.queries, "labels", None))
-        slots = run.denoising.slots(queries, run.targets)
+        reference = run.denoising.geometry.encode(start[..., :4])
+        queries = Queries(start, reference, labels=getattr(run.detector.queries, "labels", None))
+        extension = run.detector.blocks.prepare(run.targets)
+        slots, extended = extension.slots["denoising"], run.detector.blocks.extend(queries, extension)
         content = run.denoising.content(tensors["input/dn/labels"], queries)
     assert slots.sizes == (width,) * count
     at = tensors["input/dn/batch_index"], tensors["input/dn/slot_index"]
-    close(slots.content[at], content, 0, "label vectors")
-    assert slots.content.abs().sum(-1).count_nonzero() == len(at[0])
+    close(extended.content[:, :-1][at], content, 0, "label vectors")
+    assert extended.content[:, :-1].abs().sum(-1).count_nonzero() == len(at[0])
     corners = center_to_corners(tensors["input/dn/query_boxes"][:, : count * width].sigmoid())
     close(slots.reference.corners("the test"), corners, 1e-6, "noised boxes")
     mask = ~tensors["input/dn/attn_mask"]
-    assert torch.equal(visibility(slots.sizes, len(mask) - count * width, mask.device), mask)
+    layout = QueryLayout(len(mask) - count * width, slots=extended.layout.slots)
+    assert torch.equal(layout.visible, mask)
     predicted = output.extras["denoising"].output
     ours = {"pred_logits": predicted.logits, "pred_boxes": predicted.boxes}
     for name in [name for name in run.case.expected if name.startswith("dn/layer")]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,28 +42,16 @@ def self_attend(query: Tensor, key: Tensor, value: Tensor, layout: QueryLayout |
     rows, groups, mixed = [query, key, value], 1, []
     if layout is not None:
         groups = layout.groups
-        if layout.slots:
+        if layout.slots is not None:
             end = layout.answer.stop
-            mask = visibility(layout.slots, layout.queries, query.device)
             q, k, v = (x[:, :, :end] for x in rows)
-            mixed.append(F.scaled_dot_product_attention(q, k, v, mask, dropout))
+            mixed.append(F.scaled_dot_product_attention(q, k, v, layout.visible, dropout))
             rows, groups = [x[:, :, end:] for x in rows], groups - 1
     if groups:
         q, k, v = (x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1) for x in rows)
         alone = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         mixed.append(alone.unflatten(0, (-1, groups)).transpose(1, 2).flatten(2, 3))
     return merge_heads(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2))
-
-
-@lru_cache(maxsize=32)
-def visibility(slots: tuple[int, ...], queries: int, device: torch.device) -> Tensor:
-    """[S + N, S + N] bool, True where a row may see a column: its own denoising group, or any of the N last.
-
-    A batch's shape decides it, so all layers and steps of one shape share a mask.
-    """
-    with torch.inference_mode(False):  # a mask made in a trial run serves training too
-        group = torch.repeat_interleave(torch.tensor((*slots, queries)))
-        return ((group[:, None] == group) | (group == len(slots))).to(device, non_blocking=True)
 
 
 class MultiHeadAttention(nn.Module):

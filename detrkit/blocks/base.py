@@ -17,22 +17,35 @@ from detrkit.recipe import define_slot
 from detrkit.structures import Extra, Matches, Output, Queries, QueryLayout, Reference, Target, Targets
 
 
+def exact(slots: int) -> int:
+    """As many slots as are asked for."""
+    return slots
+
+
+def rounded(slots: int) -> int:
+    """The next power of two, from 32 on, so that batches of like numbers of objects have tensors of one shape."""
+    return max(32, 1 << (slots - 1).bit_length())
+
+
 @dataclass(frozen=True)
 class Slots:
-    """Denoising queries of one step, and which of them stand for which object. M pairs."""
+    """Denoising queries of one step, all but their content, and which of them stand for which object. M pairs."""
 
-    content: Tensor
-    """[B, S, D], 0 in empty slots"""
+    labels: Tensor
+    """[B, S] int64, the classes that content is made of, 0 in empty slots"""
+    filled: Tensor
+    """[B, S] bool, False in empty slots, whose content is 0"""
     reference: Reference
     """of S slots"""
     boxes: Tensor
     """[B, S, 4] what the references were made of, (0.5, 0.5, 0.5, 0.5) in empty slots"""
     sizes: tuple[int, ...]
-    """slots of each denoising group; they sum to S"""
+    """slots of each denoising group; those of S that are left over only fill up: no other slot or query sees them, and
+    nothing is learned from them"""
     image: Tensor
     """[M] int64"""
     slot: Tensor
-    """[M] int64, in 0 .. S - 1"""
+    """[M] int64, in 0 .. sum(sizes) - 1"""
     target: Tensor
     """[M] int64, the object's place within its image"""
     truth: Targets | None
@@ -40,12 +53,17 @@ class Slots:
     repeats: int
     """pairs of each object"""
 
+    @property
+    def room(self) -> int:
+        """S"""
+        return self.labels.shape[1]
+
     def read(self, output: Output) -> Extra:
         """What is to be learned from the slots' predictions [Y, B, S, ...].
 
         Their points are left out: a slot's object is given, so there is nothing for an inner rule to choose.
         """
-        output, layers = replace(output, points=None), len(output.logits)
+        output, layers = replace(output.rows(slice(0, sum(self.sizes))), points=None), len(output.logits)
         if self.truth is None:
             image, query, target = self.image, self.slot, self.target
         else:
@@ -71,9 +89,19 @@ class Block(Part):
     def check(self, queries: QueryGenerator, decoder: QueryDecoder) -> None:
         """Raise UserError if the block does not go with the query generator or the decoder."""
 
-    def slots(self, queries: Queries, targets: Sequence[Target]) -> Slots | None:
-        """The denoising queries of a batch; None for a block that has none."""
+    def slots(self, targets: Sequence[Target], dtype: torch.dtype, room: Callable[[int], int] = exact) -> Slots | None:
+        """The denoising queries of a batch, without anything learned; None for a block that has none.
+
+        Args:
+            targets: the truth of each image.
+            dtype: of boxes and references.
+            room: how many slots there are to be, at least as many as it is given.
+        """
         return None
+
+    def content(self, labels: Tensor, queries: Queries) -> Tensor:
+        """The content [..., D] of slots with these labels [...]; `queries` are the generator's."""
+        raise NotImplementedError
 
 
 define_slot("block", offers=("width", "classes", "geometry"), base=Block)
@@ -81,11 +109,17 @@ define_slot("block", offers=("width", "classes", "geometry"), base=Block)
 
 @dataclass(frozen=True)
 class Extension:
-    """What was added to the queries of one step, and how to part the decoder's output again."""
+    """What is added to the queries of one step, and how to part the decoder's output again.
 
-    layout: QueryLayout
+    Nothing of it depends on weights: it is worked out before the forward pass, which is one graph for `torch.compile`.
+    """
+
     slots: dict[str, Slots]
     """by block"""
+    owner: Tensor | None
+    """[S] int64, `QueryLayout.slots` of all blocks; None where there are no slots"""
+    groups: int
+    """of matching queries"""
     grouping: str
     """the block that wanted groups; "" if there is one group only"""
 
@@ -93,15 +127,16 @@ class Extension:
         """The answer, of the first group of matching queries, with everything else in its extras."""
         extras, start = {}, 0
         for name, slots in self.slots.items():
-            extras[name] = slots.read(output.rows(slice(start, start + sum(slots.sizes))))
-            start += sum(slots.sizes)
-        groups, answer = self.layout.groups, self.layout.answer
+            extras[name] = slots.read(output.rows(slice(start, start + slots.room)))
+            start += slots.room
+        end = start + (output.logits.shape[2] - start) // self.groups
         if self.grouping:
-            others = replace(output.rows(slice(answer.stop, None)), groups=groups - 1, repeats=groups)
+            others = replace(output.rows(slice(end, None)), groups=self.groups - 1, repeats=self.groups)
             extras[self.grouping] = Extra(others)
         if shared := extras.keys() & output.extras.keys():
             raise UserError(f"blocks.{min(shared)}: the detector trains something else of that name; take another name")
-        return replace(output.rows(answer), extras={**output.extras, **extras}, repeats=groups)
+        answer = output.rows(slice(start, end))
+        return replace(answer, extras={**output.extras, **extras}, repeats=self.groups)
 
 
 class TrainingBlocks(nn.ModuleDict):
@@ -134,25 +169,41 @@ class TrainingBlocks(nn.ModuleDict):
         """Groups of matching queries that the query generator is to make in training."""
         return self.named[self.grouping].groups if self.grouping else 1
 
+    def prepare(
+        self, targets: Sequence[Target], dtype: torch.dtype = torch.float32, room: Callable[[int], int] = exact
+    ) -> Extension:
+        """What the blocks add to the queries of a batch; the host works out where, so nothing waits for the device.
+
+        Args:
+            targets: the truth of each image.
+            dtype: of boxes and references.
+            room: how many slots a block's are filled up to, `exact` or `rounded`.
+        """
+        added = {name: block.slots(targets, dtype, room) for name, block in self.named.items()}
+        slots = {name: one for name, one in added.items() if one is not None}
+        owner = list[int]()
+        first = 0
+        for one in slots.values():
+            own = [first + group for group, size in enumerate(one.sizes) for _ in range(size)]
+            owner += own + [-1] * (one.room - len(own))
+            first += len(one.sizes)
+        on_device = torch.tensor(owner).to(targets[0]["boxes"].device, non_blocking=True) if owner else None
+        return Extension(slots, on_device, self.groups, self.grouping)
+
     def extend(
-        self, queries: Queries, targets: Sequence[Target], embed_boxes: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Queries, Extension]:
-        """The generator's queries [B, groups * N, D] with the blocks' own in front, and how to part them again.
+        self, queries: Queries, extension: Extension, embed_boxes: Callable[[Tensor], Tensor] | None = None
+    ) -> Queries:
+        """The generator's queries [B, groups * N, D] with the blocks' own in front.
 
         `embed_boxes` is the generator's, where it makes embeddings [..., D] of boxes [..., 4]; else None.
         """
-        added = {name: block.slots(queries, targets) for name, block in self.named.items()}
-        slots = {name: one for name, one in added.items() if one is not None}
-        layout = QueryLayout(
-            queries=queries.content.shape[1] // self.groups,
-            groups=self.groups,
-            slots=tuple(size for one in slots.values() for size in one.sizes),
-        )
+        layout = QueryLayout(queries.content.shape[1] // self.groups, self.groups, extension.owner)
         content, reference, embedding = queries.content, queries.reference, queries.embedding
-        for one in reversed(slots.values()):
-            content, reference = torch.cat((one.content, content), dim=1), one.reference.join(reference)
+        for name, one in reversed(extension.slots.items()):
+            known = self.named[name].content(one.labels, queries).to(queries.content.dtype)
+            known = known.masked_fill(~one.filled[..., None], 0.0)
+            content, reference = torch.cat((known, content), dim=1), one.reference.join(reference)
             if embedding is not None:  # without `embed_boxes` it is not looked at (see `Denoising.check`)
-                own = torch.zeros_like(one.content) if embed_boxes is None else embed_boxes(one.boxes)
+                own = torch.zeros_like(known) if embed_boxes is None else embed_boxes(one.boxes)
                 embedding = torch.cat((own, embedding), dim=1)
-        extended = replace(queries, content=content, reference=reference, embedding=embedding, layout=layout)
-        return extended, Extension(layout, slots, self.grouping)
+        return replace(queries, content=content, reference=reference, embedding=embedding, layout=layout)

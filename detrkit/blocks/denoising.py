@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from detrkit.blocks.base import Block, Slots
+from detrkit.blocks.base import Block, Slots, exact
 from detrkit.boxes import center_to_corners, corners_to_center, inverse_sigmoid
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
@@ -141,8 +141,8 @@ class Denoising(Block):
         reach = torch.cat((size / 2, size), dim=-1) * self.noise.box
         return (boxes + reach * (2 * draws.boxes.to(boxes.dtype) - 1)).clamp(0, 1)
 
-    def slots(self, queries: Queries, targets: Sequence[Target]) -> Slots:
-        device, dtype = queries.content.device, queries.reference.point.dtype
+    def slots(self, targets: Sequence[Target], dtype: torch.dtype, room: Callable[[int], int] = exact) -> Slots:
+        device = targets[0]["boxes"].device
         counts = [len(target["labels"]) for target in targets]
         most = max(counts)
         groups = self.count(most) if most else 1
@@ -162,11 +162,10 @@ class Denoising(Block):
         labels = torch.cat([t["labels"] for t in targets]).repeat(copies)
         boxes = torch.cat([t["boxes"].reshape(-1, 4) for t in targets]).to(dtype).repeat(copies, 1)
         noised = inverse_sigmoid(self.noised(boxes, positive, draws), EPS).sigmoid()
-        content = self.content(labels.index_put((flipped,), draws.labels), queries)
 
         def scatter(values: Tensor, empty: float) -> Tensor:
             """Entries [E, ...] in their slots [B, S, ...]."""
-            slots = values.new_full((len(targets), copies * most, *values.shape[1:]), empty)
+            slots = values.new_full((len(targets), room(copies * most), *values.shape[1:]), empty)
             return slots.index_put((image, slot), values)
 
         queried = scatter(noised, 0.5)
@@ -174,7 +173,8 @@ class Denoising(Block):
             queried, scatter(boxes, 0.5), scatter(positive, True), scatter(draws.place.to(dtype), 0.5)
         )
         return Slots(
-            content=scatter(content.to(queries.content.dtype), 0.0),
+            labels=scatter(labels.index_put((flipped,), draws.labels), 0),
+            filled=scatter(torch.ones_like(positive), False),
             reference=reference,
             boxes=queried,
             sizes=(self.copies * most,) * groups if most else (),
@@ -186,13 +186,13 @@ class Denoising(Block):
         )
 
     def content(self, labels: Tensor, queries: Queries) -> Tensor:
-        """The content [E, D] of labels [E]."""
+        """The content [..., D] of labels [...]."""
         if self.labels is not None:
             return self.labels[labels]
         if queries.labels is None:
             raise UserError('labels = "queries" shares a table that these queries do not have')
         rows = queries.labels[labels]
-        return torch.cat((rows, torch.ones_like(rows[:, :1])), dim=-1)
+        return torch.cat((rows, torch.ones_like(rows[..., :1])), dim=-1)
 
 
 @register("block", "contrastive")

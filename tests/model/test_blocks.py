@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.attention.multihead import MultiHeadAttention, self_attend, split_heads, visibility
+from detrkit.attention.multihead import MultiHeadAttention, self_attend, split_heads
 from detrkit.blocks.denoising import Draws
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
@@ -79,7 +79,8 @@ def noise(entries, share, signs=False, seed=3):
 @pytest.mark.parametrize("slots", [(), (2, 2, 2), (3, 1)])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_folded_groups_equal_a_masked_joint_attention(groups, slots):
-    layout = QueryLayout(queries=5, groups=groups, slots=slots)
+    owners = torch.tensor([group for group, size in enumerate(slots) for _ in range(size)])
+    layout = QueryLayout(queries=5, groups=groups, slots=owners if slots else None)
     total = sum(slots) + groups * 5
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 3, total, 8, dtype=torch.float64)
@@ -106,12 +107,9 @@ def test_packed_projections_see_the_layout():
         torch.testing.assert_close(mixed[:, group], attention(alone, alone, alone))
 
 
-def test_a_mask_is_made_once_for_a_shape():
-    device = torch.device("cpu")
-    assert visibility((2, 2), 7, device) is visibility((2, 2), 7, device)
-    with torch.inference_mode():
-        mask = visibility((3, 3, 3), 4, device)
-    assert not mask.is_inference()
+def test_a_mask_is_made_once_for_all_layers():
+    layout = QueryLayout(queries=7, slots=torch.tensor([0, 0, 1, 1, -1]))
+    assert layout.visible is layout.visible
 
 
 @pytest.mark.parametrize("base", ["base/dab_detr", "base/dn_detr", "base/sap_detr"])

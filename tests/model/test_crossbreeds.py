@@ -71,7 +71,7 @@ def test_a_known_box_is_embedded_as_a_chosen_one_is():
     chosen = detector.queries(memory)
     boxes = torch.cat((chosen.reference.point, chosen.reference.size("test")), dim=-1)
     truths = [{**target, "boxes": boxes[i, : len(target["labels"])]} for i, target in enumerate(targets)]
-    extended, _ = detector.blocks.extend(chosen, truths, detector.queries.embed_boxes)
+    extended = detector.blocks.extend(chosen, detector.blocks.prepare(truths), detector.queries.embed_boxes)
     slots = extended.embedding.shape[1] - chosen.embedding.shape[1]
     assert slots == 3
     for i, target in enumerate(targets):

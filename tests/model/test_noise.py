@@ -3,20 +3,15 @@
 import pytest
 import torch
 
-from detrkit.attention.multihead import visibility
+from detrkit.blocks.base import TrainingBlocks
 from detrkit.blocks.denoising import ContrastiveDenoising, Denoising, Noise
 from detrkit.boxes import center_to_corners
 from detrkit.geometry.box import BoxGeometry
 from detrkit.sap.geometry import SalientPointGeometry
 from detrkit.sap.inner import inner_distance
-from detrkit.structures import Queries, Reference
+from detrkit.structures import QueryLayout
 from tests.model.test_blocks import batch, noise
 from tests.parity import GOLDEN, golden, stored_draws
-
-
-def queries_like(geometry, batch_size, width=8):
-    content = torch.zeros(batch_size, 1, width, dtype=torch.float64)
-    return Queries(content, geometry.encode(torch.full((batch_size, 1, 4), 0.5, dtype=torch.float64)))
 
 
 def clipped(x):
@@ -28,7 +23,7 @@ def test_denoising_slots_against_a_loop():
     _, targets = batch(3, 0, 2)
     draws = noise(15, 0.4)
     block.draw = lambda entries: draws
-    slots = block.slots(queries_like(block.geometry, 3), targets)
+    slots = block.slots(targets, torch.float64)
     content = torch.zeros(3, 9, 8, dtype=torch.float64)
     boxes = torch.full((3, 9, 4), 0.5, dtype=torch.float64)
     entry, new = 0, iter(draws.labels.tolist())
@@ -43,7 +38,8 @@ def test_denoising_slots_against_a_loop():
                 boxes[image, group * 3 + j] = torch.tensor([clipped(min(max(v, 0), 1)) for v in noised])
                 entry += 1
     assert slots.sizes == (3, 3, 3)
-    torch.testing.assert_close(slots.content, content)
+    assert torch.equal(slots.filled, content.any(-1))
+    torch.testing.assert_close(block.labels[slots.labels][slots.filled], content[slots.filled])
     torch.testing.assert_close(slots.reference.corners("test"), center_to_corners(boxes), atol=1e-6, rtol=0)
 
 
@@ -55,7 +51,7 @@ def test_contrastive_slots_against_a_loop():
     _, targets = batch(1, 3)
     draws = noise(2 * 2 * 4, 0.5, signs=True)
     block.draw = lambda entries: draws
-    slots = block.slots(queries_like(geometry, 2), targets)
+    slots = block.slots(targets, torch.float64)
     boxes = torch.full((2, 12, 4), 0.5, dtype=torch.float64)
     entry = 0
     for copy in range(4):
@@ -89,15 +85,15 @@ def test_contrastive_queries_are_the_official_ones(name):
         noise=Noise(label=share, box=settings["dn_box_noise_scale"]),
     )
     block.draw = lambda entries: stored_draws(case.tensors)
-    start = torch.zeros(len(case.targets()), 1, 8)
-    slots = block.slots(Queries(start, Reference(start[..., :2])), case.targets())
+    slots = block.slots(case.targets(), torch.float32)
     assert slots.sizes == (expected["slots_per_group"],) * expected["groups"]
     stored = case.tensors["input/dn/query_boxes"][:, : sum(slots.sizes)].sigmoid()
     torch.testing.assert_close(slots.reference.corners("test"), center_to_corners(stored), atol=1e-6, rtol=0)
     at = case.tensors["input/dn/batch_index"], case.tensors["input/dn/slot_index"]
-    assert torch.equal(slots.content[at], block.labels[case.tensors["input/dn/labels"]])
+    assert torch.equal(slots.labels[at], case.tensors["input/dn/labels"])
     mask = ~case.tensors["input/dn/attn_mask"]
-    assert torch.equal(visibility(slots.sizes, len(mask) - sum(slots.sizes), mask.device), mask)
+    owner = TrainingBlocks({"denoising": block}).prepare(case.targets()).owner
+    assert torch.equal(QueryLayout(len(mask) - sum(slots.sizes), slots=owner).visible, mask)
 
 
 def test_random_numbers_come_in_the_official_order():
@@ -116,7 +112,7 @@ def test_random_numbers_come_in_the_official_order():
 def test_as_many_contrastive_groups_as_fit(most, groups):
     block = ContrastiveDenoising(width=8, classes=5, geometry=BoxGeometry(), count=100)
     _, targets = batch(most)
-    assert block.slots(queries_like(block.geometry, 1), targets).sizes == (2 * most,) * groups
+    assert block.slots(targets, torch.float64).sizes == (2 * most,) * groups
 
 
 # Salient points

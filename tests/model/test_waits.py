@@ -16,7 +16,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import detrkit
-from detrkit.attention.multihead import visibility
 from detrkit.data import Batch
 from detrkit.engine.interrupt import StopRequest
 from tests.engine.toys import toy_trainer
@@ -95,9 +94,7 @@ def copies(monkeypatch):
 
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.Tensor, "new_tensor", new_tensor)
-    visibility.cache_clear()
-    yield copies
-    visibility.cache_clear()
+    return copies
 
 
 def on_meta(name):
