@@ -214,8 +214,8 @@ def load(
         weights: a .safetensors file, with a recipe.
         which: "best" (as if None) or "last", of a run.
         device: auto, cpu, cuda, cuda:1, mps, ...
-        precision: auto (see `choose_precision`), fp32 or bf16; None: as the recipe trains. An exported file runs in fp32,
-            an OpenVINO file in bf16 too where it is asked for.
+        precision: auto (see `choose_precision`), fp32 or bf16; None: as the recipe trains. An exported file
+            runs in fp32, an OpenVINO file in bf16 too where it is asked for.
         trust: run also the code that the run or recipe brings along; see `load_recipe`.
 
     Raises:
