@@ -22,8 +22,8 @@ class Needs:
     """What was found of a timm model.
 
     options: for `timm.create_model`, so that it takes images of any size; strides: of its feature levels, fine to
-    coarse; indices: what `timm.create_model` calls these levels; multiple: images are to be padded to whole multiples of
-    so many pixels; mean, std: of RGB in [0, 1], that its pretrained weights were trained with; names: of the whole
+    coarse; indices: what `timm.create_model` calls these levels; multiple: images are to be padded to whole multiples
+    of so many pixels; mean, std: of RGB in [0, 1], that its pretrained weights were trained with; names: of the whole
     model's tensors.
     """
 
