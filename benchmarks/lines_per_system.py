@@ -34,6 +34,10 @@ SYSTEMS = [
     "sap_dn",
     "sap_dino",
     "sap_group",
+    "stable_dino",
+    "align_detr",
+    "sap_stable_dino",
+    "sap_align_detr",
     "faster_rcnn",
 ]
 """Base recipes, in order of publication; last the one that is no DETR."""

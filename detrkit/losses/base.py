@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -15,6 +15,8 @@ class Loss:
     """One term; the criterion multiplies it by `weight`."""
 
     weight: float
+    extra_weights: Mapping[str, float] = {}
+    """its weight in extras, by their names ("denoising", "encoder"), where that is another than `weight`"""
     needs: tuple[str, ...] = ()
     """options of the head that it cannot do without"""
 

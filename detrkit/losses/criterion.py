@@ -77,7 +77,7 @@ class Criterion(BaseCriterion):
             UserError: truths in another form; labels and boxes out of range, where they are on the CPU.
         """
         terms, matches, padded = self._matched(output, targets, objects, images)
-        report = {"total": total(loss.weight * value.sum() for loss, value in terms.values())}
+        report = {"total": total(weight * value.sum() for weight, value in terms.values())}
         for name, (_, value) in terms.items():
             *earlier, last = value.detach().unbind()
             report[name] = last
@@ -94,7 +94,8 @@ class Criterion(BaseCriterion):
     ) -> dict[str, Tensor]:
         """The terms [Y] by their names, with graph and without weight, for a loop that weighs and sums them itself.
 
-        Names, arguments and errors are those of `forward`, whose total is the sum of `losses[name].weight` times these.
+        Names, arguments and errors are those of `forward`, whose total is the sum of `losses[name].weight` times these
+        (in an extra, `losses[name].extra_weights` comes first).
         """
         terms, _, _ = self._matched(output, targets, objects, images)
         return {name: value for name, (_, value) in terms.items()}
@@ -108,13 +109,14 @@ class Criterion(BaseCriterion):
     ) -> dict[str, Tensor]:
         """The terms by their names, each times its weight and summed over the layers."""
         terms, _, _ = self._matched(output, targets, objects, images)
-        return {name: loss.weight * value.sum() for name, (loss, value) in terms.items()}
+        return {name: weight * value.sum() for name, (weight, value) in terms.items()}
 
     def _matched(
         self, output: Output, targets: Sequence[Target], objects: Tensor | None, images: int | None
-    ) -> tuple[dict[str, tuple[Loss, Tensor]], Matches, Targets]:
-        """Each term with its loss; the answer's pairs, and the truths that they speak of."""
+    ) -> tuple[dict[str, tuple[float, Tensor]], Matches, Targets]:
+        """Each term with its weight; the answer's pairs, and the truths that they speak of."""
         check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - output.background)
+        self._check_extras(output)
         output = output.float() if output.logits.dtype != torch.float64 else output
         padded = Targets.pad(targets, output.boxes.dtype, images)
         with torch.autocast(output.logits.device.type, enabled=False):
@@ -128,18 +130,31 @@ class Criterion(BaseCriterion):
                 objects = self.normalizer(targets, output.logits.device)
             terms = self._terms("", output, padded, matches, objects)
             for name, extra in output.extras.items():
-                terms |= self._terms(f"{name}/", extra.output, truths[name], extra.matches or pairs[name], objects)
+                terms |= self._terms(name, extra.output, truths[name], extra.matches or pairs[name], objects)
         return terms, matches, padded
 
     def _terms(
-        self, prefix: str, output: Output, targets: Targets, matches: Matches, objects: Tensor
-    ) -> dict[str, tuple[Loss, Tensor]]:
-        """The terms of an output; of an extra's (with a prefix) without those that ask for what it does not predict."""
+        self, extra: str, output: Output, targets: Targets, matches: Matches, objects: Tensor
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The terms of the answer (""); of an extra's output without those that ask for what it does not predict."""
         return {
-            prefix + name: (loss, loss(output, targets, matches, objects) / output.repeats)
+            f"{extra}/{name}" if extra else name: (
+                loss.extra_weights.get(extra, loss.weight),
+                loss(output, targets, matches, objects) / output.repeats,
+            )
             for name, loss in self.losses.items()
-            if not prefix or loss.applies_to(output)
+            if not extra or loss.applies_to(output)
         }
+
+    def _check_extras(self, output: Output) -> None:
+        """Refuse weights of extras that this training does not have; an output without any is none of a training's."""
+        for name, loss in self.losses.items():
+            unknown = loss.extra_weights.keys() - output.extras.keys()
+            if output.extras and unknown:
+                raise UserError(
+                    f"losses.{name}.extra_weights: nothing that this detector trains is named {min(unknown)!r}; "
+                    f"there is {', '.join(map(repr, output.extras))}"
+                )
 
 
 @torch.no_grad()

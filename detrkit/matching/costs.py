@@ -68,13 +68,18 @@ class FocalCost(Cost):
         self.weight, self.alpha, self.gamma, self.objectness = weight, alpha, gamma, objectness
         self.needs = ("objectness",) if objectness else ()
 
-    def __call__(self, output: Output, targets: Targets) -> Tensor:
+    def probability(self, output: Output, targets: Targets) -> Tensor:
+        """p [Y, B, N, T] of each object's class at each query."""
         index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
         p = output.logits.gather(-1, index).sigmoid()
         if self.objectness:
             if output.objectness is None:
                 raise UserError("matcher.costs: objectness = true needs head.objectness = true")
             p = p * output.objectness.sigmoid()
+        return p
+
+    def __call__(self, output: Output, targets: Targets) -> Tensor:
+        p = self.probability(output, targets)
         positive = self.alpha * (1 - p) ** self.gamma * -torch.log(p + 1e-8)
         negative = (1 - self.alpha) * p**self.gamma * -torch.log(1 - p + 1e-8)
         return positive - negative
