@@ -36,6 +36,7 @@ SYSTEMS = [
     "sap_group",
     "stable_dino",
     "align_detr",
+    "ddq_detr",
     "sap_stable_dino",
     "sap_align_detr",
     "faster_rcnn",

@@ -40,6 +40,7 @@ import detrkit.matching.position_modulated
 import detrkit.position
 import detrkit.queries.anchor_points
 import detrkit.queries.anchors
+import detrkit.queries.distinct
 import detrkit.queries.learned
 import detrkit.queries.points
 import detrkit.queries.selection

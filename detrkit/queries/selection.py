@@ -62,7 +62,7 @@ class MixedSelectionQueries(QueryGenerator):
         raw = self.proposals.head(0, take(start.tokens, chosen))
         boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
         content = self.content[: chosen.shape[1]].expand(boxes.shape[0], -1, -1)
-        encoder = Extra(_proposed(raw, boxes, memory, self.proposals.head))
+        encoder = Extra(proposed(raw, boxes, memory, self.proposals.head))
         return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
 
 
@@ -97,7 +97,7 @@ class TwoStageQueries(QueryGenerator):
         boxes = torch.sigmoid(raw.offsets["box"] + start.boxes)
         chosen = take(boxes, best(raw.logits[..., 0], self.count)).detach()
         embedding, content = self._starts(chosen)
-        encoder = Extra(_proposed(raw, boxes, memory, self.proposals.head), classless=True)
+        encoder = Extra(proposed(raw, boxes, memory, self.proposals.head), classless=True)
         extras = {"encoder": encoder}
         return Queries(content, self.geometry.encode(chosen), embedding, extras)
 
@@ -111,7 +111,7 @@ class TwoStageQueries(QueryGenerator):
         return self.norm(self.place(code)).chunk(2, dim=-1)
 
 
-def _proposed(raw: HeadOutput, boxes: Tensor, memory: Memory, head: Head) -> Output:
+def proposed(raw: HeadOutput, boxes: Tensor, memory: Memory, head: Head) -> Output:
     """The encoder's predictions as one layer's output; a box's point, for costs that ask for one, is its middle."""
     return Output(
         logits=raw.logits[None],

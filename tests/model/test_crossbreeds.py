@@ -24,6 +24,7 @@ PAIRS = {
     "conditional attention over four levels": ("dab_detr_r50_50ep", [*DEFORMABLE_ENCODER, *LEVELS]),
     "query selection with conditional attention": ("dab_detr_r50_50ep", ["queries.type=mixed_selection"]),
     "query selection on salient points": ("sap_detr_r50_50ep", ["queries.type=mixed_selection"]),
+    "distinct queries on salient points": ("sap_detr_r50_50ep", ["queries.type=distinct_selection"]),
     "query selection with points": (
         "deformable_detr_r50_50ep",
         ["queries.type=mixed_selection", "decoder.positions=['point']", "geometry.refined=true"],

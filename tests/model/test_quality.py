@@ -1,7 +1,7 @@
 """Class losses and the cost that look at the quality of the box, against the official codes and against loops.
 
 `quality_losses.safetensors` holds two decoder layers' predictions of three images, pairs, and what the official codes
-make of them in float64 on a CPU: the losses over 7 objects, their gradients by the logits, and the cost of weight 2, one
+make of them in float64 on a CPU: losses over 7 objects, their gradients by the logits, and the cost of weight 2, one
 image at a time. Its metadata names each code and file.
 """
 

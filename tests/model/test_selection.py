@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import detrkit
@@ -12,6 +14,7 @@ from detrkit.geometry.box import BoxGeometry
 from detrkit.geometry.point import PointGeometry
 from detrkit.heads import PredictionHead
 from detrkit.position import sine_code
+from detrkit.queries.distinct import DistinctSelectionQueries, distinct
 from detrkit.queries.points import LearnedPointQueries
 from detrkit.queries.selection import MixedSelectionQueries, TwoStageQueries
 from detrkit.structures import Memory, Reference
@@ -188,3 +191,44 @@ def test_points_that_stay_learn_from_every_layer_and_those_that_move_from_the_fi
     )
     assert first.abs().sum() > 0
     assert last is None or not last.any() if refined else last.abs().sum() > 0
+
+
+def iou(a, b):
+    """Of two boxes (cx, cy, w, h)."""
+    sides = [
+        max(min(p + q / 2, r + t / 2) - max(p - q / 2, r - t / 2), 0)
+        for p, q, r, t in ((a[0], a[2], b[0], b[2]), (a[1], a[3], b[1], b[3]))
+    ]
+    shared = sides[0] * sides[1]
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def test_distinct_boxes_are_the_official_code_s():
+    """`distinct_selection.safetensors` names the code; near copies of 12 boxes, of which 32 and 30 are distinct."""
+    stored = load_file(Path(__file__).parent / "distinct_selection.safetensors")
+    scores = stored["logits"].amax(-1)
+    for count in (10, 20):
+        assert torch.equal(distinct(stored["boxes"], scores, count, 0.8), stored[f"chosen.{count}"])
+    every = distinct(stored["boxes"], scores, 99, 0.8)
+    assert [sorted(row) for row in every.tolist()] == [list(range(60))] * 2
+    for boxes, points, row in zip(stored["boxes"].tolist(), scores, every.tolist(), strict=True):
+        stand = []
+        for place in points.argsort(descending=True).tolist():
+            if all(iou(boxes[place], boxes[other]) <= 0.8 for other in stand):
+                stand.append(place)
+        rest = [place for place in points.argsort(descending=True).tolist() if place not in stand]
+        assert row == stand + rest
+
+
+def test_distinct_queries_bring_their_tokens():
+    held, queries = memory(padded=True), build(DistinctSelectionQueries, count=6, iou=0.05)
+    chosen = queries(held)
+    proposed = chosen.extras["encoder"].output
+    assert torch.equal(chosen.reference.point, proposed.boxes[0, ..., :2])
+    for image in range(2):
+        content = queries.content(held.tokens[image])
+        assert len({int((content - row).abs().sum(-1).argmin()) for row in chosen.content[image]}) == 6
+        boxes = proposed.boxes[0, image].tolist()
+        assert max(iou(boxes[0], other) for other in boxes[1:3]) <= 0.05
+    (chosen.content.sum() + proposed.boxes.sum()).backward()
+    assert queries.content.weight.grad.any()

@@ -1,0 +1,80 @@
+"""Queries that the encoder chooses so that no two start from the same box (DDQ)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from detrkit.boxes import center_to_corners
+from detrkit.geometry.base import Geometry
+from detrkit.layers import Count, take
+from detrkit.queries.base import QueryGenerator
+from detrkit.queries.proposals import Proposals
+from detrkit.queries.selection import proposed
+from detrkit.recipe import Given, register
+from detrkit.structures import Extra, Memory, Queries, QueryLimit
+
+
+@register("queries", "distinct_selection")
+class DistinctSelectionQueries(QueryGenerator):
+    """References and content from the encoder's best tokens, less those whose box another has (DDQ, section 3.3).
+
+    Of all tokens' proposals, best class logit first, one is passed over if its IoU with an earlier one that stands is
+    above `iou`, whatever their classes. Content is a projection of the chosen tokens, which sends no gradient into the
+    encoder. The chosen proposals are trained by the extra "encoder", matched and weighted as the answer is. Where fewer
+    than `count` stand, the best of those passed over follow, so that each batch has as many queries as it can. Each
+    image's suppression waits for the device.
+
+    Args:
+        width: D.
+        geometry: turns the chosen boxes into references.
+        classes: K.
+        head: factory of the decoder's head; the encoder gets one of its own.
+        count: N; fewer where the map has fewer tokens.
+        iou: the overlap up to which two boxes are distinct.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        geometry: Geometry,
+        classes: int,
+        head: Given,
+        count: Count = 300,
+        iou: Annotated[float, Field(ge=0, le=1)] = 0.8,
+    ):
+        super().__init__()
+        self.geometry, self.count, self.iou = geometry, count, iou
+        self.proposals = Proposals(width=width, classes=classes, head=head)
+        self.content = nn.Linear(width, width)
+        self.limit = QueryLimit(count, "queries.count")
+
+    def forward(self, memory: Memory, groups: int = 1) -> Queries:
+        start, head = self.proposals(memory), self.proposals.head
+        boxes = torch.sigmoid(head.offsets(0, start.tokens)["box"] + start.boxes)
+        chosen = distinct(boxes.detach(), head.certainty(0, start.tokens).detach(), self.count, self.iou)
+        raw = head(0, take(start.tokens, chosen))
+        content = self.content(take(memory.tokens, chosen).detach())
+        boxes = take(boxes, chosen)
+        encoder = Extra(proposed(raw, boxes, memory, head))
+        return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
+
+
+def distinct(boxes: Tensor, scores: Tensor, count: int, iou: float) -> Tensor:
+    """Places [B, N] of the best boxes [B, L, 4] (cx, cy, w, h) by scores [B, L] that overlap no better one.
+
+    N = min(count, L); those that do overlap one come after the others, best first too.
+    """
+    chosen = []
+    for corners, score in zip(center_to_corners(boxes), scores.to(boxes.dtype), strict=True):
+        passed_over = torch.ones_like(score, dtype=torch.bool)
+        passed_over[nms(corners, score, iou)] = False
+        order = score.argsort(descending=True, stable=True)
+        order = order[passed_over[order].to(torch.uint8).argsort(stable=True)]
+        chosen.append(order[: torch.sym_min(count, len(order))])
+    return torch.stack(chosen)
