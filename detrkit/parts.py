@@ -17,6 +17,7 @@ import detrkit.blocks.denoising
 import detrkit.blocks.groups
 import detrkit.data.auto_source
 import detrkit.data.coco_source
+import detrkit.data.dense
 import detrkit.data.shapes
 import detrkit.data.voc_source
 import detrkit.data.yolo_source

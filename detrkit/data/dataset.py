@@ -23,6 +23,7 @@ from detrkit.recipe import define_slot
 
 Split = Literal["train", "val"]
 _SAMPLE = 2  # keeps the samples' generators apart from the order's (see loader.py)
+_COMBINED = 5  # and from those of what it is combined with
 
 
 class Dataset(data.Dataset, ABC):
@@ -103,29 +104,17 @@ class Dataset(data.Dataset, ABC):
 
     def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:
         index, epoch, seed = SampleKey(*key)
-        skipped = ""
-        for _ in range(len(self)):
-            try:
-                wanted = self._wanted(index, epoch, seed)
-                sample = self.sample(index, wanted)
-                break
-            except DataError as error:
-                skipped = skipped or str(error)
-                instead = self.instead_of(index)
-                if instead is None:
-                    raise
-                if self.split != "train":
-                    return replace(self.blank(index), skipped=skipped)
-                index = instead
-        else:
-            raise DataError(f"not one of the {len(self)} training images can be read; the first: {skipped}")
+        index, sample, skipped = self._readable(index, epoch, seed)
+        if sample is None:
+            return replace(self.blank(index), skipped=skipped)
         size = sample.size
+        image = sample.image
         if self.split == "train":
+            sample = self._combined(sample, index, epoch, seed)
             sample = self.augment.train(sample, _generator(seed, epoch, index))
             image = sample.image
-        else:  # the sample's relative boxes stay true when the image is resized
-            image = sample.image
-            image = image if (image.height, image.width) == wanted else self.augment.evaluate(image)
+        elif (image.height, image.width) != self._wanted(index, epoch, seed):
+            image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
         return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(index), size, skipped)
 
     def _wanted(self, index: int, epoch: int, seed: int) -> tuple[int, int] | None:
@@ -137,9 +126,34 @@ class Dataset(data.Dataset, ABC):
             return self.augment.first_size(height, width, _generator(seed, epoch, index))
         return self.augment.evaluation_size(height, width)
 
+    def _readable(self, index: int, epoch: int, seed: int) -> tuple[int, Sample | None, str]:
+        """The sample of an image, or in training of the one instead of it; its index, and what could not be read."""
+        skipped = ""
+        for _ in range(len(self)):
+            try:
+                return index, self.sample(index, self._wanted(index, epoch, seed)), skipped
+            except DataError as error:
+                skipped = skipped or str(error)
+                instead = self.instead_of(index)
+                if instead is None:
+                    raise
+                if self.split != "train":
+                    return index, None, skipped
+                index = instead
+        raise DataError(f"not one of the {len(self)} training images can be read; the first: {skipped}")
 
-def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    return np.random.default_rng([_SAMPLE, seed, epoch, index])
+    def _combined(self, sample: Sample, index: int, epoch: int, seed: int) -> Sample:
+        """The sample with as many others as the augmentation wants, drawn from the split."""
+        rng = _generator(seed, epoch, index, kind=_COMBINED)
+        count = self.augment.others(epoch, rng)
+        if not count:
+            return sample
+        drawn = [self._readable(int(other), epoch, seed)[1] for other in rng.integers(len(self), size=count)]
+        return self.augment.combine(sample, [one for one in drawn if one is not None], rng)
+
+
+def _generator(seed: int, epoch: int, index: int, kind: int = _SAMPLE) -> np.random.Generator:
+    return np.random.default_rng([kind, seed, epoch, index])
 
 
 def relative(sample: Sample) -> torch.Tensor:

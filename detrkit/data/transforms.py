@@ -7,6 +7,7 @@ generator that is handed in, so that a sample depends on nothing but its seed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -56,6 +57,14 @@ class Augment(ABC):
     @abstractmethod
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A sample as training sees it; all chance comes from ``rng``."""
+
+    def others(self, epoch: int, rng: np.random.Generator) -> int:
+        """How many other images of the split ``combine`` is to have with a sample of an epoch; 0: it is not asked."""
+        return 0
+
+    def combine(self, sample: Sample, others: Sequence[Sample], rng: np.random.Generator) -> Sample:
+        """A sample with others, of the same size as before; it goes to ``train`` next."""
+        return sample
 
     def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
         """(height, width) of what ``train`` makes of an image, by the same draws; where not said, the image's own."""

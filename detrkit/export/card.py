@@ -89,11 +89,17 @@ class Card:
     def augment(self) -> Augment:
         """The part whose `evaluate` resizes images. Raises UserError if no such part is known here."""
         load_registered_parts()
-        options = {key: None if value == "none" else value for key, value in self.resize.items()}
-        name = str(options.pop("type"))
-        if name not in parts("augment"):
-            raise UserError(
-                f'the file was exported with images resized by augment "{name}", which is not known here; '
-                "import the module that registers it"
-            )
-        return parts("augment")[name](**options)
+        return _built(self.resize)
+
+
+def _built(said: Mapping[str, Any]) -> Augment:
+    """The augmentation that a table says; a table in it says the one that it is made over."""
+    options = {key: _built(value) if isinstance(value, Mapping) else value for key, value in said.items()}
+    options = {key: None if value == "none" else value for key, value in options.items()}
+    name = str(options.pop("type"))
+    if name not in parts("augment"):
+        raise UserError(
+            f'the file was exported with images resized by augment "{name}", which is not known here; '
+            "import the module that registers it"
+        )
+    return parts("augment")[name](**options)
