@@ -82,7 +82,7 @@ class BaseDetector(nn.Module):
     def for_inference(self) -> Self:
         """A copy for detection alone: the same detections in less time, in evaluation mode, not to be trained or saved.
 
-        Norms of the backbone are in its weights for good; all other weights share their memory with this detector's.
+        Norms after convolutions are in their weights for good; other weights share their memory with this detector's.
         """
         shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in self.parameters()}
         form = copy.deepcopy(self, {**shared, **{id(b): b.detach() for b in self.buffers()}}).eval()
@@ -170,6 +170,7 @@ class Detector(BaseDetector):
     def for_inference(self) -> Self:
         """As any detector's; besides, its output has the last decoder layer's predictions only."""
         form = super().for_inference()
+        form.encoder.fold_norms()
         form.decoder.answer_only = True
         return form
 

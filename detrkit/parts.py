@@ -10,6 +10,7 @@ import detrkit.attention.deformable
 import detrkit.attention.head_gaussian
 import detrkit.attention.plain
 import detrkit.attention.query_position
+import detrkit.attention.raw_box
 import detrkit.attention.row_column
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
@@ -23,6 +24,7 @@ import detrkit.data.voc_source
 import detrkit.data.yolo_source
 import detrkit.decoder
 import detrkit.encoders.deformable
+import detrkit.encoders.hybrid
 import detrkit.encoders.row_column
 import detrkit.encoders.transformer
 import detrkit.faster_rcnn
@@ -45,6 +47,7 @@ import detrkit.queries.distinct
 import detrkit.queries.learned
 import detrkit.queries.points
 import detrkit.queries.selection
+import detrkit.queries.token_selection
 import detrkit.sap
 import detrkit.zoo.families  # noqa: F401
 from detrkit.detections import DetectOptions

@@ -98,6 +98,36 @@ class SinePosition(CellPosition):
         return code.flatten(1, 2).expand(batch, -1, -1)
 
 
+@register("position", "counted")
+class CountedPosition(CellPosition):
+    """Code each cell of a map by its row and column, counted from 0 in cells (RT-DETR, official code).
+
+    The first quarter of the channels is the sine of the row times temperature^(-k / (D / 4)), k = 0, 1, ..., the second
+    its cosine, the other half the same of the column. Padding counts as well: maps of one size have one code.
+
+    Args:
+        width: D.
+        temperature: base of the frequencies.
+    """
+
+    def __init__(self, *, width: int, temperature: Temperature = 10000.0):
+        super().__init__()
+        self.quarter, self.temperature = width // 4, temperature
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        batch, _, height, width = values.shape
+        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+        step = torch.arange(self.quarter, device=values.device, dtype=dtype) / self.quarter
+        frequency = self.temperature**-step
+        y, x = (
+            torch.cat((angle.sin(), angle.cos()), dim=-1)
+            for cells in (height, width)
+            for angle in [torch.arange(cells, device=values.device, dtype=dtype)[:, None] * frequency]
+        )
+        code = torch.cat((y[:, None].expand(-1, width, -1), x.expand(height, -1, -1)), dim=-1)
+        return code.flatten(0, 1).expand(batch, -1, -1)
+
+
 @register("position", "axes")
 class AxisPosition(CellPosition):
     """Code rows and columns apart, each by an MLP of the sines of its middle (Anchor DETR, section 3.4).

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import Tensor
 
+import detrkit.backbones.resnet_vd  # noqa: F401 (registers models with timm)
 from detrkit.errors import UserError
 
 

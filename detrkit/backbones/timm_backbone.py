@@ -32,7 +32,8 @@ class TimmBackbone(Backbone):
     """Feature maps of a timm model built with `features_only`; transformers (Swin, ViT) take images of any size too.
 
     Args:
-        name: a timm model name; `timm.list_models()` lists them.
+        name: a timm model name; `timm.list_models()` lists them, `resnet18vd` and `resnet34vd` among them, which are
+            RT-DETR's form of `resnet18d` and `resnet34d` and come without weights.
         pretrained: load timm's ImageNet weights (downloaded once by timm).
         weights: a local weights file of that timm model instead (.safetensors or .pth), which has to fill all of it;
             what stands before its names is taken off and said.

@@ -38,7 +38,7 @@ class Slots:
     reference: Reference
     """of S slots"""
     boxes: Tensor
-    """[B, S, 4] what the references were made of, (0.5, 0.5, 0.5, 0.5) in empty slots"""
+    """[B, S, 4] what the references were made of; four times `Denoising.empty` in empty slots"""
     sizes: tuple[int, ...]
     """slots of each denoising group; those of S that are left over only fill up: no other slot or query sees them, and
     nothing is learned from them"""

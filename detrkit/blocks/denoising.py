@@ -91,6 +91,10 @@ class Denoising(Block):
 
     copies = 1
     """entries of one object in a group"""
+    eps = EPS
+    """clipping of the boxes' logits"""
+    empty = 0.5
+    """all four numbers of the boxes in empty slots"""
     background = False
     """whether slots without an object are to say so; else they enter no loss"""
 
@@ -141,6 +145,10 @@ class Denoising(Block):
         reach = torch.cat((size / 2, size), dim=-1) * self.noise.box
         return (boxes + reach * (2 * draws.boxes.to(boxes.dtype) - 1)).clamp(0, 1)
 
+    def clipped(self, boxes: Tensor) -> Tensor:
+        """Boxes in [0, 1] as they come back from clipped logits."""
+        return inverse_sigmoid(boxes, self.eps).sigmoid()
+
     def slots(self, targets: Sequence[Target], dtype: torch.dtype, room: Callable[[int], int] = exact) -> Slots:
         device = targets[0]["boxes"].device
         counts = [len(target["labels"]) for target in targets]
@@ -161,14 +169,14 @@ class Denoising(Block):
 
         labels = torch.cat([t["labels"] for t in targets]).repeat(copies)
         boxes = torch.cat([t["boxes"].reshape(-1, 4) for t in targets]).to(dtype).repeat(copies, 1)
-        noised = inverse_sigmoid(self.noised(boxes, positive, draws), EPS).sigmoid()
+        noised = self.clipped(self.noised(boxes, positive, draws))
 
         def scatter(values: Tensor, empty: float) -> Tensor:
             """Entries [E, ...] in their slots [B, S, ...]."""
             slots = values.new_full((len(targets), room(copies * most), *values.shape[1:]), empty)
             return slots.index_put((image, slot), values)
 
-        queried = scatter(noised, 0.5)
+        queried = scatter(noised, float(self.clipped(torch.tensor(self.empty))))
         reference = self.geometry.encode_noised(
             queried, scatter(boxes, 0.5), scatter(positive, True), scatter(draws.place.to(dtype), 0.5)
         )
@@ -213,6 +221,8 @@ class ContrastiveDenoising(Denoising):
             setting below 50.)
         noise: the official setting `dn_label_noise_ratio` 0.5 stands for a quarter of the labels; for boxes the
             training scripts set 1 and the configuration file 0.4.
+        eps: clipping of the noised boxes' logits; 1e-5 in RT-DETR.
+        empty: all four numbers of the boxes in empty slots, 0 in RT-DETR; they are clipped too.
     """
 
     copies = 2
@@ -227,9 +237,11 @@ class ContrastiveDenoising(Denoising):
         count: Count = 100,
         noise: Noise = Noise(label=0.25, box=1.0),
         labels: Literal["own", "queries"] = "own",
+        eps: Annotated[float, Field(gt=0, lt=0.5)] = EPS,
+        empty: Annotated[float, Field(ge=0, le=1)] = 0.5,
     ):
         super().__init__(width=width, classes=classes, geometry=geometry, noise=noise, labels=labels)
-        self.pairs = count
+        self.pairs, self.eps, self.empty = count, eps, empty
 
     def count(self, most: int) -> int:
         return max(1, self.pairs // most)

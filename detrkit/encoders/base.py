@@ -17,5 +17,8 @@ class Encoder(Part):
         """One feature map a level of the backbone, fine to coarse, to memory [B, L, D]."""
         raise NotImplementedError
 
+    def fold_norms(self) -> None:
+        """Puts norms into the weights before them for good, in place, where it can; called for detection alone."""
+
 
 define_slot("encoder", offers=("channels", "width", "heads", "position"), base=Encoder)

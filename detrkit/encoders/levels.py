@@ -45,17 +45,7 @@ class FeatureLevels(nn.Module):
         for index, layer in enumerate(self.projections[len(features) :]):
             maps.append(layer(maps[-1] if index else last.values))
             masks.append(shrink_mask(last.pixel_mask, maps[-1].shape[-2:]))
-        codes = [self.position(m, mask) for m, mask in zip(maps, masks, strict=True)]
-        if self.vectors is not None:
-            codes = [code + vector for code, vector in zip(codes, self.vectors, strict=True)]
-        return Memory(
-            tokens=torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1),
-            position=torch.cat(codes, dim=1),
-            mask=_row(masks),
-            shapes=tuple(tuple(m.shape[-2:]) for m in maps),
-            extent=last.extent if len(maps) == 1 else None,
-            axes=self.position.axes(maps[0], masks[0]) if len(maps) == 1 else None,
-        )
+        return as_memory(maps, masks, self.position, last.extent, self.vectors)
 
 
 def only_level(channels: tuple[int, ...], encoder: str) -> int:
@@ -78,6 +68,36 @@ def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int) -> n
     nn.init.xavier_uniform_(convolution.weight)
     zero_bias(convolution)
     return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs), outputs))
+
+
+def as_memory(
+    maps: list[Tensor],
+    masks: list[Tensor | None],
+    position: CellPosition,
+    extent: Tensor | None,
+    vectors: Tensor | None = None,
+) -> Memory:
+    """Maps [B, D, h, w] of all levels, fine to coarse, in one row of tokens.
+
+    Args:
+        maps: one a level.
+        masks: their padding [B, h, w], or None for each.
+        position: gives the codes of their cells.
+        extent: the images' sizes in cells (see `FeatureMap`), for a memory of one level.
+        vectors: [levels, D] that are added to the codes of a level's cells.
+    """
+    codes = [position(m, mask) for m, mask in zip(maps, masks, strict=True)]
+    if vectors is not None:
+        codes = [code + vector for code, vector in zip(codes, vectors, strict=True)]
+    alone = len(maps) == 1
+    return Memory(
+        tokens=torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1),
+        position=torch.cat(codes, dim=1),
+        mask=_row(masks),
+        shapes=tuple((m.shape[-2], m.shape[-1]) for m in maps),
+        extent=extent if alone else None,
+        axes=position.axes(maps[0], masks[0]) if alone else None,
+    )
 
 
 def _row(masks: list[Tensor | None]) -> Tensor | None:

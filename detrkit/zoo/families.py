@@ -8,6 +8,7 @@ from detrkit.recipe import register
 from detrkit.zoo.deformable_names import DEFORMABLE_DETR, DINO
 from detrkit.zoo.dense_names import ANCHOR_DETR, CONDITIONAL_DETR, DETR, SAM_DETR, SMCA_DETR
 from detrkit.zoo.names import DAB_DETR, DN_DETR, SAP_DETR, Family
+from detrkit.zoo.rt_detr_names import RT_DETR, TRANSFORMERS_RT_DETR
 from detrkit.zoo.torchvision_names import TORCHVISION
 from detrkit.zoo.transformers_names import (
     TRANSFORMERS_CONDITIONAL_DETR,
@@ -24,6 +25,7 @@ FAMILIES: dict[str, Family] = {
     "detr": DETR,
     "dino": DINO,
     "dn_detr": DN_DETR,
+    "rt_detr": RT_DETR,
     "sam_detr": SAM_DETR,
     "sap_detr": SAP_DETR,
     "smca_detr": SMCA_DETR,
@@ -32,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     "transformers_dab_detr": TRANSFORMERS_DAB_DETR,
     "transformers_deformable_detr": TRANSFORMERS_DEFORMABLE_DETR,
     "transformers_detr": TRANSFORMERS_DETR,
+    "transformers_rt_detr": TRANSFORMERS_RT_DETR,
 }
 """By the names that a recipe's `detector.checkpoint_names` takes; an installed package may register more, of other
 systems, or of these in another code's names (`Family.of`).

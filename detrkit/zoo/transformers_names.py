@@ -63,8 +63,8 @@ PLAIN_SELF_ATTENTION = (
 CONTENT_SCALE = ((r"model\.decoder\.query_scale\.(.+)", r"decoder.content_scale.\1"),)
 
 
-def _prepare(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One matrix for queries, keys and values, and timm's names for the backbone."""
+def pack_projections(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One matrix for queries, keys and values in place of three."""
     state: dict[str, Tensor] = {}
     for name, tensor in official.items():
         projected = re.fullmatch(r"(.+\.(?:self|encoder)_attn\.)([qkv])_proj\.(weight|bias)", name)
@@ -75,8 +75,13 @@ def _prepare(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 if part == "q":
                     state[f"{attention}in_proj_{kind}"] = torch.cat([given for given in three if given is not None])
                 continue
-        state[_timm_name(name)] = tensor
+        state[name] = tensor
     return state
+
+
+def _prepare(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One matrix for queries, keys and values, and timm's names for the backbone."""
+    return {_timm_name(name): tensor for name, tensor in pack_projections(official).items()}
 
 
 def _timm_name(name: str) -> str:

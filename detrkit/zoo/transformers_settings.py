@@ -50,11 +50,11 @@ def dab_detr(config: Config | None) -> list[Setting]:
     clipped = Setting("geometry.eps", 1e-5, "transformers clips boxes' logits at 1e-5, the official code at 1e-3")
     if config is None:
         return [clipped]
-    _require(config, "normalize_before", (None, False))
-    _require(config, "keep_query_pos", (None, False))
-    _require(config, "sine_position_embedding_scale", (None, 2 * math.pi))
+    require(config, "normalize_before", (None, False))
+    require(config, "keep_query_pos", (None, False))
+    require(config, "sine_position_embedding_scale", (None, 2 * math.pi))
     temperature = config.get("temperature_height", 20)
-    _require(config, "temperature_width", (temperature,), default=20)
+    require(config, "temperature_width", (temperature,), default=20)
     return [
         clipped,
         *_sizes(config, width="hidden_size", activation="prelu"),
@@ -71,7 +71,7 @@ def deformable_detr(config: Config | None) -> list[Setting]:
     levels, two_stage = config.get("num_feature_levels", 4), config.get("two_stage", False)
     refined = config.get("with_box_refine", False)
     if two_stage and not refined:
-        _refuse("two_stage", True, "with_box_refine = true beside it, without which transformers cannot run it either")
+        refuse("two_stage", True, "with_box_refine = true beside it, without which transformers cannot run it either")
     backbone = _backbone(config, default=[2, 3, 4] if levels > 1 else [4])
     taken = len(backbone.levels) if levels > 1 else 1
     own = {
@@ -137,11 +137,11 @@ def _sizes(
     activation: str = "relu",
 ) -> Iterator[Setting]:
     """What all four have; `width` and `asked` are keys of the file, the others defaults."""
-    _require(config, "position_embedding_type", ("sine",), default="sine")
-    _require(config, "num_channels", (3,), default=3)
-    _require(config, "activation_function", tuple(ACTIVATIONS), default=activation)
+    require(config, "position_embedding_type", ("sine",), default="sine")
+    require(config, "num_channels", (3,), default=3)
+    require(config, "activation_function", tuple(ACTIVATIONS), default=activation)
     heads = config.get("encoder_attention_heads", 8)
-    _require(config, "decoder_attention_heads", (heads,), default=8)
+    require(config, "decoder_attention_heads", (heads,), default=8)
     values = {
         "detector.width": config.get(width, 256),
         "detector.heads": heads,
@@ -174,9 +174,9 @@ def _backbone(config: Config, default: Sequence[int] = (1, 2, 3, 4)) -> _Backbon
     if inner is not None and inner.get("model_type") == "resnet":
         return _own_resnet(inner)
     if inner is not None and inner.get("model_type") != "timm_backbone":
-        _refuse("backbone_config.model_type", inner.get("model_type"), '"timm_backbone" and "resnet"')
+        refuse("backbone_config.model_type", inner.get("model_type"), '"timm_backbone" and "resnet"')
     if inner is None and not config.get("use_timm_backbone", True):
-        _refuse("use_timm_backbone", False, "true, or a backbone_config")
+        refuse("use_timm_backbone", False, "true, or a backbone_config")
     options = inner or config.get("backbone_kwargs") or {}
     name = (inner or config).get("backbone") or "resnet50"
     strides = needs_of(name).strides
@@ -184,7 +184,7 @@ def _backbone(config: Config, default: Sequence[int] = (1, 2, 3, 4)) -> _Backbon
     stride = options.get("output_stride") or strides[-1]
     dilated = bool(config.get("dilation")) or stride != strides[-1]
     if dilated and stride not in (strides[-1], strides[-1] // 2):
-        _refuse("output_stride", stride, f"{strides[-1]} and {strides[-1] // 2}")
+        refuse("output_stride", stride, f"{strides[-1]} and {strides[-1] // 2}")
     count = len(strides)
     levels = options.get("out_indices") or default
     return _Backbone(name, dilated, tuple(level % count - count for level in levels))
@@ -195,17 +195,17 @@ def _own_resnet(inner: Config) -> _Backbone:
     name = RESNETS.get((block, depths))
     if name is None:
         known = ", ".join(f"{list(d)} of {b}" for b, d in RESNETS)
-        _refuse("backbone_config.depths", f"{list(depths)} of {block}", known)
+        refuse("backbone_config.depths", f"{list(depths)} of {block}", known)
     widths = inner.get("hidden_sizes", WIDTHS["bottleneck"])
     if list(widths) != WIDTHS[block]:
-        _refuse("backbone_config.hidden_sizes", widths, str(WIDTHS[block]))
+        refuse("backbone_config.hidden_sizes", widths, str(WIDTHS[block]))
     for key, value in {
         "embedding_size": 64,
         "hidden_act": "relu",
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": False,
     }.items():
-        _require(inner, key, (value,), default=value, where="backbone_config.")
+        require(inner, key, (value,), default=value, where="backbone_config.")
     levels = inner.get("out_indices") or [int(str(n).removeprefix("stage")) for n in inner.get("out_features") or [4]]
     return _Backbone(name, False, tuple(level % 5 - 5 for level in levels))
 
@@ -215,13 +215,14 @@ def _check_norms(name: str) -> None:
     with torch.device("meta"):
         norms = [m for m in features(name, pretrained=False).modules() if isinstance(m, nn.BatchNorm2d)]
     if any(type(norm) is not nn.BatchNorm2d or norm.eps != 1e-5 for norm in norms):
-        _refuse("backbone", name, "models such as timm's ResNets; transformers changes what this one's norms compute")
+        refuse("backbone", name, "models such as timm's ResNets; transformers changes what this one's norms compute")
 
 
-def _require(config: Config, key: str, accepted: tuple, *, default: Any = None, where: str = "") -> None:
+def require(config: Config, key: str, accepted: tuple, *, default: Any = None, where: str = "") -> None:
+    """Raise CheckpointError unless a configuration's value, or transformers' default, is among the accepted ones."""
     if config.get(key, default) not in accepted:
-        _refuse(where + key, config.get(key, default), " and ".join(map(repr, accepted)))
+        refuse(where + key, config.get(key, default), " and ".join(map(repr, accepted)))
 
 
-def _refuse(key: str, value: Any, accepted: str) -> NoReturn:
+def refuse(key: str, value: Any, accepted: str) -> NoReturn:
     raise CheckpointError(f"{FILE}: {key} = {value!r} is not what detrkit's parts compute; accepted: {accepted}")
