@@ -39,6 +39,8 @@ SYSTEMS = [
     "ddq_detr",
     "sap_stable_dino",
     "sap_align_detr",
+    "rt_detr",
+    "sap_hybrid",
     "faster_rcnn",
 ]
 """Base recipes, in order of publication; last the one that is no DETR."""

@@ -78,7 +78,8 @@ def convert(
     categories = named_categories(config, classes) or coco_categories(loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
-    if preprocessor and "image_mean" in preprocessor and "image_std" in preprocessor:
+    normalises = preprocessor is not None and preprocessor.get("do_normalize", True)
+    if preprocessor and normalises and "image_mean" in preprocessor and "image_std" in preprocessor:
         metadata |= pixels_metadata(preprocessor["image_mean"], preprocessor["image_std"])
     with replaced_file(output) as temporary:
         save_weights(found.state, temporary, metadata)

@@ -20,6 +20,7 @@ import detrkit.data.auto_source
 import detrkit.data.coco_source
 import detrkit.data.dense
 import detrkit.data.shapes
+import detrkit.data.square
 import detrkit.data.voc_source
 import detrkit.data.yolo_source
 import detrkit.decoder

@@ -124,6 +124,15 @@ class Memory:
             )
         return self.shapes[0]
 
+    def coarsest(self) -> Memory:
+        """The last level alone."""
+        if len(self.shapes) == 1:
+            return self
+        height, width = self.shapes[-1]
+        cells = height * width
+        mask = None if self.mask is None else self.mask[:, -cells:]
+        return Memory(self.tokens[:, -cells:], self.position[:, -cells:], self.shapes[-1:], mask)
+
     def as_map(self) -> Tensor:
         """The tokens of the one level as a map [B, D, h, w]."""
         return self.tokens.transpose(1, 2).unflatten(2, self.shape)

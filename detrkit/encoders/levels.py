@@ -57,7 +57,7 @@ def only_level(channels: tuple[int, ...], encoder: str) -> int:
     if len(channels) > 1:
         raise UserError(
             f'encoder "{encoder}" reads one feature map, but backbone.levels names {len(channels)}; name one, such as '
-            '[-1], or take encoder.type = "deformable", which reads any number'
+            '[-1], or take encoder.type = "deformable" or "hybrid", which read any number'
         )
     return channels[0]
 

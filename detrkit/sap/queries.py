@@ -30,7 +30,7 @@ class SalientGridQueries(QueryGenerator):
             tell groups apart (there is no official code).
         grid: (rows, columns). The official code has 17 x 18 for 306 queries and squares for any other number.
         content: where content starts: sampled from the "memory" at the query's point after three convolutions
-            (published), or at "zero".
+            (published; of several levels, from the coarsest), or at "zero".
         initial_side: where the learned sides start, as a share of the image.
         side_spread: deviation of their logits around that; the published start is 0.5 and 1.
         start: where in its cell a point begins: the "corner" (published), from which it moves right and down only, or
@@ -104,7 +104,8 @@ class MemoryContent(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, memory: Memory, points: Tensor) -> Tensor:
-        """Memory and points [B, N, 2] in [0, 1] to content [B, N, D]."""
+        """Memory, of which the coarsest level is read, and points [B, N, 2] in [0, 1] to content [B, N, D]."""
+        memory = memory.coarsest()
         values = memory.as_map()
         if self.extent == "image" and memory.mask is not None:
             outside = memory.mask.unflatten(1, memory.shape)[:, None]

@@ -82,13 +82,16 @@ def fit(
 
 
 def _sizes(recipe: Recipe, preprocessor: Config | None) -> list[Setting]:
-    """How large images are made: their shorter side, and the longer one at most."""
+    """How large images are made: a square, or their shorter side, and the longer one at most."""
     said = (preprocessor or {}).get("size")
     if said is None or recipe.get("data.augment.eval_size", None) is None:
         return []
     if isinstance(said, int):  # as older files have it
         said = {"shortest_edge": said, "longest_edge": (preprocessor or {}).get("max_size", 1333)}
     why = "preprocessor_config.json"
+    if {"height", "width"} <= set(said) and said["height"] == said["width"]:
+        square = {"data.augment.type": "square", "data.augment.eval_size": said["height"]}
+        return [Setting(key, value, why) for key, value in square.items()]
     if not {"shortest_edge", "longest_edge"} <= set(said):
         why += f" asks for {said}, which detrkit does not do; images keep their shape"
         return [Setting("data.augment.eval_size", recipe.get("data.augment.eval_size"), why, assumed=True)]

@@ -20,7 +20,8 @@ class PublishedError(UserError):
 def published_results() -> tuple[Mapping[str, Any], ...]:
     """Every row of the published tables: table, method, epochs, AP (percent), params_m (millions), gflops, ...
 
-    A key that was not published is missing. Source: the SAP-DETR poster (CVPR 2023, session WED-PM-303).
+    A key that was not published is missing. Source: the SAP-DETR poster (CVPR 2023, session WED-PM-303); the paper of a
+    system that has a table of its own.
     """
     text = files("detrkit.zoo").joinpath("published.toml").read_text(encoding="utf-8")
     return tuple(tomllib.loads(text)["result"])

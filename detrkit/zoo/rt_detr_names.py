@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from detrkit.zoo.names import COCO_NAMES, Family
-from detrkit.zoo.rt_detr_settings import rt_detr, rt_detr_recipe
+from detrkit.zoo.rt_detr_settings import raw_pixels, rt_detr, rt_detr_recipe
 from detrkit.zoo.transformers_names import pack_projections
 
 _BODY = "backbone.body."
@@ -100,6 +100,7 @@ RT_DETR = Family(
         (r"decoder\.dec_bbox_head\.(\d+)\.(.+)", r"decoder.head.offset_heads.box.\1.\2"),
     ),
     coco_classes=len(COCO_NAMES),
+    settings=raw_pixels,
 )
 
 _LAYER, _THEIRS = r"model\.encoder\.(?:encoder|aifi)\.0\.layers\.(\d+)\.", r"model\.decoder\.layers\.(\d+)\."

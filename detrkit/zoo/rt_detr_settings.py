@@ -27,10 +27,16 @@ ALWAYS: dict[str, tuple[Any, ...]] = {
 """what no recipe can say otherwise; the first is transformers' default"""
 
 
+def raw_pixels(config: Config | None = None) -> list[Setting]:
+    """What all its checkpoints were trained with, the official ones too."""
+    why = "RT-DETR reads pixels in [0, 1] as they are"
+    return [Setting("backbone.mean", (0.0, 0.0, 0.0), why), Setting("backbone.std", (1.0, 1.0, 1.0), why)]
+
+
 def rt_detr(config: Config | None) -> list[Setting]:
     """RT-DETR's."""
     if config is None:
-        return []
+        return raw_pixels()
     for key, accepted in ALWAYS.items():
         require(config, key, accepted, default=accepted[0])
     width = config.get("d_model", 256)
@@ -62,7 +68,7 @@ def rt_detr(config: Config | None) -> list[Setting]:
     }
     if not config.get("num_denoising", 100):
         values["blocks.denoising.type"] = "none"
-    return [Setting(key, value, FILE) for key, value in values.items()]
+    return [*raw_pixels(), *(Setting(key, value, FILE) for key, value in values.items())]
 
 
 def rt_detr_recipe(config: Config) -> str:

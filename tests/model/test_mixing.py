@@ -75,6 +75,18 @@ NEEDS = {  # recipe, a part that something is lacking for, what is said, and wha
         'position.type = "axes"',
         ["position.type=axes"],
     ),
+    "sides for raw boxes": (
+        CONDITIONAL,
+        ["decoder.positions=['learned', 'point', 'raw_box']"],
+        "references with sides",
+        [SIDES],
+    ),
+    "halves": (
+        "rt_detr_r50_72ep",
+        ["backbone.name=resnet50d", "backbone.dilated=true", "decoder.layers=1"],
+        r"each has half the size .* set backbone\.dilated = false",
+        ["backbone.dilated=false"],
+    ),
     "levels": (DAB, ["backbone.levels=[-2,-1]"], "reads one feature map", ["encoder.type=deformable"]),
     "points for the inner loss": (DAB, ["losses.inner.weight=1"], "a geometry that predicts points", [SIDES]),
     "points for the inner cost": (DAB, ["matcher.costs.inner.weight=1"], "a geometry that predicts points", [SIDES]),

@@ -1,10 +1,28 @@
 """RT-DETR of the package `transformers`, with random weights, against the detector that it becomes."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import detrkit
-from tests.zoo.test_transformers import BASIC, NAMES, QUERIES, WIDTH, answers, assert_same, batch, ours
+from detrkit.errors import CheckpointError
+from detrkit.pixels import MEAN, STD
+from detrkit.zoo.recognising import family_of_config
+from detrkit.zoo.transformers_names import pack_projections
+from tests.zoo.test_transformers import (
+    BASIC,
+    NAMES,
+    QUERIES,
+    WIDTH,
+    answers,
+    assert_same,
+    batch,
+    call,
+    ours,
+)
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
@@ -47,11 +65,112 @@ def build(form: str):
     return model.eval()
 
 
+def as_pixels(images):
+    """What the model is given where a detector is given images with ImageNet's mean and deviation taken out."""
+    return images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+
+
 @pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.slow) if f == "R50" else f for f in FORMS])
 def test_a_model_computes_the_same_on_any_shape(form):
     model, (images, _) = build(form), batch()
     fitted = detrkit.zoo.fit(model.state_dict(), config=model.config.to_dict())
-    expected = answers(model, images, torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.bool))
+    expected = answers(model, as_pixels(images), torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.bool))
     assert expected[1].std() > 0.01
     assert expected[0].std() > 0.1
     assert_same(ours(model.state_dict(), fitted.recipe, images, None), expected)
+
+
+def test_a_saved_folder_becomes_detections_on_squares_of_raw_pixels(tmp_path):
+    """Files have version 4's names, and the processor makes a square of every image and takes no mean away."""
+    model = build("R18")
+    model.save_pretrained(tmp_path / "saved")
+    processor = transformers.RTDetrImageProcessor(size={"height": 96, "width": 96})
+    processor.save_pretrained(tmp_path / "saved")
+    told = call("convert", tmp_path / "saved", "-o", tmp_path / "w.safetensors").output
+    for said in ("resnet18vd", "data.augment.eval_size = 96", "backbone.mean = (0.0, 0.0, 0.0)"):
+        assert said in told
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    predictor = detrkit.load(tmp_path / "w.toml", weights=tmp_path / "w.safetensors")
+    found = predictor.predict(picture, threshold=0)
+    square = picture.resize((96, 96), Image.Resampling.BILINEAR)
+    with torch.no_grad():
+        output = model(**processor(images=square, return_tensors="pt"))
+    result = processor.post_process_object_detection(output, threshold=0, target_sizes=[(96, 128)])[0]
+    expected = [(s, NAMES[i.item()], b) for s, i, b in zip(*result.values(), strict=True)]
+    left = list(zip(found.scores, found.names, found.boxes, strict=True))
+    assert len(left) >= len(expected) == QUERIES
+    for score, name, box in expected:
+        same = [n == name and (s - score).abs() < 1e-4 and (b - box).abs().max() < 1e-5 * 128 for s, n, b in left]
+        del left[same.index(True)]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"encoder_hidden_dim": 384}, "encoder_hidden_dim = 384.*accepted: 256"),
+        ({"activation_function": "relu"}, "activation_function = 'relu'.*accepted: 'silu'"),
+        ({"encode_proj_layers": [1, 2]}, r"encode_proj_layers = \[1, 2\].*accepted: \[2\], the coarsest level"),
+        ({"eval_size": 640}, "eval_size = 640"),
+        ({"learn_initial_query": True}, "learn_initial_query = True"),
+        ({"backbone_config": {"model_type": "hgnet_v2"}}, "backbone_config.model_type = 'hgnet_v2'"),
+        ({"backbone_config": {"model_type": "rt_detr_resnet", "depths": [1, 1, 1, 1]}}, "depths"),
+    ],
+)
+def test_what_no_part_computes_is_refused_by_its_key(config, told):
+    with pytest.raises(CheckpointError, match=f"config.json: .*{told}"):
+        detrkit.zoo.fit({}, config={"model_type": "rt_detr", **config})
+
+
+def test_at_full_size_nothing_but_pixels_and_weights_name_is_changed():
+    assert family_of_config({"model_type": "rt_detr"}).nearest({}) == "rt_detr_r50_72ep"
+    assert {one.key for one in detrkit.zoo.fit({}, config={"model_type": "rt_detr"}).settings} == {
+        "backbone.mean",
+        "backbone.std",
+    }
+
+
+def official_names(state):
+    """Names of the official code for a R18's tensors in transformers' names, written from docs/methods/rt_detr.md."""
+    changes = [
+        (r"^model\.backbone\.model\.embedder\.embedder\.(\d)\.", lambda m: f"backbone.conv1.conv1_{int(m[1]) + 1}."),
+        (r"^model\.backbone\.model\.encoder\.stages\.(\d)\.layers\.", r"backbone.res_layers.\1.blocks."),
+        (r"(?<=\d)\.layer\.(\d)\.", lambda m: f".branch2{'abc'[int(m[1])]}."),
+        (r"\.shortcut\.1\.", ".short.conv."),
+        (r"\.shortcut\.", ".short."),
+        (r"\.convolution\.", ".conv."),
+        (r"\.normalization\.", ".norm."),
+        (r"^model\.encoder\.aifi\.", "encoder.encoder."),
+        (r"^model\.encoder_input_proj\.", "encoder.input_proj."),
+        (r"^model\.decoder_input_proj\.(\d)\.0", r"decoder.input_proj.\1.conv"),
+        (r"^model\.decoder_input_proj\.(\d)\.1", r"decoder.input_proj.\1.norm"),
+        (r"^model\.encoder\.", "encoder."),
+        (r"^model\.decoder\.layers\.", "decoder.decoder.layers."),
+        (r"^model\.decoder\.class_embed", "decoder.dec_score_head"),
+        (r"^model\.decoder\.bbox_embed", "decoder.dec_bbox_head"),
+        (r"^model\.decoder\.", "decoder."),
+        (r"^model\.", "decoder."),
+        (r"encoder_attn_layer_norm", "norm2"),
+        (r"self_attn_layer_norm", "norm1"),
+        (r"(decoder\.\d\.|decoder\.decoder\.layers\.\d\.)final_layer_norm", r"\1norm3"),
+        (r"final_layer_norm", "norm2"),
+        (r"encoder_attn", "cross_attn"),
+        (r"\.mlp\.fc", ".linear"),
+        (r"\.o_proj", ".out_proj"),
+    ]
+    found = {}
+    for name, tensor in pack_projections(state).items():
+        for pattern, theirs in changes:
+            name = re.sub(pattern, theirs, name)
+        found[name] = tensor
+    return found
+
+
+def test_an_official_checkpoint_becomes_the_same_weights():
+    model = build("R18")
+    recipe = detrkit.zoo.fit(model.state_dict(), config=model.config.to_dict()).recipe
+    expected = detrkit.zoo.convert(model.state_dict(), recipe)
+    official = official_names(model.state_dict())
+    assert {"backbone.res_layers.0.blocks.0.short.conv.weight", "decoder.dec_score_head.2.bias"} <= set(official)
+    found = detrkit.zoo.convert(official, recipe)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
