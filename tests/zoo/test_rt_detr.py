@@ -8,12 +8,15 @@ import torch
 from PIL import Image
 
 import detrkit
+from detrkit.boxes import inverse_sigmoid
 from detrkit.errors import CheckpointError
 from detrkit.pixels import MEAN, STD
+from detrkit.structures import QueryLayout
 from detrkit.zoo.recognising import family_of_config
 from detrkit.zoo.transformers_names import pack_projections
 from tests.zoo.test_transformers import (
     BASIC,
+    CLASSES,
     NAMES,
     QUERIES,
     WIDTH,
@@ -25,6 +28,7 @@ from tests.zoo.test_transformers import (
 )
 
 transformers = pytest.importorskip("transformers", minversion="5")
+modeling_rt_detr = pytest.importorskip("transformers.models.rt_detr.modeling_rt_detr")
 
 SIZES = {
     "d_model": WIDTH,
@@ -174,3 +178,41 @@ def test_an_official_checkpoint_becomes_the_same_weights():
     found = detrkit.zoo.convert(official, recipe)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (4, 1)], ids=["full slots", "empty slots"])
+def test_a_training_step_has_the_same_losses(counts, monkeypatch):
+    """All terms of all layers, of the encoder's proposals and of denoising, on one draw of noise."""
+    model, (images, _) = build("R18"), batch()
+    fitted = detrkit.zoo.fit(model.state_dict(), config=model.config.to_dict())
+    recipe = fitted.recipe.with_values({"blocks.denoising.count": 10})
+    detector = detrkit.build_detector(recipe, pretrained=False)
+    detector.load_state_dict(detrkit.zoo.convert(model.state_dict(), recipe))
+    targets = [{"labels": torch.randint(CLASSES, (n,)), "boxes": torch.rand(n, 4) * 0.3 + 0.3} for n in counts]
+    drawn = []
+    block = detector.blocks.named["denoising"]
+    monkeypatch.setattr(block, "slots", lambda *given: drawn.append(type(block).slots(block, *given)) or drawn[-1])
+    losses = detrkit.build_criterion(recipe)(detector.train()(images, None, targets), targets)
+
+    def same_noise(targets, num_classes, num_queries, class_embed, **_):
+        [slots] = drawn
+        count, most, groups = sum(slots.sizes), max(counts), len(slots.sizes)
+        positive = [torch.cat([torch.arange(n) + 2 * most * group for group in range(groups)]) for n in counts]
+        hidden = QueryLayout(num_queries, slots=slots.sizes).attention_mask()
+        mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+        known = {"dn_positive_idx": positive, "dn_num_group": groups, "dn_num_split": [count, num_queries]}
+        return slots.content.detach(), inverse_sigmoid(slots.boxes, 1e-5), mask, known
+
+    monkeypatch.setattr(modeling_rt_detr, "get_contrastive_denoising_training_group", same_noise)
+    labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
+    expected = model.train()(as_pixels(images), labels=labels)
+    assert losses["total"].item() == pytest.approx(expected.loss.item(), rel=1e-4)
+    last = SIZES["decoder_layers"] - 1
+    places = {"": "{}", f"aux_{last}": "encoder/{}", f"dn_{last}": "denoising/{}"}
+    places |= {f"aux_{i}": f"{{}}.{i}" for i in range(last)} | {f"dn_{i}": f"denoising/{{}}.{i}" for i in range(last)}
+    terms = {"vfl": ("class", 1), "bbox": ("box", 5), "giou": ("giou", 2)}
+    assert len(expected.loss_dict) == 3 * len(places) == len(losses) - 2
+    for name, value in expected.loss_dict.items():
+        kind, _, place = name.removeprefix("loss_").partition("_")
+        ours, weight = terms[kind]
+        assert losses[places[place].format(ours)].item() * weight == pytest.approx(value.item(), rel=1e-4), name
