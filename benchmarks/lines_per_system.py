@@ -30,6 +30,7 @@ SYSTEMS = [
     "sam_detr",
     "dino",
     "group_conditional_detr",
+    "h_deformable_detr",
     "sap_detr",
     "sap_dn",
     "sap_dino",
@@ -41,6 +42,8 @@ SYSTEMS = [
     "sap_align_detr",
     "rt_detr",
     "sap_hybrid",
+    "ms_deformable_detr",
+    "relation_dino",
     "faster_rcnn",
 ]
 """Base recipes, in order of publication; last the one that is no DETR."""

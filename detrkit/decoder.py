@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,8 @@ class DecoderLayer(nn.Module):
 class QueryDecoder(Part):
     """Queries and memory to predictions."""
 
+    depth: int | None = None
+    """how many layers predict and say in training what their heads read (`Output.content`); None: it does not say so"""
     answer_only = False
     """whether only the last layer's predictions are asked for; a decoder may give all the same"""
 
@@ -135,10 +137,10 @@ class Decoder(QueryDecoder):
         super().__init__()
         if norm_carried and not final_norm:
             raise UserError("decoder.norm_carried = true carries the final norm on; it needs decoder.final_norm = true")
-        self.geometry = geometry
+        self.geometry, self.depth = geometry, layers
         self.look_forward_twice, self.moved_by, self.norm_carried = look_forward_twice, moved_by, norm_carried
         look, read = as_factory("self_attention", self_attention), as_factory("cross_attention", cross_attention)
-        sources = QueryPositions(positions, width=width)
+        sources = QueryPositions(positions, width=width, heads=heads)
         if content_scale and not any(source.codes for source in sources.named.values()):
             raise UserError(
                 f"decoder.content_scale = true scales codes of places, and decoder.positions = {list(sources)} "
@@ -155,6 +157,8 @@ class Decoder(QueryDecoder):
             )
             for index in range(layers)
         )
+        for layer in self.layers:
+            _require_both(sources, cast(DecoderLayer, layer).self_attention)
         self.content_scale = MLP(width, width, width, 2) if content_scale else None
         if start == "xavier":
             xavier_matrices(self)
@@ -181,9 +185,13 @@ class Decoder(QueryDecoder):
         attached = reference  # the same place as `reference`, with the graph of the layer before
         raw: list[HeadOutput] = []
         decoded: list[Decoded] = []
+        read: list[Tensor] = []
+        before = None if reference.sides is None else reference.boxes().detach()
+        boxes = None
         for index, layer in enumerate(self.layers):
             scale = self.content_scale(content) if self.content_scale is not None and index else None
-            position = self.positions(replace(queries, content=content, reference=reference), scale, memory)
+            entering = replace(queries, content=content, reference=reference, boxes=boxes)
+            position = self.positions(entering, scale, memory)
             content = layer(content, position, reference, memory, queries.layout)
             normed = self.norm(content)
             is_last = index + 1 == len(self.layers)
@@ -193,7 +201,12 @@ class Decoder(QueryDecoder):
             predicts = is_last or not self.answer_only
             if predicts:
                 raw.append(self.head(index, normed))
+                read.append(normed)
                 decoded.append(self.geometry.decode(raw[-1].offsets, attached))
+            if self.positions.reads_boxes and not is_last:
+                offsets = raw[-1].offsets if predicts else self.head.offsets(index, normed)
+                found = self.geometry.decode(offsets, attached).boxes.detach()
+                boxes, before = (found if before is None else before, found), found
             if self.geometry.moves and not is_last:
                 if self.moved_by == "normed" and predicts:
                     offsets = raw[-1].offsets
@@ -210,6 +223,22 @@ class Decoder(QueryDecoder):
             objectness=_stack([r.objectness for r in raw]),
             extras=queries.extras,
             background=self.head.background,
+            content=tuple(read) if self.training else None,
+        )
+
+
+def _require_both(positions: QueryPositions, attention: SelfAttention) -> None:
+    """Raise UserError if self-attention asks for what no position says of pairs of queries, or leaves it unread."""
+    given, asked = set(positions.relation_names), set(attention.relations)
+    if lacking := asked - given:
+        raise UserError(
+            f'decoder.self_attention has the term "{min(lacking)}", which needs the position "{min(lacking)}": '
+            f"add it to decoder.positions, which gives {sorted(given) or 'nothing'} of pairs of queries"
+        )
+    if unread := given - asked:
+        raise UserError(
+            f'decoder.positions has "{min(unread)}", which nothing reads; add the term "{min(unread)}" to '
+            "decoder.self_attention.terms"
         )
 
 

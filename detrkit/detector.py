@@ -242,7 +242,7 @@ class Detr(System):
         geometry = recipe.section("geometry")()
         blocks = TrainingBlocks(
             {
-                name: factory(width=self.width, classes=classes, geometry=geometry)
+                name: factory(width=self.width, classes=classes, geometry=geometry, head=recipe.section("head"))
                 for name, factory in recipe.section("blocks").items()
             }
         )
@@ -261,6 +261,7 @@ class Detr(System):
         generator.check(decoder)
         for block in blocks.named.values():
             block.check(generator, decoder)
+            block.join(decoder)
         return Detector(
             backbone=backbone,
             encoder=encoder,

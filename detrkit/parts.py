@@ -11,11 +11,14 @@ import detrkit.attention.head_gaussian
 import detrkit.attention.plain
 import detrkit.attention.query_position
 import detrkit.attention.raw_box
+import detrkit.attention.relation
 import detrkit.attention.row_column
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
 import detrkit.blocks.denoising
 import detrkit.blocks.groups
+import detrkit.blocks.hybrid
+import detrkit.blocks.mixed
 import detrkit.data.auto_source
 import detrkit.data.coco_source
 import detrkit.data.dense

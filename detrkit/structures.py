@@ -244,7 +244,8 @@ class QueryLayout:
     """Who sees whom in the decoder's self-attention, where training blocks have added queries.
 
     Denoising slots stand first; then come the groups of matching queries, of which the first is the answer. A matching
-    query sees its own group. A slot sees its own denoising group and the answer.
+    query sees its own group, or with `joined` those beyond the answer are one. A slot sees its own denoising group and
+    the answer.
     """
 
     queries: int
@@ -253,8 +254,17 @@ class QueryLayout:
     """groups of matching queries"""
     slots: Tensor | None = None
     """[S] int64, the denoising group of each slot, from 0 on; -1 for slots that only fill up"""
+    joined: bool = False
+    """whether the groups beyond the answer see one another; several of their queries then answer for one object"""
     kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     """what was computed of the fields and is asked for again"""
+
+    @property
+    def matching(self) -> tuple[int, ...]:
+        """The queries of each set of matching queries that sees itself alone."""
+        if self.joined:
+            return (self.queries, (self.groups - 1) * self.queries)
+        return (self.queries,) * self.groups
 
     @property
     def answer(self) -> slice:
@@ -277,7 +287,8 @@ class QueryLayout:
         return ~self._sight(self.groups, device)
 
     def _sight(self, groups: int, device: torch.device | str | None) -> Tensor:
-        owner = -2 - torch.arange(groups * self.queries, device=device) // self.queries  # -2 is the answer
+        group = torch.arange(groups * self.queries, device=device) // self.queries
+        owner = -2 - (group.clamp(max=1) if self.joined else group)  # -2 is the answer
         if self.slots is not None:
             owner = torch.cat((self.slots.to(owner.device), owner))
         return (owner[:, None] == owner) | ((owner > -2)[:, None] & (owner == -2))
@@ -300,6 +311,9 @@ class Queries:
     """[K + 1, D - 1] the label table that content was made of, where it was"""
     read_from: Tensor | None = None
     """[B, N, D] what the reference points were read off, where it was normed for that"""
+    boxes: tuple[Tensor, Tensor] | None = None
+    """[B, N, 4] the boxes that the two decoder layers before predicted, without graph; the second layer has those of
+    the first references and the first layer's (where references are points that layer's twice), the first has none"""
 
 
 @dataclass(frozen=True)
@@ -312,6 +326,10 @@ class QueryLimit:
     """the key of a recipe that changes it"""
 
 
+Relation = Callable[[slice], Tensor]
+"""Numbers among the queries at these places: to [B, H, N, N], rows look at columns."""
+
+
 @dataclass(frozen=True)
 class QueryPosition:
     """What a decoder layer knows of its queries' places."""
@@ -320,6 +338,8 @@ class QueryPosition:
     """name -> [B, N, D], learned embeddings, for self-attention and the first layer's content"""
     codes: dict[str, Tensor] = field(default_factory=dict)
     """name -> [B, N, F], scaled sine codes, for the position terms of cross-attention"""
+    relations: dict[str, Relation | None] = field(default_factory=dict)
+    """name -> numbers among queries, for the terms of self-attention; None in a layer that has none"""
 
 
 @dataclass(frozen=True)
@@ -344,12 +364,22 @@ class Output:
     """whether the last logit is "no object", which is no label of a truth"""
     repeats: int = 1
     """groups that share the weight of a loss, those of other outputs counted too: losses are divided by it"""
+    content: tuple[Tensor, ...] | None = None
+    """[B, N, D] of each layer, what the head read; in training only"""
 
     def rows(self, places: slice) -> Output:
         """The same for some of the queries, as one group and without extras."""
         cut = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
         cut = {name: value[:, :, places] for name, value in cut.items() if value is not None}
-        return replace(self, **cut, extras={}, groups=1)
+        content = None if self.content is None else tuple(read[:, places] for read in self.content)
+        return replace(self, **cut, content=content, extras={}, groups=1)
+
+    def layer(self, index: int) -> Output:
+        """The same of one decoder layer, without extras."""
+        kept = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
+        kept = {name: value[index : index + 1] for name, value in kept.items() if value is not None}
+        content = None if self.content is None else self.content[index : index + 1]
+        return replace(self, **kept, content=content, extras={})
 
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
@@ -370,10 +400,18 @@ class Extra:
     """they only tell objects from background: every object counts as class 0"""
     targets: Targets | None = None
     """the truth that `matches` speaks of, where that is not the batch's"""
+    copies: int = 1
+    """how many times each object stands in the truth; losses are divided by that many more objects"""
+    weight: float = 1.0
+    """factor of all losses"""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """factors of single losses beside it, by the losses' names; 1 where none is given"""
+    assign: Callable[[Output, Targets], Sequence[Matches]] | None = None
+    """gives each layer's pairs, where neither they are known nor the answer's matcher finds them"""
 
     def truth(self, batch: Targets) -> Targets:
         """What these predictions are held against."""
-        targets = batch if self.targets is None else self.targets
+        targets = (batch if self.targets is None else self.targets).repeat(self.copies)
         return replace(targets, labels=torch.zeros_like(targets.labels)) if self.classless else targets
 
     def float(self) -> Extra:
@@ -405,6 +443,18 @@ class Targets:
             valid = torch.arange(max(counts), device=boxes.device) < given[:, None]
             boxes = torch.where(valid[..., None], boxes, constant([0.5, 0.5, 1.0, 1.0], boxes))
         return cls(labels, boxes, counts, len(counts) if images is None else images)
+
+    def repeat(self, times: int) -> Targets:
+        """The same with each object so many times, all objects of an image and then all again."""
+        if times == 1 or not self.boxes.shape[1]:
+            return self
+        width = times * self.boxes.shape[1]
+        places = [[j % count if j < times * count else 0 for j in range(width)] for count in self.counts]
+        index = constant(places, self.labels)
+        boxes = self.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        return replace(
+            self, labels=self.labels.gather(1, index), boxes=boxes, counts=tuple(times * n for n in self.counts)
+        )
 
 
 @dataclass(frozen=True)

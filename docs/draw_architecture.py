@@ -21,7 +21,7 @@ COLUMNS = {
     "features": ["data", "augment", "backbone"],
     "memory": ["position", "encoder"],
     "queries": ["queries", "block"],
-    "each decoder layer looks": ["query_position", "self_attention", "cross_attention", "term"],
+    "each decoder layer looks": ["query_position", "self_attention", "cross_attention", "term", "self_term"],
     "predicts, and moves": ["head", "geometry"],
     "losses": ["matcher", "cost", "loss"],
 }

@@ -12,6 +12,9 @@ from detrkit.structures import Memory, QueryLayout, QueryPosition, Reference
 class SelfAttention(Part):
     """Queries look at one another."""
 
+    relations: tuple[str, ...] = ()
+    """names of what its terms ask for of pairs of queries (`QueryPosition.relations`)"""
+
     def forward(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None = None) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]; `layout` says who sees whom, None: all do."""
         raise NotImplementedError

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.structures import QueryLayout
+from detrkit.structures import QueryLayout, Relation
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -24,8 +26,16 @@ def key_mask(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else ~mask[:, None, None, :]
 
 
-def self_attend(query: Tensor, key: Tensor, value: Tensor, layout: QueryLayout | None, *, dropout: float) -> Tensor:
-    """Attention among the decoder's queries: softmax(q k / sqrt(D / H)) v, where each sees whom its layout lets it see.
+def self_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: QueryLayout | None,
+    *,
+    dropout: float,
+    bias: Relation | None = None,
+) -> Tensor:
+    """Attention among the decoder's queries: softmax(q k / sqrt(D / H) + bias) v, as far as the layout lets them see.
 
     Groups of matching queries are folded into the batch, [B, H, G * N, F] to [B * G, H, N, F], and need no mask: a
     G-th of the work of a masked attention over all of them (Group DETR, section 3.3). Only denoising slots bring a
@@ -35,22 +45,36 @@ def self_attend(query: Tensor, key: Tensor, value: Tensor, layout: QueryLayout |
         query, key, value: [B, H, N, F], projected; N counts slots and all groups.
         layout: None if all see one another.
         dropout: on attention weights.
+        bias: what is added to the logits; None for nothing. It tells apart queries that want the same object, so it
+            leaves out those groups of which
+            several queries answer for one (`QueryLayout.joined`).
 
     Returns:
         [B, N, D]
     """
-    rows, groups, mixed = [query, key, value], 1, []
-    if layout is not None:
-        groups = layout.groups
-        if layout.slots is not None:
-            end = layout.answer.stop
-            q, k, v = (x[:, :, :end] for x in rows)
-            mixed.append(F.scaled_dot_product_attention(q, k, v, layout.visible, dropout))
-            rows, groups = [x[:, :, end:] for x in rows], groups - 1
-    if groups:
-        q, k, v = (x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1) for x in rows)
-        alone = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        mixed.append(alone.unflatten(0, (-1, groups)).transpose(1, 2).flatten(2, 3))
+    if layout is None:
+        added = None if bias is None else bias(slice(None)).to(query.dtype)
+        return merge_heads(F.scaled_dot_product_attention(query, key, value, added, dropout))
+    sets = [(size, bias is not None and not (layout.joined and place)) for place, size in enumerate(layout.matching)]
+    rows, start, mixed = (query, key, value), 0, []
+    if layout.slots is not None:
+        sets, start = sets[1:], layout.answer.stop
+        mask = layout.visible
+        if bias is not None:
+            mask = bias(slice(0, start)).to(query.dtype).masked_fill(~mask, -torch.inf)
+        q, k, v = (x[:, :, :start] for x in rows)
+        mixed.append(F.scaled_dot_product_attention(q, k, v, mask, dropout))
+    for (size, biased), alike in groupby(sets):  # sets of one kind are folded into the batch
+        count = len(list(alike))
+        end = start + count * size
+        q, k, v = (x[:, :, start:end].unflatten(2, (count, size)).transpose(1, 2).flatten(0, 1) for x in rows)
+        added = None
+        if bias is not None and biased:
+            parts = [bias(slice(first, first + size)) for first in range(start, end, size)]
+            added = torch.stack(parts, dim=1).flatten(0, 1).to(query.dtype)
+        alone = F.scaled_dot_product_attention(q, k, v, added, dropout)
+        mixed.append(alone.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3))
+        start = end
     return merge_heads(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2))
 
 
@@ -93,15 +117,16 @@ class MultiHeadAttention(nn.Module):
         value: Tensor,
         mask: Tensor | None = None,
         layout: QueryLayout | None = None,
+        bias: Relation | None = None,
     ) -> Tensor:
         """Query [B, N, D], key and value [B, L, D], padding mask [B, L] or None, to [B, N, D].
 
-        `layout` is for attention among the decoder's queries, which have no padding.
+        `layout` and `bias` are for attention among the decoder's queries, which have no padding (see `self_attend`).
         """
         value = self.values(value)
         query, key = self._queries_and_keys(query) if query is key else (self.queries(query), self.keys(key))
         dropout = self.dropout if self.training else 0.0
-        if layout is not None:
-            return self.out_proj(self_attend(query, key, value, layout, dropout=dropout))
+        if layout is not None or bias is not None:
+            return self.out_proj(self_attend(query, key, value, layout, dropout=dropout, bias=bias))
         mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout)
         return self.out_proj(merge_heads(mixed))

@@ -40,7 +40,7 @@ class PlacedAttention(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.positions = QueryPositions(positions, width=width)
+        self.positions = QueryPositions(positions, width=width, heads=heads)
         self.geometry: Geometry = as_factory("geometry", geometry)()
         offered = {"width": width, "heads": heads, "levels": levels, "dropout": dropout}
         names = self.positions.embedding_names

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detrkit.attention.base import SelfAttention
 from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.attention.self_terms import SelfTerms, SelfTermSum
 from detrkit.attention.summed import Summand
 from detrkit.attention.term_sum import TermSum
 from detrkit.attention.terms import Terms
@@ -23,16 +24,19 @@ class PlainSelfAttention(SelfAttention):
         width: D.
         heads: H.
         dropout: on attention weights.
+        terms: what is added to these logits, such as Relation DETR's.
     """
 
-    def __init__(self, *, width: int, heads: int, dropout: float):
+    def __init__(self, *, width: int, heads: int, dropout: float, terms: SelfTerms = []):  # noqa: B006 (never changed)
         super().__init__()
         self.attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
+        self.terms = SelfTermSum(terms, width=width, heads=heads)
+        self.relations = self.terms.relations
 
     def forward(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None = None) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]; `layout` says who sees whom, None: all do."""
         placed = sum(position.embeddings.values(), content)
-        return self.attention(placed, placed, content, layout=layout)
+        return self.attention(placed, placed, content, layout=layout, bias=self.terms(content, position))
 
 
 @register("cross_attention", "plain")

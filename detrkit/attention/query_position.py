@@ -16,7 +16,7 @@ from detrkit.errors import UserError
 from detrkit.layers import MLP, Part, xavier_matrices
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import Given, as_factory, define_slot, register
-from detrkit.structures import Memory, Queries, QueryPosition
+from detrkit.structures import Memory, Queries, QueryPosition, Relation
 
 Order = Literal["xy", "yx"]
 
@@ -29,6 +29,10 @@ class QueryPositionPart(Part):
     codes: tuple[str, ...] = ()
     """names of the codes [B, N, F] of the query's place that it gives, each scaled by content where that is asked; one
     that is not declared here is given all the same, but is no reason for `decoder.content_scale`"""
+    relations: tuple[str, ...] = ()
+    """names of what it says of pairs of queries, each for a term of self-attention that must be there"""
+    reads_boxes = False
+    """whether it asks for the boxes of the layers before (`Queries.boxes`)"""
     reads_embeddings = False
     """whether it takes a query's place from the embedding that the query brings along, and so tells those apart"""
 
@@ -37,7 +41,7 @@ class QueryPositionPart(Part):
         raise NotImplementedError
 
 
-define_slot("query_position", offers=("width",), base=QueryPositionPart)
+define_slot("query_position", offers=("width", "heads"), base=QueryPositionPart)
 
 
 class QueryPositions(nn.ModuleDict):
@@ -46,23 +50,35 @@ class QueryPositions(nn.ModuleDict):
     Args:
         sources: in any form (see `detrkit.recipe.as_factory`).
         width: D.
+        heads: H.
 
     Raises:
         UserError: one stands twice, or two give something of one name.
     """
 
-    def __init__(self, sources: Sequence[Given], *, width: int):
+    def __init__(self, sources: Sequence[Given], *, width: int, heads: int):
         placed = [as_factory("query_position", given) for given in sources]
         if repeated := [f.name for f in placed if [g.name for g in placed].count(f.name) > 1]:
             raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
-        super().__init__({factory.name: factory(width=width) for factory in placed})
+        super().__init__({factory.name: factory(width=width, heads=heads) for factory in placed})
         _require_one_giver("embedding", {name: source.embeddings for name, source in self.named.items()})
         _require_one_giver("code", {name: source.codes for name, source in self.named.items()})
+        _require_one_giver("relation", {name: source.relations for name, source in self.named.items()})
 
     @property
     def named(self) -> dict[str, QueryPositionPart]:
         """The sources by name."""
         return {name: cast(QueryPositionPart, source) for name, source in self.items()}
+
+    @property
+    def relation_names(self) -> tuple[str, ...]:
+        """Names of all that they say of pairs of queries."""
+        return tuple(name for source in self.named.values() for name in source.relations)
+
+    @property
+    def reads_boxes(self) -> bool:
+        """Whether one of them asks for the boxes of the layers before."""
+        return any(source.reads_boxes for source in self.named.values())
 
     @property
     def embedding_names(self) -> tuple[str, ...]:
@@ -73,11 +89,13 @@ class QueryPositions(nn.ModuleDict):
         """What all of them say of the queries' places; the arguments are a source's."""
         embeddings: dict[str, Tensor] = {}
         codes: dict[str, Tensor] = {}
+        relations: dict[str, Relation | None] = {}
         for source in self.values():
             position = source(queries, scale, memory)
             embeddings |= position.embeddings
             codes |= position.codes
-        return QueryPosition(embeddings, codes)
+            relations |= position.relations
+        return QueryPosition(embeddings, codes, relations)
 
 
 def _require_one_giver(kind: str, given: dict[str, tuple[str, ...]]) -> None:

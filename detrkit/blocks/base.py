@@ -85,6 +85,14 @@ class Block(Part):
 
     groups = 1
     """how many groups of matching queries it wants of the query generator"""
+    joins_groups = False
+    """whether those beyond the answer see one another, and several of their queries answer for one object"""
+
+    def join(self, decoder: QueryDecoder) -> None:
+        """Hears from which decoder it gets its predictions, before any weights are loaded or moved.
+
+        Raises UserError if that does not give what the block needs.
+        """
 
     def check(self, queries: QueryGenerator, decoder: QueryDecoder) -> None:
         """Raise UserError if the block does not go with the query generator or the decoder."""
@@ -103,8 +111,16 @@ class Block(Part):
         """The content [..., D] of slots with these labels [...]; `queries` are the generator's."""
         raise NotImplementedError
 
+    def share(self, answer: Output, others: Output) -> tuple[Output, Extra]:
+        """The predictions of the first group and of the others, with what each counts for; where it wants groups."""
+        raise NotImplementedError
 
-define_slot("block", offers=("width", "classes", "geometry"), base=Block)
+    def supervise(self, answer: Output) -> Extra | None:
+        """What is learned from the answer's own queries beside the answer; None for nothing."""
+        return None
+
+
+define_slot("block", offers=("width", "classes", "geometry", "head"), base=Block)
 
 
 @dataclass(frozen=True)
@@ -118,10 +134,8 @@ class Extension:
     """by block"""
     owner: Tensor | None
     """[S] int64, `QueryLayout.slots` of all blocks; None where there are no slots"""
-    groups: int
-    """of matching queries"""
-    grouping: str
-    """the block that wanted groups; "" if there is one group only"""
+    blocks: TrainingBlocks
+    """whose blocks they are of"""
 
     def cut(self, output: Output) -> Output:
         """The answer, of the first group of matching queries, with everything else in its extras."""
@@ -129,14 +143,17 @@ class Extension:
         for name, slots in self.slots.items():
             extras[name] = slots.read(output.rows(slice(start, start + slots.room)))
             start += slots.room
-        end = start + (output.logits.shape[2] - start) // self.groups
-        if self.grouping:
-            others = replace(output.rows(slice(end, None)), groups=self.groups - 1, repeats=self.groups)
-            extras[self.grouping] = Extra(others)
+        end = start + (output.logits.shape[2] - start) // self.blocks.groups
+        answer = output.rows(slice(start, end))
+        if grouping := self.blocks.grouping:
+            others = output.rows(slice(end, None))
+            answer, extras[grouping] = self.blocks.named[grouping].share(answer, others)
+        for name, block in self.blocks.named.items():
+            if (extra := block.supervise(answer)) is not None:
+                extras[name] = extra
         if shared := extras.keys() & output.extras.keys():
             raise UserError(f"blocks.{min(shared)}: the detector trains something else of that name; take another name")
-        answer = output.rows(slice(start, end))
-        return replace(answer, extras={**output.extras, **extras}, repeats=self.groups)
+        return replace(answer, extras={**output.extras, **extras})
 
 
 class TrainingBlocks(nn.ModuleDict):
@@ -188,7 +205,7 @@ class TrainingBlocks(nn.ModuleDict):
             owner += own + [-1] * (one.room - len(own))
             first += len(one.sizes)
         on_device = torch.tensor(owner).to(targets[0]["boxes"].device, non_blocking=True) if owner else None
-        return Extension(slots, on_device, self.groups, self.grouping)
+        return Extension(slots, on_device, self)
 
     def extend(
         self, queries: Queries, extension: Extension, embed_boxes: Callable[[Tensor], Tensor] | None = None
@@ -197,7 +214,12 @@ class TrainingBlocks(nn.ModuleDict):
 
         `embed_boxes` is the generator's, where it makes embeddings [..., D] of boxes [..., 4]; else None.
         """
-        layout = QueryLayout(queries.content.shape[1] // self.groups, self.groups, extension.owner)
+        layout = QueryLayout(
+            queries=queries.content.shape[1] // self.groups,
+            groups=self.groups,
+            slots=extension.owner,
+            joined=bool(self.grouping) and self.named[self.grouping].joins_groups,
+        )
         content, reference, embedding = queries.content, queries.reference, queries.embedding
         for name, one in reversed(extension.slots.items()):
             known = self.named[name].content(one.labels, queries).to(queries.content.dtype)

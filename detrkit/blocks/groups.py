@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
 from detrkit.blocks.base import Block
 from detrkit.recipe import register
+from detrkit.structures import Extra, Output
 
 
 @register("block", "groups")
@@ -20,7 +22,7 @@ class QueryGroups(Block):
 
     With denoising beside it, the slots see the first group and not the others.
 
-    Needs queries that come in groups: "learned", "anchor_boxes" or "salient_grid".
+    Needs queries that come in groups: all but "anchor_points".
 
     Args:
         count: K.
@@ -29,3 +31,7 @@ class QueryGroups(Block):
     def __init__(self, *, count: Annotated[int, Field(ge=2, le=1000)] = 11):
         super().__init__()
         self.groups = count
+
+    def share(self, answer: Output, others: Output) -> tuple[Output, Extra]:
+        others = replace(others, groups=self.groups - 1, repeats=self.groups)
+        return replace(answer, repeats=self.groups), Extra(others)

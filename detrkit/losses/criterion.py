@@ -14,7 +14,7 @@ from detrkit.losses.base import BaseCriterion, Loss
 from detrkit.losses.truths import check_truths
 from detrkit.matching.base import Matcher
 from detrkit.recipe import Given, as_factory
-from detrkit.structures import Matches, Output, Target, Targets
+from detrkit.structures import Extra, Matches, Output, Target, Targets
 
 
 class Criterion(BaseCriterion):
@@ -121,17 +121,43 @@ class Criterion(BaseCriterion):
         padded = Targets.pad(targets, output.boxes.dtype, images)
         with torch.autocast(output.logits.device.type, enabled=False):
             truths = {name: extra.truth(padded) for name, extra in output.extras.items()}
-            asked = {name: extra for name, extra in output.extras.items() if extra.matches is None}
-            matches, *found = self.matcher.match(
+            unknown = {name: extra for name, extra in output.extras.items() if extra.matches is None}
+            asked = {name: extra for name, extra in unknown.items() if extra.assign is None}
+            matches, *matched = self.matcher.match(
                 [(output, padded), *((extra.output, truths[name]) for name, extra in asked.items())]
             )
-            pairs = dict(zip(asked, found, strict=True))
+            pairs: dict[str, Matches | Sequence[Matches]] = dict(zip(asked, matched, strict=True))
+            for name, extra in unknown.items():
+                if extra.assign is not None:
+                    pairs[name] = extra.assign(extra.output, truths[name])
             if objects is None:
                 objects = self.normalizer(targets, output.logits.device)
             terms = self._terms("", output, padded, matches, objects)
             for name, extra in output.extras.items():
-                terms |= self._terms(name, extra.output, truths[name], extra.matches or pairs[name], objects)
+                found = extra.matches or pairs[name]
+                terms |= self._of_extra(name, extra, truths[name], found, objects * extra.copies)
         return terms, matches, padded
+
+    def _of_extra(
+        self, name: str, extra: Extra, targets: Targets, matches: Matches | Sequence[Matches], objects: Tensor
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The terms of an extra, without those that ask for what it does not predict."""
+        if strange := extra.weights.keys() - self.losses.keys():
+            raise UserError(
+                f'blocks.{name}.weights names "{min(strange)}", which is no loss; losses are {list(self.losses)}'
+            )
+        if isinstance(matches, Matches):
+            terms = self._terms(name, extra.output, targets, matches, objects)
+        else:  # of a number of its own in each layer
+            layers = [
+                self._terms(name, extra.output.layer(index), targets, pairs, objects)
+                for index, pairs in enumerate(matches)
+            ]
+            terms = {
+                key: (weight, torch.cat([layer[key][1] for layer in layers])) for key, (weight, _) in layers[0].items()
+            }
+        factors = {f"{name}/{loss}": extra.weight * extra.weights.get(loss, 1.0) for loss in self.losses}
+        return {key: (weight, factors[key] * value) for key, (weight, value) in terms.items()}
 
     def _terms(
         self, extra: str, output: Output, targets: Targets, matches: Matches, objects: Tensor

@@ -22,31 +22,36 @@ class LearnedPointQueries(QueryGenerator):
     Args:
         width: D.
         geometry: turns the points into references.
+        groups: how many groups of them there are, each with its own.
         count: N.
         initial_size: side of the box around each point, as a share of the image, for geometries whose references have
             sides.
     """
 
     place_layers = ("point",)
+    makes_groups = True
 
     def __init__(
         self,
         *,
         width: int,
         geometry: Geometry,
+        groups: int = 1,
         count: Count = 300,
         initial_size: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ):
         super().__init__()
-        self.geometry, self.initial_size = geometry, initial_size
+        self.geometry, self.count, self.initial_size = geometry, count, initial_size
         self.limit = QueryLimit(count, "queries.count")
-        self.table = nn.Parameter(torch.randn(count, 2 * width))  # embedding, content
+        self.table = nn.Parameter(torch.randn(groups * count, 2 * width))  # embedding, content
         self.point = nn.Linear(width, 2)
         nn.init.xavier_uniform_(self.point.weight)
         nn.init.zeros_(self.point.bias)
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
-        embedding, content = self.table.expand(memory.tokens.shape[0], -1, -1).chunk(2, dim=-1)
+        """The queries of the first `groups` groups."""
+        rows = self.table[: groups * self.count]
+        embedding, content = rows.expand(memory.tokens.shape[0], -1, -1).chunk(2, dim=-1)
         point = self.point(embedding).sigmoid()
         boxes = torch.cat((point, torch.full_like(point, self.initial_size)), dim=-1)
         return Queries(content, self.geometry.encode(boxes), embedding)

@@ -62,6 +62,18 @@ class Proposals(nn.Module):
         return Start(tokens, boxes, usable)
 
 
+def ranked(scores: Tensor, count: int, groups: int) -> Tensor:
+    """Places [B, groups * N] of the best scores [B, L]: group by group, best first; N = min(count, L).
+
+    Where there are not enough for all groups, the later ones begin again with the best.
+    """
+    if groups == 1:
+        return best(scores, count)
+    places = best(scores, groups * count)
+    count = min(count, scores.shape[1])
+    return places[:, torch.arange(groups * count, device=places.device) % places.shape[1]]
+
+
 def best(scores: Tensor, count: int) -> Tensor:
     """Places [B, N] of the best scores [B, L], best first; N = min(count, L)."""
     return scores.topk(torch.sym_min(count, scores.shape[1]), dim=1).indices

@@ -14,7 +14,7 @@ from detrkit.heads import Head, HeadOutput
 from detrkit.layers import Count, take
 from detrkit.position import sine_code
 from detrkit.queries.base import QueryGenerator
-from detrkit.queries.proposals import Proposals, best
+from detrkit.queries.proposals import Proposals, ranked
 from detrkit.recipe import Given, register
 from detrkit.structures import Extra, Memory, Output, Queries, QueryLimit
 
@@ -24,10 +24,12 @@ class MixedSelectionQueries(QueryGenerator):
     """References from the encoder's best tokens, content learned for each rank (DINO, section 3.4).
 
     The chosen proposals are trained by the extra "encoder", matched and weighted as the answer is. With fewer tokens
-    than `count`, rank r keeps its content and the ranks beyond the tokens are left out of that batch.
+    than `count`, rank r keeps its content and the ranks beyond the tokens are left out of that batch. A second group of
+    queries is the next best N tokens, with content of its own; "encoder" trains those of the first.
 
     Args:
         width: D.
+        groups: how many groups of content there are.
         geometry: turns the chosen boxes into references.
         classes: K.
         head: factory of the decoder's head; the encoder gets one of its own.
@@ -37,6 +39,8 @@ class MixedSelectionQueries(QueryGenerator):
             (1, 1, 1, 1).
     """
 
+    makes_groups = True
+
     def __init__(
         self,
         *,
@@ -44,25 +48,28 @@ class MixedSelectionQueries(QueryGenerator):
         geometry: Geometry,
         classes: int,
         head: Given,
+        groups: int = 1,
         count: Count = 300,
         skip_unusable: bool = False,
     ):
         super().__init__()
-        self.geometry, self.skip_unusable = geometry, skip_unusable
+        self.geometry, self.count, self.skip_unusable = geometry, count, skip_unusable
         self.proposals = Proposals(width=width, classes=classes, head=head)
         self.limit = QueryLimit(count, "queries.count")
-        self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(count, width)))
+        self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(groups * count, width)))
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         start = self.proposals(memory)
         scores = self.proposals.head.certainty(0, start.tokens)
         if self.skip_unusable:
             scores = scores.masked_fill(~start.usable, -torch.inf)
-        chosen = best(scores, len(self.content))
+        chosen = ranked(scores, self.count, groups)
         raw = self.proposals.head(0, take(start.tokens, chosen))
         boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
-        content = self.content[: chosen.shape[1]].expand(boxes.shape[0], -1, -1)
-        encoder = Extra(proposed(raw, boxes, memory, self.proposals.head))
+        size = chosen.shape[1] // groups
+        content = self.content[: groups * self.count].unflatten(0, (groups, -1))[:, :size].flatten(0, 1)
+        content = content.expand(boxes.shape[0], -1, -1)
+        encoder = Extra(proposed(raw, boxes, memory, self.proposals.head).rows(slice(size)))
         return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
 
 
@@ -71,19 +78,24 @@ class TwoStageQueries(QueryGenerator):
     """References, content and embedding all from the encoder's best proposals (Deformable DETR, section 4.2).
 
     A token's score is its logit of class 0. The extra "encoder" trains all tokens to tell objects from background,
-    whatever their class. Content and embedding are a projection of the chosen boxes' sine code.
+    whatever their class. Content and embedding are a projection of the chosen boxes' sine code. A second group of
+    queries is the next best N tokens (H-DETR, official code).
 
     Args:
         width: D.
         geometry: turns the chosen boxes into references.
         classes: K.
         head: factory of the decoder's head; the encoder gets one of its own.
+        groups: how many groups of queries are asked for at most.
         count: N; fewer where the map has fewer tokens.
     """
 
     embeds_boxes = True
+    makes_groups = True
 
-    def __init__(self, *, width: int, geometry: Geometry, classes: int, head: Given, count: Count = 300):
+    def __init__(
+        self, *, width: int, geometry: Geometry, classes: int, head: Given, groups: int = 1, count: Count = 300
+    ):
         super().__init__()
         self.geometry, self.count, self.half_width = geometry, count, width // 2
         self.proposals = Proposals(width=width, classes=classes, head=head)
@@ -95,7 +107,7 @@ class TwoStageQueries(QueryGenerator):
         start = self.proposals(memory)
         raw = self.proposals.head(0, start.tokens)
         boxes = torch.sigmoid(raw.offsets["box"] + start.boxes)
-        chosen = take(boxes, best(raw.logits[..., 0], self.count)).detach()
+        chosen = take(boxes, ranked(raw.logits[..., 0], self.count, groups)).detach()
         embedding, content = self._starts(chosen)
         encoder = Extra(proposed(raw, boxes, memory, self.proposals.head), classless=True)
         extras = {"encoder": encoder}

@@ -1,0 +1,43 @@
+"""More queries in training, of which several answer for each object (H-DETR)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from detrkit.blocks.base import Block
+from detrkit.layers import Count
+from detrkit.matching.costs import Weight
+from detrkit.recipe import register
+from detrkit.structures import Extra, Output
+
+
+@register("block", "hybrid")
+class HybridMatching(Block):
+    """A second set of queries, matched with each object K times over (Jia et al., "H-DETR", CVPR 2023).
+
+    The query generator owns `sets` times the answer's queries more. They see one another and never the answer, share
+    everything else, and are matched with K copies of each object, so that K queries learn each (section 3.2, "hybrid
+    branch"). Their losses are divided by K times the number of objects and weigh `weight`. Outside training there is
+    the answer alone.
+
+    With denoising beside it, the slots see the answer and not the second set. Terms of self-attention that tell
+    duplicates apart leave the second set out (Relation DETR, official code).
+
+    Needs queries that come in groups: all but "anchor_points".
+
+    Args:
+        sets: queries of the second set, as a multiple of the answer's: 1500 of 300 are 5.
+        copies: K.
+        weight: of the second set's losses (lambda; published 1).
+    """
+
+    joins_groups = True
+
+    def __init__(self, *, sets: Annotated[int, Field(ge=1, le=1000)] = 5, copies: Count = 6, weight: Weight = 1.0):
+        super().__init__()
+        self.groups, self.copies, self.weight = 1 + sets, copies, weight
+
+    def share(self, answer: Output, others: Output) -> tuple[Output, Extra]:
+        return answer, Extra(others, copies=self.copies, weight=self.weight)

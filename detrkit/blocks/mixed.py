@@ -1,0 +1,119 @@
+"""Several queries for each object on the answer's own queries (MS-DETR)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from detrkit.blocks.base import Block
+from detrkit.boxes import center_to_corners, overlaps
+from detrkit.decoder import QueryDecoder
+from detrkit.errors import UserError
+from detrkit.heads import Head
+from detrkit.layers import Count
+from detrkit.matching.costs import Weight, pairs
+from detrkit.recipe import Given, as_factory, register
+from detrkit.structures import Extra, Matches, Output, Targets
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@register("block", "mixed")
+class MixedSupervision(Block):
+    """A second assignment on the answer's queries, of many to each object (Zhao et al., "MS-DETR", CVPR 2024).
+
+    What the answer's heads read is read by class heads (and objectness, where the head has it) of the block's own; the
+    boxes are the answer's (section 3.3, implementation (a)). These predictions are trained by the recipe's losses over
+    the pairs of `assign`, divided by the number of objects. Outside training nothing is added.
+
+    Args:
+        width: D.
+        classes: K.
+        head: factory of the decoder's head; the block gets class heads of that kind.
+        threshold: the least score of a query that counts for an object.
+        count: k, how many queries an object gets at most.
+        box, label: shares of IoU and class probability in a score.
+        weights: factors of single losses by their names (official code: twice the answer's weight for classes).
+    """
+
+    head: Head
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        classes: int,
+        head: Given,
+        threshold: Share = 0.4,
+        count: Count = 6,
+        box: Share = 0.7,
+        label: Share = 0.3,
+        weights: Mapping[str, Weight] = {},
+    ):
+        super().__init__()
+        self.width, self.classes, self.kind = width, classes, as_factory("head", head)
+        self.threshold, self.count, self.box, self.label, self.weights = threshold, count, box, label, weights
+
+    def join(self, decoder: QueryDecoder) -> None:
+        if decoder.depth is None:
+            raise UserError("the block mixed reads what the decoder's heads read, and this decoder does not say it")
+        self.head = self.kind(
+            width=self.width, classes=self.classes, layers=decoder.depth, offset_widths={}, size_offsets=()
+        )
+
+    def supervise(self, answer: Output) -> Extra:
+        if answer.content is None:
+            raise UserError("the block mixed reads what the decoder's heads read, and this decoder does not say it")
+        raw = [self.head(layer, content) for layer, content in enumerate(answer.content)]
+        objectness = [one.objectness for one in raw if one.objectness is not None]
+        output = replace(
+            answer,
+            logits=torch.stack([one.logits for one in raw]),
+            objectness=torch.stack(objectness) if objectness else None,
+            content=None,
+            extras={},
+        )
+        return Extra(output, assign=self.assign, weights=self.weights)
+
+    @torch.no_grad()
+    def assign(self, output: Output, targets: Targets) -> list[Matches]:
+        """The pairs of each layer, which waits for the device a second time.
+
+        A query whose best score reaches the threshold, or that is the best one of some object, counts for the object
+        that it scores best with. An object gets as many queries as count for it, k at most: those that score best
+        with it, by whomever they count for. (The official code first draws N / 4 of the queries that count where there
+        are more. A query of two objects of unlike classes is there of the better one's class, here of both.)
+        """
+        scores = self.scores(output, targets)  # [Y, B, N, T]
+        queries, objects = scores.shape[2:]
+        if not objects:
+            empty = torch.zeros(0, dtype=torch.int64, device=scores.device)
+            return [Matches(empty, empty[None], empty[None])] * len(scores)
+        best, owner = scores.max(-1)
+        first = scores.max(-2)  # of each object
+        firsts = torch.zeros_like(best).scatter_add(-1, first.indices, first.values.isfinite().to(best.dtype))
+        counting = (best >= self.threshold) | (firsts > 0)
+        numbers = torch.zeros_like(scores[:, :, 0], dtype=torch.int64).scatter_add(-1, owner, counting.long())
+        count = min(self.count, queries)
+        chosen = scores.topk(count, dim=2).indices  # [Y, B, k, T]
+        taken = torch.arange(count, device=scores.device)[:, None] < numbers[:, :, None]
+        found = []
+        for here, rows in zip(taken.cpu(), chosen, strict=True):
+            image, rank, target = (x.to(scores.device, non_blocking=True) for x in here.nonzero(as_tuple=True))
+            found.append(Matches(image, rows[image, rank, target][None], target[None]))
+        return found
+
+    def scores(self, output: Output, targets: Targets) -> Tensor:
+        """[Y, B, N, T] how well queries fit objects, in [0, 1]; -inf where no object is or a number is broken."""
+        predicted, truth = pairs(center_to_corners(output.boxes), center_to_corners(targets.boxes))
+        index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
+        chance = output.logits.softmax(-1) if output.background else output.logits.sigmoid()
+        scores = self.box * overlaps(predicted, truth, 0.0)[0] + self.label * chance.gather(-1, index)
+        there = torch.tensor([[j < n for j in range(targets.boxes.shape[1])] for n in targets.counts])
+        there = there.to(scores.device, non_blocking=True)[None, :, None]
+        return scores.masked_fill(~(there & scores.isfinite()), -torch.inf)
