@@ -95,7 +95,7 @@ def test_parts_of_one_map_refuse_several_levels(name, overrides):
         detector(*batch()[:2])
 
 
-@pytest.mark.parametrize("name", ["deformable_detr_r50_50ep", "dino_ss_r50_12ep"])
+@pytest.mark.parametrize("name", ["anchor_detr_r50_50ep"])
 def test_groups_are_refused_where_queries_cannot_be_made_in_groups(name):
     with pytest.raises(UserError, match=r"wants 3 groups of queries, and queries .* makes one"):
         small(name, "blocks.groups.count=3")
