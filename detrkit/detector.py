@@ -79,6 +79,17 @@ class BaseDetector(nn.Module):
         """Detections of a batch, in torchvision's form, best first; see `Detector.detect`."""
         raise NotImplementedError
 
+    def compiled(self, **options: Any) -> Callable[..., Any]:
+        """`forward` for training by `torch.compile`, whose `options` these are.
+
+        Raises:
+            UserError: this detector is no graph that holds for batches of other shapes.
+        """
+        raise UserError(
+            "train.compile = true needs a detector that is one graph for torch.compile, and this one is not "
+            f"({type(self).__name__}); leave it false"
+        )
+
     def for_inference(self) -> Self:
         """A copy for detection alone: the same detections in less time, in evaluation mode, not to be trained or saved.
 
@@ -141,7 +152,13 @@ class Detector(BaseDetector):
         What chance and the numbers of objects decide is worked out before the graph (`TrainingBlocks.prepare`), and
         denoising slots are filled up to few sizes (`blocks.base.rounded`).
         """
-        predict = torch.compile(self._predict, fullgraph=True, **options)
+        graph = torch.compile(self._predict, fullgraph=True, **options)
+
+        def predict(*values: Any) -> Output:
+            # A size that changes is free in the next graph, so there are few; torch's own limit of 8 is still met.
+            with torch._dynamo.config.patch(recompile_limit=64):
+                return graph(*values)
+
         return partial(self._forward, predict=predict, room=rounded)
 
     def _forward(

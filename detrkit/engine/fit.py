@@ -14,6 +14,7 @@ from torch import nn
 
 from detrkit.data.dataset import DataSource
 from detrkit.engine.distributed import processes
+from detrkit.engine.learner import compiled_form
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
 from detrkit.engine.progress import Reporter
@@ -76,6 +77,8 @@ def fit(
         workload = planned(options, source, here)
         require_files(source)
         require_objects(source)
+        if options.compile:
+            compiled_form(detector, device)
         in_first(here, lambda: _open(run, held, resume=resume))
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if options.init_from is not None and not resume:

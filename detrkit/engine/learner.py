@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from detrkit.data import Batch
+from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import autocast
 from detrkit.losses.base import BaseCriterion
 
@@ -15,13 +19,44 @@ AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over o
 class Learner(nn.Module):
     """From images and truths to losses, so that whoever wraps it sees what the losses reach and what they do not."""
 
-    def __init__(self, detector: nn.Module, criterion: BaseCriterion, device: torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        detector: nn.Module,
+        criterion: BaseCriterion,
+        device: torch.device,
+        precision: str,
+        *,
+        compiled: bool = False,
+    ) -> None:
         super().__init__()
         self.detector, self.criterion = detector, criterion
         self.device, self.precision = device, precision
+        self._predict = compiled_form(detector, device) if compiled else detector.__call__
 
     def forward(self, batch: Batch, objects: Tensor, images: int) -> dict[str, Tensor]:
         """The losses of a batch, or of a piece of one with `images` images; see `BaseCriterion`."""
         with autocast(self.device, self.precision):
-            output = self.detector(batch.images, batch.mask, batch.targets)
+            output = self._predict(batch.images, batch.mask, batch.targets)
         return self.criterion(output, batch.targets, objects, images)
+
+
+def compiled_form(detector: nn.Module, device: torch.device) -> Callable[..., Any]:
+    """The detector's forward pass by `torch.compile`, if it knows how to be one graph.
+
+    Raises:
+        UserError: it does not, or `torch.compile` does not work here.
+    """
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # the compiler's own, of many kinds
+        said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise UserError(
+            f"train.compile = true, but torch.compile does not work here: {said}\nOn the CPU it needs a C++ compiler "
+            "(g++, or $CXX), on a GPU Triton; or leave it false"
+        ) from error
+    if not hasattr(detector, "compiled"):
+        raise UserError(
+            f"train.compile = true asks the detector for `compiled()`, and {type(detector).__name__} has none; leave "
+            "it false and compile the detector before: detector.compile()"
+        )
+    return detector.compiled()

@@ -64,6 +64,11 @@ class TrainOptions:
     """of the detector's forward pass; matching, boxes and losses are float32. auto: bf16 where the GPU has it,
     or the CPU has it and was measured to gain by it"""
 
+    compile: bool = False
+    """let `torch.compile` make one graph of the detector's forward pass, and one of its backward pass: the same losses to
+    rounding (dropout draws others), after minutes of compiling for the first shapes of batches. Matching and losses
+    stay outside. On the CPU it needs a C++ compiler"""
+
     init_from: str | None = None
     """start from these weights: a run's folder, one of its checkpoints, or a .safetensors file"""
     seed: Annotated[int, Field(ge=0)] = 42

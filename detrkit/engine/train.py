@@ -16,6 +16,7 @@ from torch import nn
 from detrkit.data.dataset import DataSource
 from detrkit.engine.cores import available_cores
 from detrkit.engine.distributed import Processes, processes
+from detrkit.engine.learner import compiled_form
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
 from detrkit.engine.progress import Reporter
@@ -100,6 +101,8 @@ def train(
         if options.init_from is not None and start is None:
             report = init_from(detector, options.init_from, classes=recipe.get("detector.classes"))
         criterion = build_criterion(recipe)
+        if options.compile:
+            compiled_form(detector, device)  # what cannot be is said before a run is made
         rehearse(detector, criterion, name=recipe.name)
         toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
         if not resume:
@@ -213,7 +216,8 @@ def introduction(recipe: Recipe, workload: Workload, device: torch.device) -> li
         f"effective batch {w.effective_batch} = {counted(w.world, 'process')} x {counted(w.share, 'image')}"
         + (f" in {w.accumulation} pieces of up to {w.micro_batch}" if w.accumulation > 1 else "")
         + f"; the recipe's reference is {w.reference_batch}",
-        f"{name}, {describe_precision(recipe.section('train').precision, device)}",
+        f"{name}, {describe_precision(recipe.section('train').precision, device)}"
+        + (", compiled" if recipe.get("train.compile") else ""),
     ]
     said = recipe.source("train.batch_size")
     if said == "command line" and recipe.source("train.learning_rate") != said:

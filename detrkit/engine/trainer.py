@@ -122,7 +122,7 @@ class Trainer:
         self._after_first_step = after_first_step
         self.at = Position()
         self.optimiser = build_optimiser(detector, options)  # which may freeze parts
-        self._learner = here.join(Learner(detector, criterion, device, precision))
+        self._learner = here.join(Learner(detector, criterion, device, precision, compiled=options.compile))
         self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
         self.meter = Meter(
             options=options,
