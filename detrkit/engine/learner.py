@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from detrkit.data import Batch
 from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import autocast
 from detrkit.losses.base import BaseCriterion
+
+if TYPE_CHECKING:
+    from detrkit.detector import BaseDetector
 
 AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
 
@@ -59,4 +62,4 @@ def compiled_form(detector: nn.Module, device: torch.device) -> Callable[..., An
             f"train.compile = true asks the detector for `compiled()`, and {type(detector).__name__} has none; leave "
             "it false and compile the detector before: detector.compile()"
         )
-    return detector.compiled()
+    return cast("BaseDetector", detector).compiled()

@@ -65,7 +65,7 @@ class TrainOptions:
     or the CPU has it and was measured to gain by it"""
 
     compile: bool = False
-    """let `torch.compile` make one graph of the detector's forward pass, and one of its backward pass: the same losses to
+    """let `torch.compile` make a graph of the detector's forward pass, and one of the backward pass: the same losses to
     rounding (dropout draws others), after minutes of compiling for the first shapes of batches. Matching and losses
     stay outside. On the CPU it needs a C++ compiler"""
 
