@@ -59,6 +59,8 @@ class Processes:
         """
         if self.world == 1:
             return module
+        # Gradients of kernels of one pixel come from oneDNN with other strides, for the same order of numbers.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         with warnings.catch_warnings(
             action="ignore", category=FutureWarning
         ):  # torch 2.14 calls `broadcast_buffers` old
