@@ -7,8 +7,8 @@
 Where nothing is set, the C library raises the size from which a block is mapped by itself, and given back when it is
 freed, to 32 MiB. Blocks below that share one heap, and as each step wants other sizes, it grows. Each setting trains in
 a process of its own, the settings in turn in every round; a step counts with giving back.
-In one run of 150 steps sides in multiples of 64 ended at 987 MiB where any sides ended at 1168, and a step took 1.05 times
-as long for its padding; giving memory back now and then gained nothing that stayed.
+In one run of 150 steps sides in multiples of 64 ended at 987 MiB where any sides ended at 1168, and a step took 1.05
+times as long for its padding; giving memory back now and then gained nothing that stayed.
 """
 
 from __future__ import annotations

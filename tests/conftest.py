@@ -4,6 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("detrkit", deadline=None)  # a busy machine is no fault
+settings.load_profile("detrkit")
+
+# Processes side by side (`pytest -n auto`) have a thread each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Float32 wherever a recipe says "auto", on any processor, in processes that tests start too: without its instructions
 # bfloat16 is slow, and that is measured.
