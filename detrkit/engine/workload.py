@@ -104,7 +104,7 @@ def unlike_one_batch(workload: Workload, detector: nn.Module) -> list[str]:
     norms = [one for one in detector.modules() if isinstance(one, BatchNorm) and not isinstance(one, nn.SyncBatchNorm)]
     found = [
         f"images are padded to the largest of {at_once}, not of all {whole}: parts to which the amount of padding "
-        "matters (docs/systems.md) compute a little otherwise than with the whole batch at once"
+        "matters (docs/parity.md) compute a little otherwise than with the whole batch at once"
     ]
     if norms:
         found.append(
