@@ -34,15 +34,18 @@ def places() -> dict[str, list[tuple[str, str]]]:
     """For each slot the keys of a recipe at which its parts stand, each with how: "part", "list" or "named"."""
     found: dict[str, list[tuple[str, str]]] = {}
 
-    def visit(parameter: Parameter, path: str) -> None:
+    def visit(parameter: Parameter, path: str, above: tuple[str, ...] = ()) -> None:
         place = path, parameter.kind
         if place in found.setdefault(parameter.slot, []):
             return
         found[parameter.slot].append(place)
+        if parameter.slot in above:  # a part that takes another of its own kind, and so on
+            return
         for name in own_parts(parameter.slot):
             for inner in option_rows(parameter.slot, name):
                 if inner.slot:
-                    visit(inner, f"{path}.NAME.{inner.name}" if parameter.kind == "named" else f"{path}.{inner.name}")
+                    step = f"{path}.NAME.{inner.name}" if parameter.kind == "named" else f"{path}.{inner.name}"
+                    visit(inner, step, (*above, parameter.slot))
 
     for section in registry.sections().values():
         parameter = classify(section.name, section.annotation, section.default)

@@ -15,7 +15,7 @@ from detrkit.boxes import center_to_corners, overlaps
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.heads import Head
-from detrkit.layers import Count
+from detrkit.layers import Count, constant
 from detrkit.matching.costs import Weight, pairs
 from detrkit.recipe import Given, as_factory, register
 from detrkit.structures import Extra, Matches, Output, Targets
@@ -30,6 +30,8 @@ class MixedSupervision(Block):
     What the answer's heads read is read by class heads (and objectness, where the head has it) of the block's own; the
     boxes are the answer's (section 3.3, implementation (a)). These predictions are trained by the recipe's losses over
     the pairs of `assign`, divided by the number of objects. Outside training nothing is added.
+
+    Needs a decoder that says how deep it is and what its heads read, as "transformer" does.
 
     Args:
         width: D.
@@ -114,6 +116,6 @@ class MixedSupervision(Block):
         index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
         chance = output.logits.softmax(-1) if output.background else output.logits.sigmoid()
         scores = self.box * overlaps(predicted, truth, 0.0)[0] + self.label * chance.gather(-1, index)
-        there = torch.tensor([[j < n for j in range(targets.boxes.shape[1])] for n in targets.counts])
-        there = there.to(scores.device, non_blocking=True)[None, :, None]
+        places = torch.arange(targets.boxes.shape[1], device=scores.device)
+        there = (places < constant(targets.counts, places)[:, None])[None, :, None]
         return scores.masked_fill(~(there & scores.isfinite()), -torch.inf)

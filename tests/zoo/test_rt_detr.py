@@ -198,10 +198,12 @@ def test_a_training_step_has_the_same_losses(counts, monkeypatch):
         [slots] = drawn
         count, most, groups = sum(slots.sizes), max(counts), len(slots.sizes)
         positive = [torch.cat([torch.arange(n) + 2 * most * group for group in range(groups)]) for n in counts]
-        hidden = QueryLayout(num_queries, slots=slots.sizes).attention_mask()
+        owner = torch.repeat_interleave(torch.tensor(slots.sizes))
+        hidden = QueryLayout(num_queries, slots=owner).attention_mask()
         mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
         known = {"dn_positive_idx": positive, "dn_num_group": groups, "dn_num_split": [count, num_queries]}
-        return slots.content.detach(), inverse_sigmoid(slots.boxes, 1e-5), mask, known
+        content = class_embed(slots.labels).masked_fill(~slots.filled[..., None], 0).detach()
+        return content, inverse_sigmoid(slots.boxes, 1e-5), mask, known
 
     monkeypatch.setattr(modeling_rt_detr, "get_contrastive_denoising_training_group", same_noise)
     labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
