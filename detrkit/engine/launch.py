@@ -28,6 +28,7 @@ from detrkit.errors import UserError
 _LAUNCHED = "DETRKIT_LAUNCHED"
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _MISTAKE, _INTERRUPTED = 2, 130  # exit codes of `detrkit`
+_PATIENCE = 20.0  # seconds; the launcher ends this process as soon as it has seen the cause
 
 
 def count_processes(asked: str, options: TrainOptions) -> int:
@@ -108,6 +109,8 @@ def told_to_launcher() -> Iterator[None]:
         message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # as torch's launcher reads it
         with open(os.environ[_ERROR_FILE], "w", encoding="utf-8") as file:
             json.dump({"message": message, "seconds": time.time()}, file)
+        if isinstance(error, RuntimeError) and is_lost_connection(error):
+            time.sleep(_PATIENCE)  # the process that is the cause may take longer to end, and is to be seen first
         sys.exit(_MISTAKE if is_mistake else 1)
 
 

@@ -97,6 +97,18 @@ def test_a_lost_connection_is_no_traceback(monkeypatch, text):
         raise RuntimeError("a bug")
 
 
+@pytest.mark.parametrize(("error", "waits"), [(RuntimeError("gloo/pair.cc: closed"), True), (ValueError("bug"), False)])
+def test_a_process_that_lost_another_waits_for_that_one_to_be_seen_first(monkeypatch, tmp_path, error, waits):
+    waited = []
+    monkeypatch.setattr("detrkit.engine.launch.time.sleep", waited.append)
+    monkeypatch.setenv("DETRKIT_LAUNCHED", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit), told_to_launcher():
+        raise error
+    assert bool(waited) == waits
+    assert str(error) in (tmp_path / "error.json").read_text()
+
+
 def test_what_processes_and_pieces_compute_otherwise_is_told():
     norm = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
     sizes = {"images": 16, "steps_per_epoch": 4, "epochs": 1, "reference_batch": 4}
