@@ -404,8 +404,6 @@ class Extra:
     """how many times each object stands in the truth; losses are divided by that many more objects"""
     weight: float = 1.0
     """factor of all losses"""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """factors of single losses beside it, by the losses' names; 1 where none is given"""
     assign: Callable[[Output, Targets], Sequence[Matches]] | None = None
     """gives each layer's pairs, where neither they are known nor the answer's matcher finds them"""
 
@@ -438,19 +436,27 @@ class Targets:
         counts = tuple(len(t["labels"]) for t in targets)
         labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
         boxes = pad_sequence([t["boxes"].reshape(-1, 4).to(dtype) for t in targets], batch_first=True)
+        padded = cls(labels, boxes, counts, len(counts) if images is None else images)
         if min(counts) < max(counts):
-            given = torch.tensor(counts).to(boxes.device, non_blocking=True)
-            valid = torch.arange(max(counts), device=boxes.device) < given[:, None]
-            boxes = torch.where(valid[..., None], boxes, constant([0.5, 0.5, 1.0, 1.0], boxes))
-        return cls(labels, boxes, counts, len(counts) if images is None else images)
+            empty = constant([0.5, 0.5, 1.0, 1.0], boxes)
+            return replace(padded, boxes=torch.where(padded.filled[..., None], boxes, empty))
+        return padded
+
+    @property
+    def filled(self) -> Tensor:
+        """[B, T] bool, False in empty places."""
+        return torch.arange(self.labels.shape[1], device=self.labels.device) < self._counts()[:, None]
+
+    def _counts(self) -> Tensor:
+        return torch.tensor(self.counts).to(self.labels.device, non_blocking=True)
 
     def repeat(self, times: int) -> Targets:
         """The same with each object so many times, all objects of an image and then all again."""
         if times == 1 or not self.boxes.shape[1]:
             return self
-        width = times * self.boxes.shape[1]
-        places = [[j % count if j < times * count else 0 for j in range(width)] for count in self.counts]
-        index = constant(places, self.labels)
+        # In places beyond an image's repeated objects, which nobody reads, they go on.
+        places = torch.arange(times * self.boxes.shape[1], device=self.labels.device)
+        index = places % self._counts().clamp(min=1)[:, None]
         boxes = self.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         return replace(
             self, labels=self.labels.gather(1, index), boxes=boxes, counts=tuple(times * n for n in self.counts)

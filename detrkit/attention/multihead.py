@@ -46,8 +46,7 @@ def self_attend(
         layout: None if all see one another.
         dropout: on attention weights.
         bias: what is added to the logits; None for nothing. It tells apart queries that want the same object, so it
-            leaves out those groups of which
-            several queries answer for one (`QueryLayout.joined`).
+            leaves out those groups of which several queries answer for one (`QueryLayout.joined`).
 
     Returns:
         [B, N, D]

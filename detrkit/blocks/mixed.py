@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -15,8 +14,8 @@ from detrkit.boxes import center_to_corners, overlaps
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.heads import Head
-from detrkit.layers import Count, constant
-from detrkit.matching.costs import Weight, pairs
+from detrkit.layers import Count
+from detrkit.matching.costs import pairs
 from detrkit.recipe import Given, as_factory, register
 from detrkit.structures import Extra, Matches, Output, Targets
 
@@ -40,7 +39,6 @@ class MixedSupervision(Block):
         threshold: the least score of a query that counts for an object.
         count: k, how many queries an object gets at most.
         box, label: shares of IoU and class probability in a score.
-        weights: factors of single losses by their names (official code: twice the answer's weight for classes).
     """
 
     head: Head
@@ -55,11 +53,10 @@ class MixedSupervision(Block):
         count: Count = 6,
         box: Share = 0.7,
         label: Share = 0.3,
-        weights: Mapping[str, Weight] = {},
     ):
         super().__init__()
         self.width, self.classes, self.kind = width, classes, as_factory("head", head)
-        self.threshold, self.count, self.box, self.label, self.weights = threshold, count, box, label, weights
+        self.threshold, self.count, self.box, self.label = threshold, count, box, label
 
     def join(self, decoder: QueryDecoder) -> None:
         if decoder.depth is None:
@@ -80,7 +77,7 @@ class MixedSupervision(Block):
             content=None,
             extras={},
         )
-        return Extra(output, assign=self.assign, weights=self.weights)
+        return Extra(output, assign=self.assign)
 
     @torch.no_grad()
     def assign(self, output: Output, targets: Targets) -> list[Matches]:
@@ -116,6 +113,4 @@ class MixedSupervision(Block):
         index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
         chance = output.logits.softmax(-1) if output.background else output.logits.sigmoid()
         scores = self.box * overlaps(predicted, truth, 0.0)[0] + self.label * chance.gather(-1, index)
-        places = torch.arange(targets.boxes.shape[1], device=scores.device)
-        there = (places < constant(targets.counts, places)[:, None])[None, :, None]
-        return scores.masked_fill(~(there & scores.isfinite()), -torch.inf)
+        return scores.masked_fill(~(targets.filled[None, :, None] & scores.isfinite()), -torch.inf)

@@ -142,10 +142,6 @@ class Criterion(BaseCriterion):
         self, name: str, extra: Extra, targets: Targets, matches: Matches | Sequence[Matches], objects: Tensor
     ) -> dict[str, tuple[float, Tensor]]:
         """The terms of an extra, without those that ask for what it does not predict."""
-        if strange := extra.weights.keys() - self.losses.keys():
-            raise UserError(
-                f'blocks.{name}.weights names "{min(strange)}", which is no loss; losses are {list(self.losses)}'
-            )
         if isinstance(matches, Matches):
             terms = self._terms(name, extra.output, targets, matches, objects)
         else:  # of a number of its own in each layer
@@ -156,8 +152,7 @@ class Criterion(BaseCriterion):
             terms = {
                 key: (weight, torch.cat([layer[key][1] for layer in layers])) for key, (weight, _) in layers[0].items()
             }
-        factors = {f"{name}/{loss}": extra.weight * extra.weights.get(loss, 1.0) for loss in self.losses}
-        return {key: (weight, factors[key] * value) for key, (weight, value) in terms.items()}
+        return {key: (weight, extra.weight * value) for key, (weight, value) in terms.items()}
 
     def _terms(
         self, extra: str, output: Output, targets: Targets, matches: Matches, objects: Tensor

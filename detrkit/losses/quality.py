@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -12,12 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from detrkit.losses.base import Loss
-from detrkit.losses.terms import matched_overlaps, matched_places
-from detrkit.matching.costs import Weight
+from detrkit.losses.terms import ExtraWeights, matched_overlaps, matched_places
 from detrkit.structures import Matches, Output, Targets
 
 Epsilon = Annotated[float, Field(ge=0, le=1e-3)]
-ExtraWeights = dict[str, Weight]
 
 
 def positive_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -41,7 +38,7 @@ class QualityLoss(Loss):
         extra_weights: another factor in what is trained beside the answer, by name, such as { denoising = 1 }.
     """
 
-    def __init__(self, *, weight: float, eps: float, extra_weights: Mapping[str, float] | None = None):
+    def __init__(self, *, weight: float, eps: float, extra_weights: ExtraWeights | None = None):
         self.weight, self.eps, self.extra_weights = weight, eps, extra_weights or {}
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:

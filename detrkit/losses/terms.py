@@ -18,6 +18,7 @@ from detrkit.structures import Matches, Output, Targets
 
 Alpha = Annotated[float, Field(ge=0, le=1)]
 Gamma = Annotated[float, Field(ge=0, le=100)]
+ExtraWeights = dict[str, Weight]
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -48,10 +49,18 @@ class FocalLoss(Loss):
     Args:
         weight: factor of the term.
         alpha, gamma: balance and focus.
+        extra_weights: another factor in what is trained beside the answer, by name, such as { denoising = 1 }.
     """
 
-    def __init__(self, *, weight: Weight = 1.0, alpha: Alpha = 0.25, gamma: Gamma = 2.0):
-        self.weight, self.alpha, self.gamma = weight, alpha, gamma
+    def __init__(
+        self,
+        *,
+        weight: Weight = 1.0,
+        alpha: Alpha = 0.25,
+        gamma: Gamma = 2.0,
+        extra_weights: ExtraWeights | None = None,
+    ):
+        self.weight, self.alpha, self.gamma, self.extra_weights = weight, alpha, gamma, extra_weights or {}
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         target = torch.zeros_like(output.logits)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detrkit.losses.quality import Epsilon, ExtraWeights, QualityLoss, negative_entropy, positive_entropy
-from detrkit.losses.terms import Alpha, Gamma
+from detrkit.losses.quality import Epsilon, QualityLoss, negative_entropy, positive_entropy
+from detrkit.losses.terms import Alpha, ExtraWeights, Gamma
 from detrkit.matching.costs import Weight
 from detrkit.recipe import register
 from detrkit.structures import Matches

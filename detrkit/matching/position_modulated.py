@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from detrkit.boxes import center_to_corners, overlaps
-from detrkit.layers import constant
 from detrkit.matching.costs import FocalCost, Weight, pairs
 from detrkit.recipe import register
 from detrkit.structures import Output, Targets
@@ -51,7 +49,6 @@ class PositionModulatedCost(FocalCost):
         predicted, truth = pairs(center_to_corners(output.boxes), center_to_corners(targets.boxes))
         share = (overlaps(predicted, truth, self.eps)[1].clamp(min=-1) + 1) / 2  # rounding passes -1
         if share.shape[-1]:
-            valid = [[place < count for place in range(share.shape[-1])] for count in targets.counts]
-            there = share.masked_fill(~constant(valid, share, torch.bool)[:, None], 0.0)
+            there = share.masked_fill(~targets.filled[:, None], 0.0)
             share = share * (1 / (there.amax((2, 3), keepdim=True) + 1e-8)).clamp(min=1)
         return super().probability(output, targets) * share**self.power

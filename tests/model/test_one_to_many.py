@@ -70,7 +70,19 @@ def test_the_second_set_learns_each_object_k_times():
     torch.testing.assert_close(losses["total"], answer["total"] + 0.5 * alone["total"])
 
 
-@pytest.mark.parametrize("overrides", [[HYBRID], ["blocks.mixed.weights={class=2}"], [HYBRID, *RELATION]])
+def test_a_loss_weighs_otherwise_where_an_extra_s_name_is_given():
+    images, targets = batch(3, 1)
+    totals = {}
+    for weight in (1, 3):
+        overrides = ["blocks.mixed.type=mixed", f"losses.class.extra_weights={{mixed={weight}}}"]
+        detector, criterion = build("base/dab_detr", *overrides)
+        losses = criterion(detector.train()(images, None, targets), targets)
+        totals[weight] = losses["total"]
+    classes = sum(value for name, value in losses.items() if name.startswith("mixed/class"))
+    torch.testing.assert_close(totals[3] - totals[1], 2 * classes)
+
+
+@pytest.mark.parametrize("overrides", [[HYBRID], ["blocks.mixed.type=mixed"], [HYBRID, *RELATION]])
 def test_the_answer_is_what_it_is_outside_training(overrides):
     detector, _ = build("base/dab_detr", *overrides)
     images, targets = batch(3, 1)
