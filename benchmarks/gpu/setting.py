@@ -14,16 +14,8 @@ from torch import Tensor
 import detrkit
 from detrkit.compare.timing import milliseconds
 from detrkit.recipe import Recipe
+from tests.small import SMALL
 
-TINY = [
-    "backbone.name=test_resnet",
-    "detector.width=32",
-    "detector.heads=2",
-    "encoder.layers=1",
-    "encoder.feedforward=32",
-    "decoder.layers=2",
-    "decoder.feedforward=32",
-]
 SYSTEMS = {
     "SAP-DETR": "sap_detr_r50_50ep",
     "DAB-DETR": "dab_detr_r50_50ep",
@@ -72,7 +64,7 @@ class Setting:
     def recipe(self, name: str, *overrides: str) -> Recipe:
         """A shipped recipe with fresh weights; small where sizes are tiny."""
         return detrkit.load_recipe(
-            name, ["backbone.pretrained=false", "detector.classes=91", *(TINY if self.tiny else []), *overrides]
+            name, ["backbone.pretrained=false", "detector.classes=91", *(SMALL if self.tiny else []), *overrides]
         )
 
     def images(self, count: int) -> Tensor:
