@@ -22,6 +22,7 @@ from detrkit.errors import UserError
 from detrkit.layers import Count
 from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
+from detrkit.onednn import use_onednn
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import Factory, Recipe, Slot, define_slot, register
 from detrkit.structures import Output, QueryLimit, Sizes, Target, require_bool
@@ -326,7 +327,9 @@ def build_detector(recipe: Recipe, *, pretrained: bool = True) -> BaseDetector:
         nothing = {"backbone.pretrained": False, "backbone.weights": None}
         recipe = recipe.with_values({key: value for key, value in nothing.items() if recipe.get(key, None)})
     system: System = recipe.section("detector")()
-    return system.build_detector(recipe, system.classes or classes_of_data(recipe))
+    detector = system.build_detector(recipe, system.classes or classes_of_data(recipe))
+    use_onednn(detector)
+    return detector
 
 
 def build_criterion(recipe: Recipe) -> BaseCriterion:

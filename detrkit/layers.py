@@ -70,27 +70,6 @@ class FeedForward(nn.Module):
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution that has oneDNN do float32 kernels of one pixel on one CPU thread, as on several.
-
-    There PyTorch copies and multiplies by MKL instead (`use_mkldnn` in ATen/native/Convolution.cpp), which takes twice
-    the time on an AMD processor, forward and backward. Not so where the kernel is dilated, which is nothing to one
-    pixel.
-    """
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.kernel_size == (1, 1) and not torch.compiler.is_compiling() and _goes_by_mkl(input):
-            return F.conv2d(input, weight, bias, self.stride, self.padding, 2, self.groups)
-        return super()._conv_forward(input, weight, bias)
-
-
-def _goes_by_mkl(maps: Tensor) -> bool:
-    """Whether PyTorch would; small maps that come alone are none of oneDNN's, dilated or not."""
-    is_small = len(maps) == 1 and maps.numel() <= 20480
-    by_kind = maps.device.type == "cpu" and maps.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    return by_kind and not is_small and torch.get_num_threads() == 1
-
-
 def zero_bias(layer: nn.Linear | nn.Conv2d) -> None:
     """Start the bias of a layer that has one at zero."""
     if layer.bias is not None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.onednn import linear
 from detrkit.structures import QueryLayout, Relation
 
 
@@ -101,12 +102,12 @@ class MultiHeadAttention(nn.Module):
 
     def _projected(self, x: Tensor, part: int) -> Tensor:
         weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
-        return split_heads(F.linear(x, weight, bias), self.heads)
+        return split_heads(linear(x, weight, bias), self.heads)
 
     def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both of the same [B, N, D], in one product instead of two."""
         rows = 2 * self.in_proj_weight.shape[1]
-        both = F.linear(x, self.in_proj_weight[:rows], self.in_proj_bias[:rows]).chunk(2, dim=-1)
+        both = linear(x, self.in_proj_weight[:rows], self.in_proj_bias[:rows]).chunk(2, dim=-1)
         return split_heads(both[0], self.heads), split_heads(both[1], self.heads)
 
     def forward(

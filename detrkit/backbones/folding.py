@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detrkit.backbones.needs import trial_sizes
-from detrkit.layers import Conv2d
+from detrkit.onednn import Conv2d
 
 
 class FoldedConv2d(Conv2d):

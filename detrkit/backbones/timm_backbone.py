@@ -19,7 +19,8 @@ from detrkit.backbones.folding import fold_for_good, fold_frozen_norms
 from detrkit.backbones.needs import features, frozen_names, needs_of
 from detrkit.backbones.weights import read_weights, require_all
 from detrkit.errors import CheckpointError, UserError
-from detrkit.layers import Conv2d, constant, shrink_mask
+from detrkit.layers import constant, shrink_mask
+from detrkit.onednn import use_onednn
 from detrkit.pixels import MEAN, STD
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap
@@ -87,9 +88,7 @@ class TimmBackbone(Backbone):
             raise CheckpointError(_no_weights(name, weights, error)) from error
         if state is not None:
             require_all(body, state, str(weights), name)
-        for module in body.modules():
-            if type(module) is nn.Conv2d:
-                module.__class__ = Conv2d
+        use_onednn(body)
         if norm == "frozen":
             body = freeze_batch_norm_2d(body)
             fold_frozen_norms(body, needs.multiple)

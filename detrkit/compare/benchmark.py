@@ -22,6 +22,7 @@ from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import autocast, detect
 from detrkit.losses.criterion import Criterion
 from detrkit.matching.base import Matcher
+from detrkit.onednn import linear
 from detrkit.recipe import Recipe
 from detrkit.structures import Matches, Output, Target, Targets
 
@@ -247,4 +248,4 @@ def _matrix_product(device: torch.device, precision: str) -> Callable[[], float]
     """What measures the milliseconds of a large matrix product."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(ROWS, ROWS, device=device, dtype=dtype) for _ in range(2))
-    return partial(milliseconds, lambda: a @ b, device)
+    return partial(milliseconds, lambda: linear(a, b), device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import UserError
-from detrkit.layers import Conv2d, shrink_mask, zero_bias
+from detrkit.layers import shrink_mask, zero_bias
 from detrkit.position import CellPosition
 from detrkit.structures import FeatureMap, Memory
 
@@ -64,7 +64,7 @@ def only_level(channels: tuple[int, ...], encoder: str) -> int:
 
 def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int) -> nn.Sequential:
     """A convolution and a GroupNorm of 32 groups, or of as many as divide both 32 and the channels."""
-    convolution = Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2)
+    convolution = nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2)
     nn.init.xavier_uniform_(convolution.weight)
     zero_bias(convolution)
     return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs), outputs))

@@ -11,7 +11,7 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
 from detrkit.errors import UserError
-from detrkit.layers import Activation, Conv2d, Count, Layers, Probability, zero_bias
+from detrkit.layers import Activation, Count, Layers, Probability, zero_bias
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, FeatureMap, Memory
@@ -62,7 +62,7 @@ class RowColumnEncoder(Encoder):
     ):
         super().__init__()
         self.position = position
-        self.projection = Conv2d(only_level(channels, "row_column"), width, kernel_size=1)
+        self.projection = nn.Conv2d(only_level(channels, "row_column"), width, kernel_size=1)
         nn.init.xavier_uniform_(self.projection.weight)
         zero_bias(self.projection)
         self.projection_norm = nn.GroupNorm(math.gcd(32, width), width)

@@ -11,7 +11,7 @@ from detrkit.attention.multihead import MultiHeadAttention
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import only_level
-from detrkit.layers import MLP, Activation, Conv2d, Count, Layers, Probability, xavier_matrices
+from detrkit.layers import MLP, Activation, Count, Layers, Probability, xavier_matrices
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory
@@ -78,7 +78,7 @@ class TransformerEncoder(Encoder):
         scales = {"none": 0, "shared": min(layers, 1), "per_layer": layers}[position_scale]
         self.scales = nn.ModuleList(MLP(width, width, width, 2) for _ in range(scales))
         xavier_matrices(self)
-        self.projection = Conv2d(only_level(channels, "transformer"), width, kernel_size=1)
+        self.projection = nn.Conv2d(only_level(channels, "transformer"), width, kernel_size=1)
         self.projection_norm = nn.GroupNorm(math.gcd(32, width), width) if projection_norm else nn.Identity()
 
     def forward(self, features: list[FeatureMap]) -> Memory:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from detrkit.errors import UserError
+from detrkit.onednn import linear
 
 WORTHWHILE = 1.25  # less would be lost to casts
 
@@ -89,7 +90,7 @@ def bf16_gain() -> float:
         for _, dtype in product(range(6), best):
             x, w, a, b = (tensor.to(dtype) for tensor in (maps, kernels, rows, matrix))
             times = [time.perf_counter()]
-            for run in (partial(F.conv2d, x, w, padding=1), partial(F.linear, a, b)):
+            for run in (partial(F.conv2d, x, w, padding=1), partial(linear, a, b)):
                 run()
                 times.append(time.perf_counter())
             shortest = zip(best[dtype], pairwise(times), strict=True)

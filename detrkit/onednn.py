@@ -1,0 +1,136 @@
+"""Layers that take oneDNN on a CPU where PyTorch would take MKL, whose kernels are slow on processors of other makes.
+
+That is so of linear layers, and of kernels of one pixel on one thread: MKL has AVX2 code for an AMD processor, half the
+rate of oneDNN's AVX512. Weights, names and numbers are those of `nn.Linear` and `nn.Conv2d`, but for rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ENOUGH = 2**21  # multiply-adds of a product; less is not worth the call
+WORTHWHILE = 1.3  # times as fast; with less, the choice would be chance, and the last digits with it
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that has oneDNN do float32 kernels of one pixel on one CPU thread, as on several.
+
+    There PyTorch copies and multiplies by MKL instead (`use_mkldnn` in ATen/native/Convolution.cpp), which takes twice
+    the time on an AMD processor, forward and backward. Not so where the kernel is dilated, which is nothing to one
+    pixel.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.kernel_size == (1, 1) and not torch.compiler.is_compiling() and _goes_by_mkl(input):
+            return F.conv2d(input, weight, bias, self.stride, self.padding, 2, self.groups)
+        return super()._conv_forward(input, weight, bias)
+
+
+class Linear(nn.Linear):
+    """A linear layer that has oneDNN do its products, forward and backward, where `linear` does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+_FORMS: dict[type, type] = {nn.Conv2d: Conv2d, nn.Linear: Linear}
+
+
+def use_onednn(module: nn.Module) -> None:
+    """Has the linear layers and convolutions in a module take oneDNN, in place: they change their class.
+
+    Those of a class of their own stay as they are.
+    """
+    for part in module.modules():
+        if form := _FORMS.get(type(part)):
+            part.__class__ = form
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., I] times the transpose of weight [O, I], plus bias [O]: [..., O], as `torch.nn.functional.linear`.
+
+    By oneDNN in float32 on a CPU where that was measured to be faster, if it is eager and enough to do; by
+    PyTorch's own way else.
+    """
+    # The first is for torch.compile, which is to meet no question about shapes.
+    if torch.compiler.is_compiling() or not _gains(x, weight):
+        return F.linear(x, weight, bias)
+    return _Product.apply(x, weight, bias)
+
+
+def _gains(x: Tensor, weight: Tensor) -> bool:
+    fits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if not fits or _is_watched() or x.numel() * len(weight) < ENOUGH:
+        return False
+    return onednn_gain(torch.get_num_threads()) >= WORTHWHILE
+
+
+class _Product(torch.autograd.Function):
+    """`linear` by oneDNN, whose operation has no gradients; they are two such products."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _by_onednn(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows, given = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        by = linear if torch.is_grad_enabled() else _by_onednn  # a second derivative is wanted, or not
+        return (
+            by(grad, weight.t()) if ctx.needs_input_grad[0] else None,
+            by(rows.t(), given.t()) if ctx.needs_input_grad[1] else None,
+            rows.sum(0) if ctx.needs_input_grad[2] else None,
+        )
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # of other strides it takes a thousand times as long
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@lru_cache
+def onednn_gain(threads: int) -> float:
+    """How many times as fast as by PyTorch's own way a linear layer is by oneDNN, on so many threads; 0 without it.
+
+    Both take turns at a layer of a detector's size, and the shortest of a few times counts, as others may hold one up:
+    a hundredth of a second, once in a process for each number of threads.
+    """
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return 0.0
+    x, weight, bias = torch.ones(320, 256), torch.ones(256, 256), torch.ones(256)
+    best: dict[Callable[..., Tensor], float] = {F.linear: math.inf, _by_onednn: math.inf}
+    with torch.no_grad():
+        for _, way in product(range(8), best):
+            start = time.perf_counter()
+            way(x, weight, bias)
+            best[way] = min(best[way], time.perf_counter() - start)
+    return best[F.linear] / best[_by_onednn]
+
+
+def _is_watched() -> bool:
+    """Whether operations are cast, traced or counted by who knows PyTorch's own only; or oneDNN is switched off."""
+    modes = torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    casts = torch.is_autocast_enabled("cpu")
+    return modes or casts or torch._C._is_tracing() or not torch._C._get_mkldnn_enabled()
+
+
+def _goes_by_mkl(maps: Tensor) -> bool:
+    """Whether PyTorch would; small maps that come alone are none of oneDNN's, dilated or not."""
+    is_small = len(maps) == 1 and maps.numel() <= 20480
+    by_kind = maps.device.type == "cpu" and maps.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return by_kind and not is_small and torch.get_num_threads() == 1
