@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -14,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detrkit.errors import DataError
 
-Evaluator = tuple[type[COCO], type[COCOeval]]
+Evaluator = tuple[type[COCO], Callable[..., COCOeval]]
 PYCOCOTOOLS: Evaluator = (COCO, COCOeval)
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
@@ -75,17 +76,20 @@ class EvalResult:
         }
 
 
-def fastest_evaluator() -> Evaluator:
+def fastest_evaluator(*, in_parts: bool = False) -> Evaluator:
     """That of faster_coco_eval (extra "faster-eval") if it is installed, else pycocotools; their numbers are the same.
 
     A precision may differ in the last bit of its 64, since pycocotools adds a hair to what it divides by.
+
+    Args:
+        in_parts: matches are kept apart from their counting, which takes 1.4 times as long in all
     """
     try:
         from faster_coco_eval import COCO as FasterCOCO
         from faster_coco_eval import COCOeval_faster
     except ImportError:
         return PYCOCOTOOLS
-    return FasterCOCO, COCOeval_faster
+    return FasterCOCO, partial(COCOeval_faster, separate_eval=True) if in_parts else COCOeval_faster
 
 
 def coco_stats(
@@ -110,6 +114,11 @@ def coco_stats(
     """
     evaluator = evaluator or fastest_evaluator()
     evaluation = evaluate_boxes(ground_truth, detections, image_ids=image_ids, evaluator=evaluator)
+    return accumulate(evaluation, detections)
+
+
+def accumulate(evaluation: COCOeval, detections: Sequence[dict]) -> EvalResult:
+    """The numbers of detections that are matched; nothing is printed."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
         evaluation.summarize()
@@ -139,8 +148,9 @@ def evaluate_boxes(
 
     # Both sides are rebuilt with ids counted from 1: pycocotools takes a truth with the id 0 for "no match",
     # writes into the annotations it is given, and cannot load an empty list of results.
-    truths = [_bare_truth(a) for a in ground_truth.dataset.get("annotations", [])]
-    found = [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections]
+    truths = [_bare_truth(a) for image in images for a in ground_truth.imgToAnns.get(image, [])]
+    wanted = set(images)
+    found = [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections if d["image_id"] in wanted]
     # pycocotools reports to stdout; a trainer's log should not contain it at every evaluation.
     index, evaluate = evaluator
     with contextlib.redirect_stdout(io.StringIO()):
@@ -171,13 +181,11 @@ def _bare_truth(annotation: dict) -> dict:
 
 
 def _indexed(index: type[COCO], image_ids: Sequence[int], categories: list[dict], annotations: list[dict]) -> COCO:
-    wanted = set(image_ids)
-    kept = [a for a in annotations if a["image_id"] in wanted]
     coco = index()
     coco.dataset = {
         "images": [{"id": identity} for identity in image_ids],
         "categories": categories,
-        "annotations": [{**a, "id": number} for number, a in enumerate(kept, start=1)],
+        "annotations": [{**a, "id": number} for number, a in enumerate(annotations, start=1)],
     }
     coco.createIndex()
     return coco

@@ -21,6 +21,7 @@ from detrkit.data.loader import WorkerPool, plan_batches
 from detrkit.data.transforms import Augment, Sample
 from detrkit.evaluation.coco_stats import EvalResult, coco_stats
 from detrkit.evaluation.precision import choose_precision
+from detrkit.evaluation.scoring import Scoring
 from detrkit.structures import Sizes
 
 Progress = Callable[[int, int], None]
@@ -40,9 +41,10 @@ def evaluate(
 ) -> EvalResult:
     """Evaluate ``detector`` on one split of ``source`` as COCO does.
 
-    With torch.distributed initialised, every process calls this and works on its share of the images; the
-    first process measures, and all of them return the same numbers. Afterwards the detector is in the mode
-    (training or evaluation) that it was in before.
+    Where the loader has workers, one more process matches the detections with the truths while the next batch is
+    detected. With torch.distributed initialised, every process calls this and works on its share of the images; the
+    first process measures when all are done, and all of them return the same numbers. Afterwards the detector is in
+    the mode (training or evaluation) that it was in before.
 
     Args:
         detector: its ``detect`` is called; already on ``device``
@@ -71,16 +73,27 @@ def evaluate(
     found: Found = {}
     was_training = detector.training
     detector.eval()
+    # The process starts before the loader's, and before a thread of theirs could be copied halfway into it.
+    beside: AbstractContextManager[Scoring | None]
+    beside = Scoring(ground_truth) if workers and world == 1 else nullcontext()
     try:
         # Not inference_mode: a tensor that a module caches here could not be used in training afterwards.
-        with torch.no_grad(), autocast(device, precision):
+        with beside as scoring, torch.no_grad(), autocast(device, precision):
             for number, batch in enumerate(loader, start=1):
                 batch = batch.to(device)
                 results = detect(detector, batch.images, batch.mask, batch.sizes)
-                for image_id, result in zip(batch.image_ids, results, strict=True):
-                    found[image_id] = coco_detections(image_id, result, category_ids)
+                new = {
+                    image_id: coco_detections(image_id, result, category_ids)
+                    for image_id, result in zip(batch.image_ids, results, strict=True)
+                    if image_id not in found
+                }
+                found |= new
+                if scoring is not None:
+                    scoring.add(list(new), _joined([new]))
                 if progress is not None:
                     progress(number, len(loader))
+            if scoring is not None:
+                return replace(scoring.result(), detections=_joined([found]))
     finally:
         detector.train(was_training)
     return _measure(ground_truth, found, rank, world)
