@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention
+from detrkit.attention.bilinear import read_bilinear
 from detrkit.layers import Count, Part, at_least_float32, constant, total
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -36,7 +36,7 @@ def sample_levels(value: Tensor, memory: Memory, locations: Tensor, weights: Ten
     mixed = []
     for level, (rows, shape) in enumerate(zip(memory.split(value), memory.shapes, strict=True)):
         maps = rows.transpose(1, 2).unflatten(1, (heads, -1)).flatten(0, 1).unflatten(-1, shape)
-        sampled = F.grid_sample(maps.to(grid.dtype), grid[:, :, level], align_corners=False)  # [B * H, D / H, N, K]
+        sampled = read_bilinear(maps.to(grid.dtype), grid[:, :, level])  # [B * H, D / H, N, K]
         mixed.append((sampled * weights[..., level, :]).sum(-1))
     return total(mixed).unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(value.dtype)
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import detrkit
+from detrkit.attention.bilinear import read_bilinear
 from detrkit.blocks.base import exact, rounded
 from detrkit.engine.learner import compiled_form
 from detrkit.errors import UserError
@@ -93,6 +94,31 @@ def test_slots_that_fill_up_change_nothing(system, counts):
             assert expected.keys() == other.keys()
             for name, value in expected.items():
                 torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_places_are_read_by_one_kernel_in_a_graph():
+    """The inductor's own form of it is slow on the CPU."""
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, 5, 7, generator=draw, dtype=torch.float64).requires_grad_()
+    places = (torch.rand(2, 4, 6, 2, generator=draw, dtype=torch.float64) * 2.4 - 1.2).requires_grad_()
+    kept = []
+
+    def backend(graph, inputs):
+        kept.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch._dynamo.reset()
+    found, expected = (form(maps, places) for form in (torch.compile(read_bilinear, backend=backend), read_bilinear))
+    assert any("detrkit.read_bilinear" in name for name in kept)
+    assert torch.equal(found, expected)
+    weights = torch.randn(2, 3, 4, 6, generator=draw, dtype=torch.float64)
+    for gradient, same in zip(
+        torch.autograd.grad((found * weights).sum(), (maps, places)),
+        torch.autograd.grad((expected * weights).sum(), (maps, places)),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, same, rtol=1e-12, atol=1e-12)
+    torch.library.opcheck(torch.ops.detrkit.read_bilinear, (maps, places))
 
 
 def test_slots_have_few_sizes():
