@@ -3,7 +3,7 @@
     python benchmarks/compiled.py sap_detr_r50_50ep
     python benchmarks/compiled.py deformable_detr_4scale_r50_50ep --size 480 --only detection
 
-A step is forward, losses and backward of one image with seven objects. The first call of each, which compiles, is told apart.
+A step is forward, losses and backward of one image with seven objects; the first call, which compiles, is told apart.
 """
 
 from __future__ import annotations
