@@ -135,10 +135,15 @@ def compare(
         console.print(f"\n{told}", style="dim", highlight=False)
     if out is not None:
         from detrkit.compare.files import write_comparison
+        from detrkit.drawing.faults import Faults
 
         console.print()
-        for path in write_comparison(out, comparison, sheets, costs, timings):
+        faults = Faults()
+        for path in write_comparison(out, comparison, sheets, costs, timings, faults):
             console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        for fault in faults:
+            console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
+        failed = failed or bool(faults)
     if unknown is not None:
         raise unknown
     if failed:

@@ -37,11 +37,13 @@ def report(
 ) -> None:
     """Write one HTML page about a trained detector: curves, classes, kinds of errors, confusion, images.
 
-    It evaluates the detector first. The page needs no other file, and no network.
+    It evaluates the detector first. The page needs no other file, and no network. What cannot be drawn is named and
+    left out; the exit code is then 1.
     """
     from rich.console import Console
     from rich.progress import track
 
+    from detrkit.drawing.faults import Faults
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device
@@ -72,13 +74,19 @@ def report(
     def bar(ids):
         return track(ids, "drawing", console=console, transient=True)
 
-    found = gather(result, dataset, threshold=threshold, images=images, each=bar)
-    metrics = read_metrics(trained.folder) if trained.folder else []
+    faults, folder = Faults(), trained.folder
+    found = gather(result, dataset, threshold=threshold, images=images, faults=faults, each=bar)
+    metrics = (faults.draw("the training", lambda: read_metrics(folder)) or []) if folder else []
     title = trained.recipe.title or run
-    write_text(out, report_page(title, _facts(trained, split, metrics), metrics, found, trained.recipe.to_toml()))
+    facts, recipe = _facts(trained, split, metrics), trained.recipe.to_toml()
+    write_text(out, report_page(title, facts, metrics, found, recipe, faults))
     average = result.stats["AP"]
     told = "no AP, for want of objects" if average is None else f"AP {100 * average:.1f}"
     console.print(f"{told}; wrote {out}", highlight=False, markup=False, soft_wrap=True)
+    for fault in faults:
+        console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
+    if faults:
+        raise typer.Exit(1)
 
 
 def _facts(trained: Trained, split: str, metrics: list[dict]) -> list[str]:

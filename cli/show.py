@@ -37,11 +37,13 @@ def show(
 ) -> None:
     """Draw reference points, query scores and the attention of chosen queries, layer by layer.
 
-    Writes PNG files and index.html, which holds them all with captions.
+    Writes PNG files and index.html, which holds them all with captions. A picture that cannot be drawn is named and
+    left out; the exit code is then 1.
     """
     from rich.console import Console
     from rich.progress import track
 
+    from detrkit.drawing.faults import Faults
     from detrkit.errors import UserError
     from detrkit.show.inside import draw_inside, missing
     from detrkit.show.look import look_at
@@ -67,11 +69,13 @@ def show(
 
     console = Console()
     print_notes(console, trained.notes)
-    drawing = draw_inside(look, kept=kept, queries=queries, layers=layers)
+    faults = Faults()
+    drawing = draw_inside(look, kept=kept, queries=queries, layers=layers, faults=faults)
     pictures = list(track(drawing, "drawing", console=console, transient=True))
     facts = [f"{trained.recipe.get('title') or run}: {trained.origin}", *missing(look)]
     if kept[0].score < threshold:
         facts.append(f"No detection reaches {threshold:g}: the best one is shown.")
+    facts += faults
     rows = [[str(d.query), d.name, f"{d.score:.3f}"] for d in kept]
     page = picture_page(f"Inside the detector: {stem}", facts, ["query", "class", "score"], rows, pictures)
     for made in pictures:
@@ -81,6 +85,8 @@ def show(
         console.print(fact, highlight=False, markup=False)
     told = f"{len(pictures)} pictures and index.html written to {out}"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
+    if faults:
+        raise typer.Exit(1)
 
 
 def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:

@@ -1,4 +1,4 @@
-"""Reading a checkpoint that somebody else wrote, without running any code that it may carry."""
+"""Reading a checkpoint that somebody else wrote, without running any code that it may carry, and what is unsound."""
 
 from __future__ import annotations
 
@@ -67,6 +67,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object with keys")
     return content
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors with a number that is not finite, with one wait for each device."""
+    found = []
+    for device in dict.fromkeys(tensor.device for tensor in tensors.values()):
+        names = [name for name, tensor in tensors.items() if tensor.device == device]
+        # Floats of 8 bits do not know `isfinite`.
+        values = [tensors[name].float() if tensors[name].element_size() == 1 else tensors[name] for name in names]
+        sound = torch.stack([value.isfinite().all() for value in values]).tolist()
+        found += [name for name, is_sound in zip(names, sound, strict=True) if not is_sound]
+    return found
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -57,7 +57,7 @@ def open_trained(
         trust: see `load_recipe`
 
     Raises:
-        UserError: neither a run nor a recipe, weights that do not fit, ...
+        UserError: neither a run nor a recipe, weights that do not fit or are not finite, ...
     """
     from detrkit.runs.checkpoint import locate
 
@@ -78,7 +78,14 @@ def open_trained(
 
 
 def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None, trust: bool) -> Trained:
-    from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, metadata_number, read_categories, read_weights
+    from detrkit.runs.checkpoint import (
+        AVERAGE,
+        WEIGHTS,
+        build_trained,
+        metadata_number,
+        read_categories,
+        read_weights,
+    )
     from detrkit.runs.recipes import trained_recipe
     from detrkit.runs.run_folder import RunFolder
 
@@ -91,7 +98,7 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None, 
     own, asked = (r.full_values()["data"] | {"augment": None} for r in (before, recipe))
     return Trained(
         recipe=recipe,
-        detector=_build(recipe, state, origin),
+        detector=build_trained(recipe, state, origin),
         source=recipe.section("data")(),
         categories=categories,
         origin=origin,
@@ -105,7 +112,7 @@ def _open_run(run: Path, folder: Path, overrides: list[str], data: Path | None, 
 def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | None, trust: bool) -> Trained:
     from detrkit.data import Category
     from detrkit.recipe import load_recipe
-    from detrkit.runs.checkpoint import metadata_number, parse_categories, read_weights
+    from detrkit.runs.checkpoint import build_trained, metadata_number, parse_categories, read_weights
 
     state, metadata = read_weights(weights)
     recipe = _as_trained(_on_data(load_recipe(name, overrides, trust=trust), data), metadata)
@@ -125,7 +132,7 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
                 raise
     if recipe.get("detector.classes") is None:
         recipe = recipe.with_values({"detector.classes": metadata_number(metadata, "classes") or len(categories)})
-    detector, step = _build(recipe, state, weights), metadata_number(metadata, "step")
+    detector, step = build_trained(recipe, state, weights), metadata_number(metadata, "step")
     return Trained(recipe, detector, source, categories, weights, None, step)
 
 
@@ -145,15 +152,6 @@ def _as_trained(recipe: Recipe, metadata: Mapping[str, str]) -> Recipe:
     options = recipe.section("backbone").options
     kept = {f"backbone.{key}": value for key, value in parse_pixels(metadata).items() if options.get(key, 0) is None}
     return recipe.with_values(kept, source="weights") if kept else recipe
-
-
-def _build(recipe: Recipe, state: dict, origin: Path) -> BaseDetector:
-    from detrkit.detector import build_detector
-    from detrkit.runs.checkpoint import load_exactly
-
-    detector = build_detector(recipe, pretrained=False)
-    load_exactly(detector, state, origin)
-    return detector.eval()
 
 
 def check_categories(trained: Trained) -> None:

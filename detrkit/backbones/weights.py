@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
-from detrkit.reading import read_checkpoint
+from detrkit.reading import not_finite, read_checkpoint
+from detrkit.wording import first_of
 
 SHOWN = 5
 
@@ -43,15 +44,15 @@ def require_all(body: nn.Module, state: Mapping[str, Tensor], path: Path | str, 
     own = list(_floating(body))
     missing = [key for key, tensor in own if _print(tensor) not in given]
     if missing:
-        shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
         raise CheckpointError(
             f"backbone.weights = {str(path)!r} fills {len(own) - len(missing)} of the {len(own)} tensors of {name}; "
-            f"not in the file: {shown}. The file is of another model, is a part of one, or has other names than timm's"
+            f"not in the file: {first_of(missing, SHOWN)}. The file is of another model, is a part of one, or has "
+            "other names than timm's"
         )
-    if broken := [key for key, tensor in own if not tensor.isfinite().all()]:
+    if broken := not_finite(dict(own)):
         raise CheckpointError(
             f"backbone.weights = {str(path)!r}: {len(broken)} of the {len(own)} tensors of {name} hold numbers that "
-            f"are not finite: {', '.join(broken[:SHOWN])}"
+            f"are not finite: {first_of(broken, SHOWN)}"
         )
 
 

@@ -21,6 +21,7 @@ from detrkit.compare.sheets import runs_sheet
 from detrkit.compare.table import Sheet
 from detrkit.compare.timing import Timing
 from detrkit.drawing.charts import THEMES
+from detrkit.drawing.faults import Faults
 from detrkit.writing import write_bytes
 
 
@@ -30,13 +31,15 @@ def write_comparison(
     sheets: Sequence[Sheet],
     costs: Mapping[str, Costs],
     timings: Mapping[str, Timing],
+    faults: Faults,
 ) -> list[Path]:
     """Write table.md, .tex, .csv, .json, report.html and, where anything is trained, curves.png.
 
-    All are made before the first is written, and each then takes its place in one step.
+    All are made before the first is written, and each then takes its place in one step. faults: gets the curves where
+    they cannot be drawn.
     """
     rows = [m.row for m in comparison.rows]
-    drawn = {theme: draw_curves(rows, theme=theme) for theme in THEMES}
+    drawn = faults.draw("curves", lambda: {theme: draw_curves(rows, theme=theme) for theme in THEMES}) or {}
     curves = {str(theme): png for theme, png in drawn.items() if png is not None}
     records = [_record(m, costs.get(m.row.name), timings.get(m.row.name)) for m in comparison.rows]
     about = {
@@ -46,7 +49,7 @@ def write_comparison(
         "spearman": comparison.rank,
         "spearman_rows": comparison.rank_rows,
     }
-    every = [*sheets, runs_sheet(comparison)] if curves else sheets
+    every = [*sheets, runs_sheet(comparison)] if any(row.trained for row in rows) else sheets
     contents = {
         "table.md": to_markdown(every).encode(),
         "table.tex": to_latex(sheets).encode(),

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from detrkit.data import Batch
 from detrkit.engine.learner import AVERAGED, Learner
 from detrkit.engine.microbatch import cut
-from detrkit.engine.soundness import not_finite
 from detrkit.errors import CheckpointError
 from detrkit.losses.base import BaseCriterion
+from detrkit.reading import not_finite
 from detrkit.recipe import Recipe
 from detrkit.recipe.recipe import parse_recipe
 from detrkit.runs.checkpoint import load_exactly, read_weights, save_weights

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.engine.ema import MovingAverage
+from detrkit.reading import not_finite
 
 
 class Soundness:
@@ -36,20 +37,3 @@ class Soundness:
                 for key, value in self._optimiser.state.get(parameter, {}).items():
                     if isinstance(value, Tensor):
                         yield f"{key} of {name}", value
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors with a number that is not finite, with one wait for each device."""
-    found = []
-    for device in dict.fromkeys(tensor.device for tensor in tensors.values()):
-        names = [name for name, tensor in tensors.items() if tensor.device == device]
-        # Floats of 8 bits do not know `isfinite`.
-        values = [tensors[name].float() if tensors[name].element_size() == 1 else tensors[name] for name in names]
-        sound = torch.stack([value.isfinite().all() for value in values]).tolist()
-        found += [name for name, is_sound in zip(names, sound, strict=True) if not is_sound]
-    return found
-
-
-def told(faults: list[str]) -> str:
-    """The first of the names, and how many more there are."""
-    return ", ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")

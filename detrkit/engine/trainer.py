@@ -25,7 +25,7 @@ from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
 from detrkit.engine.replay import Settings, seed_step, write_step
 from detrkit.engine.schedule import rate_factor
-from detrkit.engine.soundness import Soundness, told
+from detrkit.engine.soundness import Soundness
 from detrkit.engine.workload import Workload
 from detrkit.errors import CheckpointError, UserError
 from detrkit.losses.base import BaseCriterion
@@ -40,7 +40,7 @@ from detrkit.runs.checkpoint import (
 )
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.state import read_trainer_state, way_out
-from detrkit.wording import counted
+from detrkit.wording import counted, first_of
 from detrkit.writing import explain
 
 MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
@@ -280,7 +280,7 @@ class Trainer:
             self._save()
             advice = f"The state without this update is saved: detrkit train --resume {self.run.path} goes on after it"
         else:
-            advice = f"Not finite either: {told(faults)}. {self._kept()}"
+            advice = f"Not finite either: {first_of(faults)}. {self._kept()}"
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {reading.step + 1} of {self.workload.total_steps}: "
             f"{shown}; gradient norm {values['norm']:.4g}\n"
@@ -388,8 +388,9 @@ class Trainer:
             return
         if faults := self._soundness.faults():
             raise NotFiniteError(
-                f"the training has diverged: after step {self.at.step} of {self.workload.total_steps} {told(faults)} "
-                f"are not finite, though loss and gradient were. Nothing of that is saved. {self._kept()}. {MAY_HELP}"
+                f"the training has diverged: after step {self.at.step} of {self.workload.total_steps} "
+                f"{first_of(faults)} are not finite, though loss and gradient were. Nothing of that is saved. "
+                f"{self._kept()}. {MAY_HELP}"
             )
         write_checkpoint(
             self.run.last,
@@ -436,7 +437,9 @@ class Trainer:
             load_exactly(self.average.module, read_weights(path)[0], path)
             self.average.updates = state.average_updates
         if faults := self._soundness.faults():
-            raise CheckpointError(f"{folder} cannot be gone on from: {told(faults)} are not finite. {way_out(folder)}")
+            raise CheckpointError(
+                f"{folder} cannot be gone on from: {first_of(faults)} are not finite. {way_out(folder)}"
+            )
         self.at, self._saved_step = position, position.step
         self.meter.load_state(state.meter)
         if self.here.is_first:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from detrkit.engine.soundness import not_finite, told
 from detrkit.errors import CheckpointError
+from detrkit.reading import not_finite
 from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, locate, metadata_number, parse_categories, read_weights
+from detrkit.wording import first_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
         shown = "\n  ".join(examples[:6] + (["..."] if len(examples) > 6 else []))
         raise CheckpointError(f"{path} belongs to another kind of detector ({found}):\n  {shown}")
     if faults := not_finite(fitting):
-        raise CheckpointError(f"{path} holds numbers that are not finite, in {told(faults)}: nothing can start from it")
+        raise CheckpointError(
+            f"{path} holds numbers that are not finite, in {first_of(faults)}: nothing can start from it"
+        )
     detector.load_state_dict(fitting, strict=False)
     return TransferReport(path, len(fitting), len(own), tuple(fresh), unused)
 

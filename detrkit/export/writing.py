@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -66,7 +67,10 @@ def _write_program(form: ExportedForm, card: Card, path: Path) -> None:
         # It wants a file of that ending.
         named = temporary.with_name(f"{temporary.name}.pt2")
         try:
-            torch.export.save(program, named, extra_files={f"{KEY}.json": card.to_json()})
+            try:
+                torch.export.save(program, named, extra_files={f"{KEY}.json": card.to_json()})
+            except RuntimeError as error:  # what it makes of a full disk
+                raise OSError(errno.EIO, f"cannot be written ({str(error).splitlines()[0]})", str(path)) from error
             named.replace(temporary)
         finally:
             named.unlink(missing_ok=True)
@@ -116,7 +120,7 @@ def _told() -> Iterator[None]:
     """A graph that cannot be traced is some part's doing: a message, and the tracer's own as its cause."""
     try:
         yield
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:
         first = " ".join(str(error).strip().splitlines()[:3])

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from detrkit.data import Dataset
-from detrkit.errors import DataError
+from detrkit.drawing.faults import Faults
 from detrkit.evaluation.at_threshold import Tally, confusion, sweep, tally_classes, tally_images
 from detrkit.evaluation.coco_stats import EvalResult
 from detrkit.evaluation.errors import judge
@@ -26,6 +26,7 @@ def gather(
     *,
     threshold: float | None,
     images: int,
+    faults: Faults,
     each: Callable[[Sequence[int]], Sequence[int]] = lambda ids: ids,
 ) -> Findings:
     """Kinds of errors, thresholds, confusion, and the worst and best images.
@@ -35,6 +36,7 @@ def gather(
         dataset: the split that was evaluated
         threshold: the lowest score that counts in what is no average precision; the one with the best F1 if None
         images: how many of the worst and of the best are drawn
+        faults: gets those that cannot be
         each: goes through the ids of the images that are drawn: for a progress bar
     """
     truth = dataset.ground_truth()
@@ -44,7 +46,7 @@ def gather(
     categories = dataset.real_categories
     tallies = tally_images(judged, at)
     worst, best = worst_and_best(tallies, images)
-    drawn = {one: _shown(dataset, one, tallies[one], result.detections, at) for one in each([*worst, *best])}
+    drawn = {one: _shown(dataset, one, tallies[one], result.detections, at, faults) for one in each([*worst, *best])}
     return Findings(
         result=result,
         categories=categories,
@@ -66,16 +68,15 @@ def _rounded(best: float | None) -> float:
     return FALLBACK if best is None else math.floor(100 * best) / 100
 
 
-def _shown(dataset: Dataset, image_id: int, tally: Tally, detections: Sequence[Mapping], threshold: float) -> Shown:
+def _shown(
+    dataset: Dataset, image_id: int, tally: Tally, detections: Sequence[Mapping], threshold: float, faults: Faults
+) -> Shown:
     records = dataset.records
     name = records.file_names[np.searchsorted(records.image_ids, image_id)]
     title = f"{name or 'image'} ({records.given_id(image_id)})"
     own = [one for one in detections if one["image_id"] == image_id]
-    try:
-        names = [category.name for category in dataset.labels.categories]
-        return Shown(title, tally, draw_image(dataset, image_id, own, names, threshold))
-    except DataError:
-        return Shown(title, tally, None)
+    names = [category.name for category in dataset.labels.categories]
+    return Shown(title, tally, faults.draw(title, lambda: draw_image(dataset, image_id, own, names, threshold)))
 
 
 def _sizes(truth: COCO) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from detrkit.data import Category
 from detrkit.drawing.charts import THEMES
+from detrkit.drawing.faults import Faults
 from detrkit.drawing.page import html_chart, html_notes, html_page, html_picture, html_section, html_table
 from detrkit.evaluation.at_threshold import Sweep, Tally
 from detrkit.evaluation.coco_stats import ClassResult, EvalResult
@@ -32,7 +33,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Shown:
-    """An image on the page. jpeg: None where it could not be read."""
+    """An image on the page. jpeg: None where it could not be drawn."""
 
     title: str
     tally: Tally
@@ -66,7 +67,7 @@ class Findings:
 
 
 def report_page(
-    title: str, facts: Sequence[str], metrics: Sequence[Mapping[str, Any]], found: Findings, recipe: str
+    title: str, facts: Sequence[str], metrics: Sequence[Mapping[str, Any]], found: Findings, recipe: str, faults: Faults
 ) -> str:
     """The page.
 
@@ -74,16 +75,18 @@ def report_page(
         facts: lines below the title
         metrics: the lines of the run's metrics; none for weights without a run
         recipe: TOML, shown on demand
+        faults: what could not be drawn so far; gets the charts that cannot be, and is told below the facts
     """
-    curves = {theme: draw_training(metrics, theme) for theme in THEMES}
+    curves = faults.draw("Training", lambda: {theme: draw_training(metrics, theme) for theme in THEMES}) or {}
     drawn: dict[str, bytes] = {theme: png for theme, png in curves.items() if png is not None}
+    thresholds = _thresholds(found, faults)
     parts = [
-        html_notes(facts),
+        html_notes([*facts, *faults]),
         _numbers(found),
         html_section("Training", html_chart(drawn, "AP and loss over the training")) if drawn else "",
         _classes(found),
         _errors(found),
-        _thresholds(found),
+        thresholds,
         _confusion(found),
         _images("Worst images", found.worst, found.threshold),
         _images("Best images", found.best, found.threshold),
@@ -146,13 +149,14 @@ def _errors(found: Findings) -> str:
     return html_section("Kinds of errors", table, notes)
 
 
-def _thresholds(found: Findings) -> str:
+def _thresholds(found: Findings, faults: Faults) -> str:
     if not len(found.swept.thresholds):
         return html_section("Thresholds", "<p>Nothing was detected.</p>")
-    chart = html_chart(
-        {theme: draw_thresholds(found.swept, found.threshold, theme) for theme in THEMES},
-        "precision, recall and F1 against the threshold; precision against recall",
+    drawn = faults.draw(
+        "Thresholds", lambda: {theme: draw_thresholds(found.swept, found.threshold, theme) for theme in THEMES}
     )
+    told = "precision, recall and F1 against the threshold; precision against recall"
+    chart = html_chart(drawn, told) if drawn else ""
     how = "as asked" if found.chosen else "where F1 is highest"
     tally = _sum(found.by_class.values())
     notes = [
@@ -207,7 +211,7 @@ def _images(title: str, shown: Sequence[Shown], threshold: float) -> str:
     for one in shown:
         tally = one.tally
         told = f"{one.title}: {tally.right} right, {tally.wrong} wrong, {tally.missed} missed"
-        picture = "<p>It cannot be read.</p>" if one.jpeg is None else html_picture(one.jpeg, told, kind="jpeg")
+        picture = "<p>It could not be drawn.</p>" if one.jpeg is None else html_picture(one.jpeg, told, kind="jpeg")
         cards.append(f"<p>{escape(told)}</p>{picture}")
     notes = [f"By F1 at a score of {threshold:.2f} and IoU 0.5. Left the truth, dashed; right what was detected."]
     return html_section(title, "\n".join(cards), notes)

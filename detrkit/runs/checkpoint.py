@@ -17,10 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
+from detrkit.reading import not_finite
+from detrkit.wording import first_of
 from detrkit.writing import naming
 
 if TYPE_CHECKING:
     from detrkit.data import Category
+    from detrkit.detector import BaseDetector
     from detrkit.recipe import Recipe
 
 WEIGHTS, AVERAGE, STATE = "weights.safetensors", "ema.safetensors", "state.pt"
@@ -44,7 +47,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         try:
             with naming(folder):
                 yield temporary
-        except (SafetensorError, RuntimeError) as error:  # what these writers make of a full disk
+        except RuntimeError as error:  # what torch.save makes of a full disk
             reason = str(error).splitlines()[0]
             raise OSError(errno.EIO, f"cannot be written ({reason})", str(folder)) from error
         for path in temporary.iterdir():
@@ -110,7 +113,10 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         shared = tensor.untyped_storage().data_ptr()
         stored[name] = tensor.clone() if shared in seen else tensor
         seen.add(shared)
-    save_file(stored, path, metadata=dict(metadata))
+    try:
+        save_file(stored, path, metadata=dict(metadata))
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
     mask = os.umask(0)  # reading it means setting it
     os.umask(mask)
     path.chmod(0o666 & ~mask)  # safetensors leaves the file to its owner alone
@@ -212,6 +218,24 @@ def load_exactly(detector: nn.Module, weights: Mapping[str, Tensor], origin: Pat
     detector.load_state_dict(dict(weights))
 
 
+def build_trained(recipe: Recipe, weights: Mapping[str, Tensor], origin: Path) -> BaseDetector:
+    """A recipe's detector with weights that must fit, on the CPU in evaluation mode.
+
+    Raises CheckpointError if they do not, or if one is no finite number: all that it computes would be none.
+    """
+    from detrkit.detector import build_detector
+
+    detector = build_detector(recipe, pretrained=False)
+    exempt = set(not_finite(detector.state_dict()))  # a part may keep a mask of -inf
+    load_exactly(detector, weights, origin)
+    if faults := [name for name in not_finite(detector.state_dict()) if name not in exempt]:
+        raise CheckpointError(
+            f"{origin} holds numbers that are not finite, in {first_of(faults)}: with them nothing can be found. A run "
+            "that detrkit trained keeps finite weights only, so the file was damaged or made elsewhere"
+        )
+    return detector.eval()
+
+
 def load_run(
     run_dir: Path | str, which: str = "best", *, trust: bool = False
 ) -> tuple[Recipe, nn.Module, tuple[Category, ...]]:
@@ -227,9 +251,8 @@ def load_run(
         keeps one; the categories, label i being categories[i]
 
     Raises:
-        CheckpointError: no run or no checkpoint there, or one that does not fit
+        CheckpointError: no run or no checkpoint there, one that does not fit, or weights that are not finite
     """
-    from detrkit.detector import build_detector
     from detrkit.runs.recipes import trained_recipe
     from detrkit.runs.run_folder import RunFolder
 
@@ -237,9 +260,8 @@ def load_run(
     path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
     weights, metadata = read_weights(path)
     recipe, _ = trained_recipe(run, path, metadata, trust=trust)
-    detector = build_detector(recipe, pretrained=False)
-    load_exactly(detector, weights, path)
-    return recipe, detector.eval(), read_categories(run / RunFolder.CATEGORIES, metadata)
+    detector = build_trained(recipe, weights, path)
+    return recipe, detector, read_categories(run / RunFolder.CATEGORIES, metadata)
 
 
 def locate(path: Path, which: str = "best") -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detrkit.detector import build_detector
 from detrkit.errors import CheckpointError
+from detrkit.reading import not_finite
 from detrkit.recipe import Recipe
 from detrkit.zoo.recognising import families_of, recognise
 
@@ -30,7 +31,7 @@ class Conversion:
     unexpected: list[str] = field(default_factory=list)
     """official names that the recipe's detector has no place for"""
     mismatched: list[str] = field(default_factory=list)
-    """sentences on tensors of another shape, or on repeats that differ"""
+    """sentences on tensors of another shape, that are not finite, or on repeats that differ"""
     counters: list[str] = field(default_factory=list)
     """official names of batches that norms have counted, left out"""
     prefix: str = ""
@@ -78,6 +79,8 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
             if tensor.shape != expected[ours].shape:
                 shapes = f"{list(tensor.shape)} in the checkpoint, {list(expected[ours].shape)} in the recipe"
                 result.mismatched.append(f"{name} -> {ours}: {shapes}")
+            elif not_finite({name: tensor}):
+                result.mismatched.append(f"{name} -> {ours}: holds numbers that are not finite")
             else:
                 result.state[ours], result.names[name] = tensor, ours
             continue

@@ -150,6 +150,19 @@ def test_the_files_agree_with_the_runs(tmp_path, make_run):
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_tables_are_written_where_curves_cannot_be_drawn(tmp_path, make_run, monkeypatch):
+    def fail(*arguments, **more):
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("detrkit.compare.files.draw_curves", fail)
+    run = make_run(tmp_path / "a", "quickstart", {1: 10})
+    told = CliRunner().invoke(app, ["compare", str(run), "--size", "64x64", "--out", str(tmp_path / "out")])
+    assert told.exit_code == 1
+    assert told.output.count("curves could not be drawn: ValueError: no such font") == 1
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"table.md", "table.tex", "table.csv", "table.json", "report.html"}
+
+
 def test_differences_are_in_all_tables_and_files(tmp_path, make_found):
     for seed in range(2):
         make_found(tmp_path / f"good-seed{seed}", "quickstart", noise=0.08, seed=seed)

@@ -3,22 +3,14 @@
 import errno
 import json
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
 from detrkit.cli import main
-from detrkit.engine.train import train
 from detrkit.errors import UserError
-from detrkit.recipe import load_recipe
 from detrkit.writing import check_file, check_folder, explain, replaced_file, write_bytes, write_text
 
-from .damaged_runs import SMALL_RUN, _in_a_fork
 from .toys import toy_trainer
-
-if sys.platform == "linux":
-    import resource
 
 
 def test_a_file_is_replaced_whole_and_its_folders_are_made(tmp_path):
@@ -122,30 +114,3 @@ def test_pictures_end_no_training(tmp_path):
     outcome = trainer.fit()
     assert (outcome.finished, outcome.best_ap) == (True, 0.2)
     assert (tmp_path / "log.txt").read_text().count("warning: no pictures in") == 2
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-def test_a_training_on_a_full_disk_says_where_it_goes_on(tmp_path):
-    """Files stop growing at some size, as on a disk that is full; after that the run goes on."""
-    recipe = load_recipe("quickstart", [*SMALL_RUN, "train.checkpoint_steps=1"])
-    told = {}
-    for size in (300, 3000, 12_000, 60_000, 200_000):
-        run = tmp_path / f"run{size}"
-
-        def attempt(run=run, size=size):
-            most = resource.RLIM_INFINITY
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-            try:
-                train(recipe, run)
-            except UserError as error:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-                Path(f"{run}.txt").write_text(str(error))
-                raise
-
-        told[size] = _in_a_fork(attempt)
-        said = Path(f"{run}.txt").read_text() if Path(f"{run}.txt").exists() else ""
-        assert told[size] in ("refused", "went on"), told[size]
-        if said:
-            assert f"detrkit train --resume {run}" in said
-            assert train(load_recipe(run), run, resume=True).finished
-    assert "refused" in told.values()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import detrkit
 from detrkit.cli.app import app
 from detrkit.data import Category
 from detrkit.errors import CheckpointError, UserError
-from detrkit.runs.checkpoint import format_categories, save_weights, write_checkpoint
+from detrkit.runs.checkpoint import format_categories, load_run, read_weights, save_weights, write_checkpoint
 from detrkit.zoo import Conversion, Fitted
 from detrkit.zoo.classes import count_classes
 
@@ -65,6 +66,31 @@ def run(tmp_path_factory):
     (folder / "recipe.toml").write_text(recipe.to_toml())
     (folder / "categories.json").write_text(format_categories(recipe.section("data")().categories))
     return folder
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_are_refused(run, tmp_path, value):
+    bad = shutil.copytree(run, tmp_path / "bad")
+    path = bad / "last" / "weights.safetensors"
+    weights, metadata = read_weights(path)
+    name = next(iter(weights))
+    weights[name] = weights[name].double()
+    weights[name].view(-1)[-1] = value
+    path.unlink()
+    save_weights(weights, path, metadata)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    for arguments in (
+        ("evaluate", bad),
+        ("evaluate", bad / "recipe.toml", "--weights", path, "--out", tmp_path),
+        ("predict", bad, tmp_path / "a.png", "--out", tmp_path / "drawn"),
+        ("show", bad, "val:1", "--out", tmp_path / "shown"),
+        ("report", bad, "--out", tmp_path / "a.html"),
+        ("export", bad, "--out", tmp_path / "a.pt2"),
+    ):
+        with pytest.raises(CheckpointError, match=f"weights.safetensors holds numbers that are not finite, in {name}"):
+            call(*arguments)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_run(bad)
 
 
 def write_coco(folder, split, categories):

@@ -100,6 +100,24 @@ def test_the_points_of_detections_are_kept(run, tmp_path):  # noqa: F811
     assert points.max() <= 64
 
 
+def test_what_cannot_be_drawn_is_named_and_the_rest_of_the_page_is_there(run, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*arguments, **more):
+        raise ValueError("no such\nfont")
+
+    (run / "metrics.jsonl").write_text("[1]\n")
+    for name in ("detrkit.report.page.draw_thresholds", "detrkit.report.findings.draw_image"):
+        monkeypatch.setattr(name, fail)
+    told = call("report", run, "--images", 1, "--threshold", 0, "--out", tmp_path / "a.html")
+    (run / "metrics.jsonl").unlink()
+    assert told.exit_code == 1
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    for text in ("the training could not be drawn: ", "Thresholds could not be drawn: ValueError: no such font"):
+        assert told.output.count(text) == page.count(text) == 1
+    for title in ("Average precision and recall", "Classes", "Kinds of errors", "Thresholds", "Confusion"):
+        assert f"<h2>{title}</h2>" in page
+    assert "It could not be drawn." in page
+
+
 def test_other_data_and_recipes_are_reported_elsewhere(run):  # noqa: F811
     with pytest.raises(UserError, match="--out"):
         call("report", run, "data.seed=5")

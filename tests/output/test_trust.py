@@ -13,7 +13,7 @@ from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
 from detrkit.runs.checkpoint import load_run, read_weights, save_weights
 from detrkit.runs.history import read_run
-from tests.engine.damaged_runs import SMALL_RUN
+from tests.hunts.small_run import SMALL_RUN
 
 REFUSED = "code would be run that you did not name"
 

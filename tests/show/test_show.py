@@ -66,6 +66,20 @@ def test_run_without_grid_and_gaussians(tmp_path):
     assert list((tmp_path / "out").glob("query_*_layer_2_attention.png"))
 
 
+def test_a_picture_that_cannot_be_drawn_is_named_and_the_others_are_there(sap, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("detrkit.show.inside.draw_scores", fail)
+    out = tmp_path / "out"
+    told = CliRunner().invoke(app, ["show", str(sap), "val:3", "--out", str(out)])
+    assert told.exit_code == 1
+    text = "Query scores by layer could not be drawn: ValueError: no such font"
+    assert told.output.count(text) == (out / "index.html").read_text().count(text) == 1
+    assert {path.stem for path in out.glob("*.png")} > {"cells", "paths"}
+    assert not (out / "scores.png").exists()
+
+
 @pytest.mark.parametrize("levels", ["", "4scale_"])
 def test_places_of_deformable_attention(tmp_path, levels):
     run = untrained(tmp_path / "run", f"deformable_detr_{levels}r50_50ep", "queries.count=5")

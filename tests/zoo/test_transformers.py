@@ -213,6 +213,15 @@ def test_a_shared_head_that_is_saved_once_stands_for_all_layers():
     assert match(first, recipe).missing == [f"decoder.head.classes.{layer}.layers.0.bias" for layer in range(3)]
 
 
+def test_a_tensor_that_is_not_finite_finds_no_place():
+    model = build("deformable, refined")
+    recipe = detrkit.zoo.fit(model.state_dict(), config=model.config.to_dict()).recipe
+    model.class_embed[0].bias.data[0] = float("nan")
+    (told,) = match(model.state_dict(), recipe).mismatched[:1]
+    assert told.startswith("class_embed.0.bias -> ")
+    assert told.endswith("holds numbers that are not finite")
+
+
 @pytest.mark.parametrize(
     ("form", "key", "official", "told"),
     [

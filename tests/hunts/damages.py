@@ -1,32 +1,29 @@
-"""Damages every file of a run in many ways and tries what a person would: `python -m tests.engine.damaged_runs`.
+"""Damages every file of a run in many ways, and tries with each what a person would."""
 
-Each case is tried in a process of its own, so that a crash or a hang is told from a refusal. Prints counts; exits with
-1 if any case ended in a traceback, a crash or a hang.
-"""
+from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import struct
-import sys
-import tempfile
-import traceback
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from detrkit.engine.train import train
-from detrkit.errors import UserError
+from detrkit.export import writing
 from detrkit.recipe import load_recipe
+from detrkit.runs.checkpoint import read_weights, save_weights
 from detrkit.runs.history import read_run
 from detrkit.runs.recipes import run_recipe
 from detrkit.trained import open_trained
 
-SECONDS = 60
+from .hunting import Case, Hunt, verb
+from .small_run import SMALL_RUN, make_run
+
 FILES = (
     "last/state.pt",
     "last/weights.safetensors",
@@ -41,7 +38,7 @@ FILES = (
 Damage = Callable[[Path], None]
 
 
-def cases() -> dict[str, Damage]:
+def damages() -> dict[str, Damage]:
     """All damages by name; each is called with the folder of a run."""
     found: dict[str, Damage] = {}
     for file in FILES:
@@ -229,8 +226,6 @@ def _on_state(change: Callable[[dict], object]) -> Damage:
 
 def _on_tensors(file: str, change: Callable[[dict], object]) -> Damage:
     def damage(run: Path) -> None:
-        from detrkit.runs.checkpoint import read_weights, save_weights
-
         tensors, metadata = read_weights(run / file)
         change(tensors)
         (run / file).unlink()
@@ -266,115 +261,64 @@ def _insert(path: Path, text: str) -> None:
 
 
 def attempts(run: Path) -> dict[str, Callable[[], object]]:
-    """What a person would try with a run."""
+    """What a person would try with a run and its last checkpoint."""
     more = ["train.epochs=3", "train.max_minutes=1e-9", "evaluate.pictures=0"]
+    out = run.with_name(f"{run.name}-out")
 
     def begin() -> None:
         recipe = load_recipe("quickstart", [*SMALL_RUN, f"train.init_from={run}/last", *more])
         train(recipe, run.with_name(f"{run.name}-from"))
 
+    def predict() -> None:
+        Image.new("RGB", (64, 48), "orange").save(run.with_name("a.png"))
+        verb("predict", run, run.with_name("a.png"), "--out", out, "--which", "last")
+
+    def export() -> None:
+        # Tracing takes seconds, and knows nothing of the run.
+        writing._WRITERS["torch-export"] = lambda form, card, path: path.write_text(card.to_json())
+        verb("export", run, "--out", out / "a.pt2", "--which", "last")
+
     return {
         "open": lambda: open_trained(str(run), [], which="last"),
-        "compare": lambda: read_run(run),
+        "read": lambda: read_run(run),
         "resume": lambda: train(run_recipe(run, more), run, resume=True),
         "begin from": begin,
+        "evaluate": lambda: verb("evaluate", run, "--which", "last"),
+        "predict": predict,
+        "show": lambda: verb("show", run, "val:1", "--which", "last"),
+        "report": lambda: verb("report", run, "--which", "last"),
+        "compare": lambda: verb("compare", run, "--size", "64x64", "--out", out),
+        "export": export,
+        "train --resume": lambda: verb("train", "--resume", run, *more),
     }
 
 
-SMALL_RUN = (
-    "detector.width=16",
-    "detector.heads=2",
-    "detector.classes=none",
-    "encoder.layers=1",
-    "encoder.feedforward=16",
-    "decoder.layers=1",
-    "decoder.feedforward=16",
-    "queries.grid=[3,3]",
-    "data.image_size=64",
-    "data.train_images=8",
-    "data.val_images=2",
-    "data.classes=['circle','bar']",
-    "train.epochs=2",
-    "train.batch_size=4",
-    "train.warmup_steps=1",
-    "train.ema_decay=0.9",
-    "train.log_every=1",
-    "train.workers=0",
-    "train.device=cpu",
-    "evaluate.pictures=0",
-)
-
-
-def make_run(folder: Path) -> Path:
-    """A small run that all damages are done to."""
-    train(load_recipe("quickstart", SMALL_RUN), folder)
-    return folder
-
-
+_OPEN = ("open", "evaluate", "predict", "show", "report", "export")
+_GO_ON = ("resume", "train --resume")
 READ_BY = {  # what reads a file at all
-    "last/state.pt": ("resume",),
-    "environment.json": ("resume",),
-    "loggers.json": ("resume",),
-    "log.txt": ("resume",),
-    "metrics.jsonl": ("compare", "resume"),
-    "categories.json": ("open", "resume"),
-    "last/weights.safetensors": ("resume",),
-    "last/ema.safetensors": ("open", "resume", "begin from"),
+    "last/state.pt": _GO_ON,
+    "environment.json": _GO_ON,
+    "loggers.json": _GO_ON,
+    "log.txt": _GO_ON,
+    "metrics.jsonl": ("read", "compare", "report", *_GO_ON),
+    "categories.json": (*_OPEN, *_GO_ON),
+    "last/weights.safetensors": _GO_ON,
+    "last/ema.safetensors": (*_OPEN, *_GO_ON, "begin from"),
 }
 
 
-def try_case(case: str, whole: Path, folder: Path) -> dict[str, str]:
-    """What became of each attempt: "went on", "refused", or what ended it ("crash: ...", "hang", a traceback)."""
-    found, damage = {}, cases()[case]
-    for name in READ_BY.get(case.partition(":")[0], tuple(attempts(folder))):
-        for left in folder.parent.glob(f"{folder.name}*"):
-            shutil.rmtree(left)
-        shutil.copytree(whole, folder)
-        damage(folder)
-        found[name] = _in_a_fork(attempts(folder)[name])
-    return found
+def cases(place: Path) -> Iterator[Case]:
+    """Every damage with everything that reads the file."""
+    whole = make_run(place / "whole")
+    for name in damages():
+        for attempt in READ_BY.get(name.partition(":")[0], tuple(attempts(whole))):
+            yield Case(f"{name}, {attempt}", partial(_try, name, attempt, whole))
 
 
-def _in_a_fork(attempt: Callable[[], object]) -> str:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        told = "went on"
-        signal.alarm(SECONDS)
-        try:
-            attempt()
-        except UserError:
-            told = "refused"
-        except OSError as error:  # told by the command line with its path
-            told = "refused" if error.filename else traceback.format_exc()
-        except BaseException:
-            told = traceback.format_exc()
-        os.write(writer, told[-4000:].encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        told = file.read().decode()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status == -signal.SIGALRM:
-        return "hang"
-    return told if status == 0 else f"crash: signal {-status}"
+def _try(damage: str, attempt: str, whole: Path, folder: Path) -> None:
+    run = shutil.copytree(whole, folder / "run")
+    damages()[damage](run)
+    attempts(run)[attempt]()
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as place:
-        whole = make_run(Path(place) / "whole")
-        chosen = [case for case in cases() if all(word in case for word in sys.argv[1:])]
-        for case in chosen:
-            for attempt, told in try_case(case, whole, Path(place) / "x").items():
-                good = told in ("went on", "refused")
-                counts[told if good else "FAULT"] += 1
-                if not good:
-                    print(f"{case}, {attempt}: {told}")
-    print(f"{len(chosen)} damages, {counts.total()} attempts: {dict(counts)}")
-    sys.exit(bool(counts["FAULT"]))
-
-
-if __name__ == "__main__":
-    main()
+HUNT = Hunt("damages", "files damaged", cases)
