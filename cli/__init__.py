@@ -13,13 +13,13 @@ def main() -> None:
 
     set_environment()
 
-    from rich.console import Console
     from rich.text import Text
 
     from detrkit.errors import UserError
     from detrkit.writing import explain
 
     from .app import app
+    from .console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no UTF-8

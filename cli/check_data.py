@@ -56,12 +56,13 @@ def check_data(
 
     Exit code 1 if images or annotations are lost to faults.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from detrkit.data.check import check_split
     from detrkit.errors import UserError
     from detrkit.writing import check_file, check_folder
+
+    from .console import Console
 
     if count is not None and pictures is None:
         raise UserError("--count goes with --pictures; without it nothing is drawn")

@@ -1,21 +1,34 @@
-"""Where the verbs print their tables: a terminal, a pipe or a file."""
+"""Where the verbs print: a terminal, a pipe or a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from rich import console as rich_console
+from rich.segment import Segment
 
-    from rich.console import Console
+from detrkit.wording import visible
+
+if TYPE_CHECKING:
+    from rich.console import ConsoleOptions, RenderableType
 
 WIDTH_OF_FILES = 1000  # more than any table has; rich by itself cuts at 80
 
 
+class Console(rich_console.Console):
+    """rich's console, which shows what names and messages hold of control characters, rather than have it obeyed."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(visible(segment.text), segment.style)
+
+
 def open_console() -> Console:
     """Standard output. A pipe or a file has no width, so nothing is folded or cut there."""
-    from rich.console import Console
-
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_FILES)

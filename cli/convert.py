@@ -42,7 +42,6 @@ def convert(
     Known are the official codes and the package transformers, told apart by their names. Where the recipe has to say
     something that it does not, a recipe is written beside the weights.
     """
-    from rich.console import Console
 
     from detrkit.errors import UserError
     from detrkit.reading import read_checkpoint, read_json
@@ -51,6 +50,8 @@ def convert(
     from detrkit.writing import check_file, replaced_file, write_text
     from detrkit.zoo import fit, match
     from detrkit.zoo.classes import coco_categories, named_categories
+
+    from .console import Console
 
     changes = list(overrides or ())
     if recipe is not None and "=" in recipe and not Path(recipe).exists():

@@ -48,16 +48,16 @@ def evaluate(
     Writes evaluation.json and detections.json (COCO results) into the run's folder; with --data only into --out.
     Under torchrun the processes share the images.
     """
-    from rich.console import Console
 
     from detrkit.engine.distributed import processes
+    from detrkit.engine.launch import told_to_launcher
     from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device, describe_precision
     from detrkit.trained import check_categories, open_trained
     from detrkit.writing import check_folder
 
-    from .console import print_notes
+    from .console import Console, print_notes
 
     if split not in ("val", "train"):
         raise UserError(f"--split is {split!r}; accepted are val and train")
@@ -69,7 +69,7 @@ def evaluate(
     check_categories(trained)
     options = trained.recipe.section("train")
     device = device or options.device
-    with processes(device) as here:
+    with told_to_launcher(), processes(device) as here:
         console = Console(quiet=not here.is_first)
         chosen = choose_device(device, here.local_rank)
         print_notes(console, trained.notes)

@@ -44,8 +44,6 @@ def export(
     """
     from time import perf_counter
 
-    from rich.console import Console
-
     from detrkit.errors import UserError
     from detrkit.export.card import Card
     from detrkit.export.check import check as run_check
@@ -55,6 +53,8 @@ def export(
     from detrkit.predict import find_images
     from detrkit.trained import open_trained
     from detrkit.writing import check_file
+
+    from .console import Console
 
     kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
     kind = format or kinds.get(out.suffix)

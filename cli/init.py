@@ -29,7 +29,6 @@ def init(
     A step is tried on the CPU: on its speed the epochs depend where there is no GPU, and on its memory how many images
     are taken at once.
     """
-    from rich.console import Console
 
     from detrkit.data.advice import BATCH, advise, advise_length, advise_pieces
     from detrkit.data.auto_source import AutoSource
@@ -40,6 +39,8 @@ def init(
     from detrkit.recipe import Factory
     from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
+
+    from .console import Console
 
     path = project / "recipe.toml"
     if path.exists():

@@ -25,9 +25,10 @@ def inspect(
     trust: Trust = False,
 ) -> None:
     """Show the merged recipe with the source of each value, the parts, their parameters and GFLOPs."""
-    from rich.console import Console
 
     from detrkit.recipe import load_recipe
+
+    from .console import Console
 
     # Lines stay whole when they go to a file or a pipe.
     console = Console(soft_wrap=True, highlight=False)

@@ -46,7 +46,6 @@ def predict(
     video each frame, with its number and time in seconds. Videos want the extra `video` and are drawn without sound.
     A file that cannot be read or drawn is named and passed over; the exit code is then 1.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from detrkit.errors import UserError
@@ -56,7 +55,7 @@ def predict(
     from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
 
-    from .console import print_notes
+    from .console import Console, print_notes
 
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")

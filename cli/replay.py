@@ -22,10 +22,11 @@ def replay(
 
     The file holds batch, weights, seeds and recipe. The exit code is 1 where the step is not finite again.
     """
-    from rich.console import Console
 
     from detrkit.engine.replay import replay as run_again
     from detrkit.evaluation.precision import choose_device, choose_precision
+
+    from .console import Console
 
     chosen = choose_device(device)
     found = run_again(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_notes
+from .console import Console, print_notes
 from .evaluate import evaluate_trained
 from .trust import Trust
 
@@ -40,7 +40,6 @@ def report(
     It evaluates the detector first. The page needs no other file, and no network. What cannot be drawn is named and
     left out; the exit code is then 1.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from detrkit.drawing.faults import Faults

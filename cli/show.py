@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,6 @@ def show(
     Writes PNG files and index.html, which holds them all with captions. A picture that cannot be drawn is named and
     left out; the exit code is then 1.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from detrkit.drawing.faults import Faults
@@ -49,9 +49,9 @@ def show(
     from detrkit.show.look import look_at
     from detrkit.show.page import picture_page
     from detrkit.trained import open_trained
-    from detrkit.writing import check_folder, write_bytes
+    from detrkit.writing import check_folder, write_bytes, write_text
 
-    from .console import print_notes
+    from .console import Console, print_notes
 
     if out is not None:
         check_folder(out, "--out")
@@ -80,7 +80,7 @@ def show(
     page = picture_page(f"Inside the detector: {stem}", facts, ["query", "class", "score"], rows, pictures)
     for made in pictures:
         write_bytes(out / made.file, made.png)
-    write_bytes(out / "index.html", page.encode())
+    write_text(out / "index.html", page)
     for fact in facts[1:]:
         console.print(fact, highlight=False, markup=False)
     told = f"{len(pictures)} pictures and index.html written to {out}"
@@ -105,4 +105,5 @@ def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:
         raise UserError(
             f"{image}: the {split} split has {len(ids)} images, with ids from {next(iter(given))} to {[*given][-1]}"
         )
-    return source.augment.evaluate(dataset.read(ids.index(given[number]))[0]), f"{split}_{given[number]}"
+    stem = re.sub(r"[^\w.-]", "_", f"{split}_{number}")[:100]  # a data set's ids may be any texts
+    return source.augment.evaluate(dataset.read(ids.index(given[number]))[0]), stem

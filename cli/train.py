@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from detrkit.errors import UserError
 
+from .console import Console
 from .trust import Trust
 
 if TYPE_CHECKING:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_JOINERS = "\u200c\u200d"  # of letters in some scripts, and of emoji
+
 
 def counted(count: int, name: str) -> str:
     """ "1 image", "3 images", "2 classes"; name: in the singular."""
@@ -15,3 +17,20 @@ def counted(count: int, name: str) -> str:
 def first_of(names: Sequence[str], most: int = 3) -> str:
     """The first of the names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal would obey, control characters above all, written as \\x1b; lines stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t" + _JOINERS else _escaped(one) for one in text)
+
+
+def in_a_line(name: str, most: int = 120) -> str:
+    """A name, which may be anything, as it can stand in a picture or a title: visible, in one line, not too long."""
+    line = visible(" ".join(name.split()))
+    return line if len(line) <= most else f"{line[: most - 9]}…{line[-8:]}"
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()

@@ -8,7 +8,7 @@ import numpy as np
 
 from detrkit.compare.comparison import short_names
 from detrkit.compare.targets import Row
-from detrkit.drawing.charts import Theme, frame, ink, line_look, new_figure, to_png
+from detrkit.drawing.charts import Theme, frame, ink, line_look, literal, new_figure, to_png
 from detrkit.runs.history import Evaluation, Run
 
 
@@ -35,7 +35,7 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
             "linewidth": 1.6,
         }
         epochs, minutes, means, deviations = mean_curve(row.trained)
-        _line(by_epoch, epochs, means, deviations, look, shade, label=name)
+        _line(by_epoch, epochs, means, deviations, look, shade, label=literal(name))
         known = ~np.isnan(minutes)
         timed = timed or bool(known.any())
         _line(by_minute, minutes[known], means[known], deviations[known], look, shade)

@@ -22,7 +22,7 @@ from detrkit.compare.table import Sheet
 from detrkit.compare.timing import Timing
 from detrkit.drawing.charts import THEMES
 from detrkit.drawing.faults import Faults
-from detrkit.writing import write_bytes
+from detrkit.writing import write_bytes, write_text
 
 
 def write_comparison(
@@ -51,17 +51,17 @@ def write_comparison(
     }
     every = [*sheets, runs_sheet(comparison)] if any(row.trained for row in rows) else sheets
     contents = {
-        "table.md": to_markdown(every).encode(),
-        "table.tex": to_latex(sheets).encode(),
-        "table.csv": _to_csv([_flat(record) for record in records]).encode(),
-        "table.json": json.dumps({**about, "rows": records}, indent=1, ensure_ascii=False).encode() + b"\n",
-        "report.html": make_page(every, curves, folder).encode(),
+        "table.md": to_markdown(every),
+        "table.tex": to_latex(sheets),
+        "table.csv": _to_csv([_flat(record) for record in records]),
+        "table.json": json.dumps({**about, "rows": records}, indent=1, ensure_ascii=False),
+        "report.html": make_page(every, curves, folder),
     }
-    if curves:
-        contents["curves.png"] = curves["light"]
     for name, content in contents.items():
-        write_bytes(folder / name, content)
-    return [folder / name for name in contents]
+        write_text(folder / name, content)
+    if curves:
+        write_bytes(folder / "curves.png", curves["light"])
+    return [folder / name for name in (*contents, *(["curves.png"] if curves else []))]
 
 
 def to_markdown(sheets: Sequence[Sheet]) -> str:
@@ -69,7 +69,7 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
     parts = []
     for sheet in sheets:
         table = [sheet.columns, ("---", *["---:"] * (len(sheet.columns) - 1)), *sheet.rows]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+        lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in table]
         notes = [f"\n{note}" for note in sheet.notes]
         parts.append("\n".join([f"## {sheet.title}\n", *lines, *notes]))
     return "\n\n".join(parts) + "\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Literal
 
+from detrkit.wording import in_a_line
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -20,6 +22,11 @@ _INK = {"light": ("#ffffff", "#1f2328", "#d0d7de"), "dark": ("#1d2127", "#e6e8eb
 def line_look(index: int) -> dict:
     """Colour and style of the line at `index`, as keywords of matplotlib's plot."""
     return {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _STYLES[index // len(_COLOURS) % len(_STYLES)]}
+
+
+def literal(name: str) -> str:
+    """A name as matplotlib shows it: in one line, not too long, and with its dollars, which would begin a formula."""
+    return in_a_line(name, 60).replace("$", r"\$")
 
 
 def ink(theme: Theme) -> str:

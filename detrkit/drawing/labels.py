@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
+from detrkit.wording import in_a_line
+
 Box = tuple[float, float, float, float]  # (x1, y1, x2, y2) in pixels of the picture
 Colour = tuple[int, int, int]
 
@@ -101,7 +103,8 @@ def text_height(size: tuple[int, int]) -> int:
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, its middle left out where it is longer than ``width``: the score at its end stays."""
+    """The text in one line, its middle left out where it is longer than ``width``: the score at its end stays."""
+    text = in_a_line(text)
     if font.getlength(text) <= width:
         return text
     keep = len(text)

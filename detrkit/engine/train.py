@@ -78,7 +78,8 @@ def train(
         device = choose_device(options.device, here.local_rank)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # streams and events are the current device's
-        precision = choose_precision(options.precision, device)
+        # One for all: "auto" measures, and processes might find different things.
+        precision = here.from_first(choose_precision(options.precision, device))
         source = recipe.section("data")()
         recipe = with_classes(recipe, source)
         loggers = Loggers(options.loggers)  # in every process, so that all of them miss a package

@@ -63,6 +63,7 @@ def evaluate(
     """
     device = torch.device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    precision = _of_first(choose_precision(precision, device), world)  # "auto" measures, in each process anew
     ground_truth = getattr(source, split).ground_truth()
     # A label beyond the categories, or one whose category the data set does not have (the unused ones of 91
     # slots), is no detection: there is nothing that it could be compared with.
@@ -174,6 +175,14 @@ def _training_images(
     plain.augment = _AsInEvaluation(dataset.augment)
     batches = plan_batches(len(plain), batch_size, train=False, epoch=epoch, seed=seed, rank=rank, world=world)
     return Loader(WorkerPool(plain, workers), batches, epoch=epoch, seed=seed)
+
+
+def _of_first(precision: str, world: int) -> str:
+    """What the first process has chosen, in all of them."""
+    chosen = [precision]
+    if world > 1:
+        dist.broadcast_object_list(chosen)
+    return chosen[0]
 
 
 def _measure(ground_truth: COCO, found: Found, rank: int, world: int) -> EvalResult:

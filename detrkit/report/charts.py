@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detrkit.drawing.charts import Theme, frame, ink, line_look, new_figure, to_png
+from detrkit.drawing.charts import Theme, frame, ink, line_look, literal, new_figure, to_png
 from detrkit.evaluation.at_threshold import Sweep
 
 
@@ -34,7 +34,7 @@ def draw_training(lines: Sequence[Mapping[str, Any]], theme: Theme) -> bytes | N
     names = dict.fromkeys(name for line in trained for name in line.get("losses", {}) if _is_term(name))
     for index, name in enumerate(names):
         known = [(line["step"] * scale, line["losses"].get(name)) for line in trained]
-        _curve(terms, [(x, y) for x, y in known if y is not None], index, name)
+        _curve(terms, [(x, y) for x, y in known if y is not None], index, literal(name))
     frame(terms, theme, x=unit)
     terms.set_title("terms of the last layer, not weighed", color=ink(theme), fontsize=10)
     for axis in (precision, terms):

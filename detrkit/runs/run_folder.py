@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from detrkit.errors import UserError
 from detrkit.runs.loggers import flat
 from detrkit.runs.run_loggers import Loggers
+from detrkit.wording import visible
 from detrkit.writing import naming, write_text
 
 
@@ -121,7 +122,7 @@ class RunFolder:
         """Append to log.txt."""
         path = self.path / "log.txt"
         with naming(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text + "\n")
+            file.write(visible(text) + "\n")
 
 
 def new_run_folder(parent: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from detrkit.drawing.charts import literal
 from detrkit.show.look import Detection, Look
 from detrkit.show.panels import LAYER_COLOURS, draw_box, figure_for, show_image
 
@@ -79,7 +80,7 @@ def draw_cells(look: Look, kept: Sequence[Detection]) -> Figure:
         draw_box(axes, found.box, found.label)
         _draw_path(axes, stations, width=3, dot=70)
         _number(axes, stations, reach)
-        title = f"query {found.query}: {found.name} {found.score:.2f}"
+        title = f"query {found.query}: {literal(found.name)} {found.score:.2f}"
         if cells is not None:
             share = np.abs(stations - stations[0]).max(0) / (x1 - x0, y1 - y0)
             title += f"\nmoved by {100 * share.max():.0f} % of its cell"

@@ -40,7 +40,8 @@ VERBS: dict[str, Callable[[Path, Path], object]] = {
     "compare": lambda run, out: verb("compare", run, "--size", "64x64", "--out", out / "compared"),
     "export": lambda run, out: verb("export", run, "--out", out / "a.pt2"),
     "check-data": lambda run, out: verb(
-        "check-data", "quickstart", *SMALL_RUN[-10:-8], "--json", out / "a.json", "--pictures", out / "pictures"
+        *("check-data", "quickstart", "data.train_images=8", "data.val_images=2", "data.image_size=64"),
+        *("--json", out / "a.json", "--pictures", out / "pictures"),
     ),
 }
 
@@ -114,7 +115,10 @@ def _try(name: str, disk: Disk, whole: Path, folder: Path) -> str:
     except UserError as error:
         told = str(error)
     disk.open()
-    assert not told or str(folder) in told.replace("\n", ""), f"names no place: {told}"
+    if told:
+        assert str(folder) in told.replace("\n", ""), f"names no place: {told}"
+        if name == "train" and find_folder(out / "trained" / "last"):
+            assert f"train --resume {out / 'trained'}" in told.replace("\n", " "), f"says no way to go on: {told}"
     _require_whole(folder)
     for one in (run, out / "trained"):
         if "train" in name and (one / "recipe.toml").exists():

@@ -1,0 +1,87 @@
+"""Names that are no ordinary ones, in a terminal and in pictures."""
+
+import io
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.table import Table
+from rich.text import Text
+
+from detrkit.cli.console import Console
+from detrkit.cli.show import _open_image
+from detrkit.drawing.charts import literal, new_figure, to_png
+from detrkit.drawing.predictions import draw_predictions
+from detrkit.runs.run_folder import RunFolder
+from detrkit.wording import in_a_line, visible
+from tests.hunts.names import NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a cat, Ζεύς 名前 \U0001f600\u200d\U0001f525", "a cat, Ζεύς 名前 \U0001f600\u200d\U0001f525"),
+        ("two\nlines\tand more", "two\nlines\tand more"),
+        ("\x1b[31mred\x9b\x07\0\r", r"\x1b[31mred\x9b\x07\x00\r"),
+        ("\u202eabc\ud800", r"\u202eabc\ud800"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown(tmp_path, text, shown):
+    assert visible(text) == shown
+    for printed in (text, Text(text)):
+        file = io.StringIO()
+        console = Console(file=file, width=80)
+        console.print(printed, markup=False, highlight=False)
+        assert file.getvalue().expandtabs() == f"{shown}\n".expandtabs()
+    RunFolder(tmp_path).print(text)
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == shown + "\n"
+
+
+def test_a_consoles_own_colours_and_tables_stay():
+    file = io.StringIO()
+    console = Console(file=file, width=40, force_terminal=True, color_system="standard")
+    table = Table("class")
+    table.add_row(Text("\x1b]0;title\x07", style="red"))
+    console.print(table)
+    assert "\x1b[31m" in file.getvalue()
+    assert "\x1b]0" not in file.getvalue()
+
+
+def test_a_name_in_a_line():
+    assert in_a_line(" a\n b\tc ") == "a b c"
+    long = in_a_line("x" * 10_000 + " 0.87")
+    assert (len(long), long[-5:]) == (120, " 0.87")
+
+
+def test_boxes_of_any_class_are_named_in_pictures():
+    count = len(NAMES)
+    found = {
+        "scores": torch.full((count,), 0.9),
+        "labels": torch.arange(count),
+        "boxes": torch.tensor([[10.0, 10.0, 200.0, 100.0]]).repeat(count, 1) + torch.arange(count)[:, None],
+    }
+    picture = draw_predictions(Image.new("RGB", (320, 240)), found, list(NAMES.values()), threshold=0.3)
+    assert np.asarray(picture).any()
+
+
+def test_any_name_is_written_into_a_chart():
+    figure = new_figure(4, 4, "light")
+    for place, name in enumerate(NAMES.values()):
+        figure.text(0.1, place / len(NAMES), literal(name), fontsize=6)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_an_id_that_is_a_path_names_no_other_folder():
+    image = Image.new("RGB", (8, 8))
+    dataset = SimpleNamespace(
+        image_ids=np.array([1]),
+        records=SimpleNamespace(given_id=lambda _: "../../etc/x"),
+        read=lambda index: (image, None, None),
+    )
+    source = SimpleNamespace(val=dataset, augment=SimpleNamespace(evaluate=lambda given: given))
+    assert _open_image("val:../../etc/x", source)[1] == "val_.._.._etc_x"
