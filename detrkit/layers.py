@@ -92,6 +92,25 @@ def constant(values: Sequence | float, like: Tensor, dtype: torch.dtype | None =
     return torch.full((), values, dtype=dtype or like.dtype, device=like.device)
 
 
+class Arriving:
+    """Values on their way from a GPU to the host, which does other things meanwhile; a CPU's are there at once."""
+
+    def __init__(self, values: Tensor):
+        self._values = values
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> Tensor:
+        """The values on the host, waiting for the copy of them alone."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values
+
+
 def xavier_matrices(module: nn.Module) -> None:
     """Draw every tensor of two or more dimensions Xavier-uniform, as DETR's transformers start.
 

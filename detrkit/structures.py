@@ -404,8 +404,9 @@ class Extra:
     """how many times each object stands in the truth; losses are divided by that many more objects"""
     weight: float = 1.0
     """factor of all losses"""
-    assign: Callable[[Output, Targets], Sequence[Matches]] | None = None
-    """gives each layer's pairs, where neither they are known nor the answer's matcher finds them"""
+    assign: Callable[[Output, Targets], Callable[[], Sequence[Matches]]] | None = None
+    """gives each layer's pairs, where neither they are known nor the answer's matcher finds them: it begins on the
+    device, and what it returns is called when the matcher has waited for that"""
 
     def truth(self, batch: Targets) -> Targets:
         """What these predictions are held against."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from statistics import median
 
@@ -12,10 +13,10 @@ from gpu.setting import Setting
 from detrkit.compare.timing import device_name
 
 
-def machine(setting: Setting, add) -> None:
+def machine(setting: Setting) -> None:
     """Card, versions, and multiply-adds a second of a large bf16 matrix product on random numbers."""
     memory = torch.cuda.get_device_properties(setting.device).total_memory / 2**30 if setting.on_gpu else None
-    add(
+    setting.add(
         "machine",
         device=device_name(setting.device),
         memory_gib=memory and round(memory),
@@ -23,9 +24,10 @@ def machine(setting: Setting, add) -> None:
         torchvision=torchvision.__version__,
         cuda=torch.version.cuda,
         python=platform.python_version(),
+        cores=os.cpu_count(),
         tiny=setting.tiny,
     )
-    add("matrix rate", tera_multiply_adds=round(matrix_rate(setting) / 1e12, 4), type="bf16")
+    setting.add("matrix rate", tera_multiply_adds=round(matrix_rate(setting) / 1e12, 4), type="bf16")
 
 
 def matrix_rate(setting: Setting) -> float:

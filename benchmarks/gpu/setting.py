@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
+from gpu.record import Record
 from torch import Tensor
 
 import detrkit
 from detrkit.compare.timing import milliseconds
+from detrkit.compare.workload import measure_workload
 from detrkit.recipe import Recipe
 from tests.small import SMALL
 
@@ -22,19 +25,21 @@ SYSTEMS = {
     "SAP + DINO": "sap_dino_r50_12ep",
     "DINO, 4 levels": "dino_4scale_r50_12ep",
 }
+OTHERS = list(SYSTEMS)[1:]
 OBJECTS = 8  # of each image
 
 
 @dataclass
 class Setting:
-    """The device, whether sizes are tiny, and the seconds that a check has."""
+    """The device, whether sizes are tiny, the seconds that a check has, and where it writes what it finds."""
 
     device: torch.device
     tiny: bool
     seconds: float
-    folder: Path
-    """of the results"""
+    record: Record
+    check: str
     started: float = field(default_factory=time.monotonic)
+    _work: dict[str, int] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -61,11 +66,37 @@ class Setting:
         """Seconds until the check's limit."""
         return self.seconds - (time.monotonic() - self.started)
 
+    def add(self, what: str, **values: Any) -> None:
+        """Write a line of results."""
+        self.record.add(self.check, what, **values)
+
+    def attempt(self, what: str, name: str, measure: Callable[[], dict[str, Any]]) -> None:
+        """A line of what `measure` gives, or of how it failed; none if a call before has one of that name."""
+        known = {(line["what"], line.get("name")) for line in self.record.latest(self.check) if "failed" not in line}
+        if (what, name) in known:
+            return
+        try:
+            self.add(what, name=name, **measure())
+        except Exception as error:
+            traceback.print_exc()
+            self.add(what, name=name, failed=f"{type(error).__name__}: {error}"[:600])
+        gc.collect()  # a detector's memory, before the next one's
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
     def recipe(self, name: str, *overrides: str) -> Recipe:
         """A shipped recipe with fresh weights; small where sizes are tiny."""
         return detrkit.load_recipe(
             name, ["backbone.pretrained=false", "detector.classes=91", *(SMALL if self.tiny else []), *overrides]
         )
+
+    def work(self, recipe: str) -> int:
+        """Multiply-adds of a forward pass of detection over one image."""
+        if recipe not in self._work:
+            detector = detrkit.build_detector(self.recipe(recipe))
+            found = measure_workload(detector, height=self.size[0], width=self.size[1])
+            self._work[recipe] = found.total.multiply_adds
+        return self._work[recipe]
 
     def images(self, count: int) -> Tensor:
         """[count, 3, H, W]"""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from unittest import mock
 
 import torch
 from gpu.setting import Setting
+from torch import Tensor
 
 import detrkit
 from detrkit.engine.optimiser import build_optimiser, clip_and_step
@@ -18,9 +21,10 @@ class Step:
     """Calling it does one optimiser step on a batch that stays on the device.
 
     Args:
-        compiled: the forward pass by torch.compile.
-        channels_last: the images' layout; the backbone's weights have it anyway.
-        fused: the optimiser's kernels; False: AdamW in many small ones.
+        compiled: the forward pass as `train.compile` has it.
+        folded: frozen norms as scales of weights; False: norms of every map.
+        channels_last: the backbone's layout; False: weights and images channel by channel.
+        fused: the optimiser's kernels; False: AdamW in several of them.
     """
 
     def __init__(
@@ -29,11 +33,15 @@ class Step:
         recipe: Recipe,
         *,
         compiled: bool = False,
-        channels_last: bool = False,
+        folded: bool = True,
+        channels_last: bool = True,
         fused: bool = True,
     ):
         self.setting = setting
-        self.detector = detrkit.build_detector(recipe).to(setting.device).train()
+        self.detector = self._build(recipe, folded)
+        if not channels_last:
+            body = self.detector.backbone.body.to(memory_format=torch.contiguous_format)
+            body.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
         self.criterion = detrkit.build_criterion(recipe)
         options = recipe.section("train")
         self.clip = options.clip_norm
@@ -42,22 +50,34 @@ class Step:
             parameters = [p for p in self.detector.parameters() if p.requires_grad]
             self.optimiser = torch.optim.AdamW(parameters, lr=1e-4, foreach=True)
         self.fused = fused
-        self.forward: Callable = torch.compile(self.detector) if compiled else self.detector
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.images = setting.images(setting.batch).contiguous(memory_format=layout)
-        self.targets = setting.targets(setting.batch)
-        self.waited = 0.0
-        """milliseconds that matching took of all steps so far, its wait for the device included"""
+        self.forward: Callable = self.detector.compiled() if compiled else self.detector
+        self.images, self.targets = setting.images(setting.batch), setting.targets(setting.batch)
+        self.waited = self.idle = 0.0
+        """milliseconds of all steps so far that the host waits for costs, and that the device waits for matches"""
         self._match = self.criterion.matcher.match
         self.criterion.matcher.match = self._timed_match
 
+    def _build(self, recipe: Recipe, folded: bool) -> torch.nn.Module:
+        folding = "detrkit.backbones.timm_backbone.fold_frozen_norms"
+        with nullcontext() if folded else mock.patch(folding, return_value=0):
+            return detrkit.build_detector(recipe).to(self.setting.device).train()
+
     def _timed_match(self, requests):
-        start = time.perf_counter()
-        found = self._match(requests)
-        self.waited += 1000 * (time.perf_counter() - start)
+        """Once the costs have come over, the device has nothing to do until the matches are back."""
+        arrived, bring, start = [], Tensor.cpu, time.perf_counter()
+
+        def cpu(tensor: Tensor, *given, **options) -> Tensor:
+            values = bring(tensor, *given, **options)
+            arrived.append(time.perf_counter())
+            return values
+
+        with mock.patch.object(Tensor, "cpu", cpu):
+            found = self._match(requests)
+        self.waited += 1000 * (arrived[0] - start)
+        self.idle += 1000 * (time.perf_counter() - arrived[0])
         return found
 
-    def losses(self) -> torch.Tensor:
+    def losses(self) -> Tensor:
         """The total, with graph."""
         with autocast(self.setting.device, self.setting.precision):
             output = self.forward(self.images, None, self.targets)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -14,7 +16,7 @@ from detrkit.boxes import center_to_corners, overlaps
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.heads import Head
-from detrkit.layers import Count
+from detrkit.layers import Arriving, Count
 from detrkit.matching.costs import pairs
 from detrkit.recipe import Given, as_factory, register
 from detrkit.structures import Extra, Matches, Output, Targets
@@ -80,8 +82,8 @@ class MixedSupervision(Block):
         return Extra(output, assign=self.assign)
 
     @torch.no_grad()
-    def assign(self, output: Output, targets: Targets) -> list[Matches]:
-        """The pairs of each layer, which waits for the device a second time.
+    def assign(self, output: Output, targets: Targets) -> Callable[[], Sequence[Matches]]:
+        """Begins to bring over who counts for whom; what it returns gives the pairs of each layer.
 
         A query whose best score reaches the threshold, or that is the best one of some object, counts for the object
         that it scores best with. An object gets as many queries as count for it, k at most: those that score best
@@ -92,7 +94,7 @@ class MixedSupervision(Block):
         queries, objects = scores.shape[2:]
         if not objects:
             empty = torch.zeros(0, dtype=torch.int64, device=scores.device)
-            return [Matches(empty, empty[None], empty[None])] * len(scores)
+            return lambda: [Matches(empty, empty[None], empty[None])] * len(scores)
         best, owner = scores.max(-1)
         first = scores.max(-2)  # of each object
         firsts = torch.zeros_like(best).scatter_add(-1, first.indices, first.values.isfinite().to(best.dtype))
@@ -101,11 +103,7 @@ class MixedSupervision(Block):
         count = min(self.count, queries)
         chosen = scores.topk(count, dim=2).indices  # [Y, B, k, T]
         taken = torch.arange(count, device=scores.device)[:, None] < numbers[:, :, None]
-        found = []
-        for here, rows in zip(taken.cpu(), chosen, strict=True):
-            image, rank, target = (x.to(scores.device, non_blocking=True) for x in here.nonzero(as_tuple=True))
-            found.append(Matches(image, rows[image, rank, target][None], target[None]))
-        return found
+        return partial(_pairs, Arriving(taken), chosen)
 
     def scores(self, output: Output, targets: Targets) -> Tensor:
         """[Y, B, N, T] how well queries fit objects, in [0, 1]; -inf where no object is or a number is broken."""
@@ -114,3 +112,12 @@ class MixedSupervision(Block):
         chance = output.logits.softmax(-1) if output.background else output.logits.sigmoid()
         scores = self.box * overlaps(predicted, truth, 0.0)[0] + self.label * chance.gather(-1, index)
         return scores.masked_fill(~(targets.filled[None, :, None] & scores.isfinite()), -torch.inf)
+
+
+def _pairs(taken: Arriving, chosen: Tensor) -> list[Matches]:
+    """Those of `chosen` [Y, B, k, T], queries of objects, that are `taken` [Y, B, k, T]."""
+    found = []
+    for here, rows in zip(taken.read(), chosen, strict=True):
+        image, rank, target = (x.to(chosen.device, non_blocking=True) for x in here.nonzero(as_tuple=True))
+        found.append(Matches(image, rows[image, rank, target][None], target[None]))
+    return found

@@ -123,13 +123,16 @@ class Criterion(BaseCriterion):
             truths = {name: extra.truth(padded) for name, extra in output.extras.items()}
             unknown = {name: extra for name, extra in output.extras.items() if extra.matches is None}
             asked = {name: extra for name, extra in unknown.items() if extra.assign is None}
+            begun = {
+                name: extra.assign(extra.output, truths[name])
+                for name, extra in unknown.items()
+                if extra.assign is not None
+            }
             matches, *matched = self.matcher.match(
                 [(output, padded), *((extra.output, truths[name]) for name, extra in asked.items())]
             )
             pairs: dict[str, Matches | Sequence[Matches]] = dict(zip(asked, matched, strict=True))
-            for name, extra in unknown.items():
-                if extra.assign is not None:
-                    pairs[name] = extra.assign(extra.output, truths[name])
+            pairs |= {name: finish() for name, finish in begun.items()}
             if objects is None:
                 objects = self.normalizer(targets, output.logits.device)
             terms = self._terms("", output, padded, matches, objects)

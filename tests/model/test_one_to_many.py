@@ -50,7 +50,7 @@ def test_many_queries_are_assigned_as_officially(case):
     output = Output(logits[None], torch.stack([boxes(f"p{i}", 40) for i in range(2)])[None])
     truths = [{"labels": torch.tensor(labels)} for labels in ([1, 4, 2], [0, 5])]
     truths = [{**truth, "boxes": boxes(f"t{i}", len(truth["labels"]))} for i, truth in enumerate(truths)]
-    [found] = block.assign(output, Targets.pad(truths))
+    [found] = block.assign(output, Targets.pad(truths))()
     for image, expected in enumerate(case["pairs"]):
         here = found.image == image
         pairs = zip(found.query[0, here].tolist(), found.target[0, here].tolist(), strict=True)

@@ -1,0 +1,79 @@
+"""Nothing of a step or of detection is on another device than the rest, or of a type that autocast does not go with.
+
+On a CUDA device without memory (tests/fake_cuda.py), with the parts of every kind under bfloat16 autocast: where a CPU
+takes anything, a GPU refuses an operation on tensors of two devices.
+"""
+
+import pytest
+import torch
+
+import detrkit
+from detrkit.data import Batch
+from detrkit.evaluation.evaluate import autocast, evaluate
+from tests.fake_cuda import CUDA, devices, fake_cuda, to_cuda
+from tests.small import SMALL
+
+EIGHT = "queries.count=8"
+RECIPES = {
+    "sap_detr_plus_r50_50ep": ["queries.grid=[3, 4]"],
+    "sap_dino_r50_12ep": ["queries.grid=[3, 4]"],
+    "dino_4scale_relation_r50_12ep": [EIGHT],
+    "ms_deformable_detr_4scale_r50_12ep": [EIGHT],
+    "h_deformable_detr_4scale_r50_12ep": [EIGHT],
+    "stable_dino_4scale_r50_12ep": [EIGHT],
+    "anchor_detr_r50_50ep": ["queries.points=4", "queries.patterns=2"],
+    "sam_detr_smca_r50_50ep": [EIGHT],
+    "rt_detr_r18_72ep": [EIGHT],
+}
+
+
+def built(name):
+    recipe = detrkit.load_recipe(name, [*SMALL, *RECIPES[name], "detector.classes=5"])
+    return detrkit.build_detector(recipe), detrkit.build_criterion(recipe)
+
+
+def batch():
+    """Three images with 2, 0 and 3 objects, one of them padded."""
+    mask = torch.zeros(3, 64, 96, dtype=torch.bool)
+    mask[1, :, 64:] = True
+    targets = [{"labels": torch.zeros(n, dtype=torch.int64), "boxes": torch.full((n, 4), 0.5)} for n in (2, 0, 3)]
+    return Batch(torch.zeros(3, 3, 64, 96), mask, targets, [1, 2, 3], torch.tensor([[64, 96]] * 3))
+
+
+def test_what_a_gpu_refuses_is_refused():
+    with fake_cuda():
+        there, here = torch.zeros(3).to(CUDA), torch.zeros(3)
+        with pytest.raises(RuntimeError, match="device"):
+            there + here
+        with pytest.raises(RuntimeError, match="device"):
+            here[torch.zeros(2, dtype=torch.int64).to(CUDA)]
+        with pytest.raises(RuntimeError, match="dtype"):
+            torch.zeros(2, 3).to(CUDA) @ torch.zeros(3, 2).to(CUDA, torch.bfloat16)
+        with autocast(CUDA, "bf16"):
+            assert (there[:, None] @ there[None]).dtype == torch.bfloat16
+        assert (here + 1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_and_a_detection_stay_on_the_device(name):
+    detector, criterion = built(name)
+    with fake_cuda():
+        to_cuda(detector).train()
+        given = batch().to(CUDA)
+        for mask in (given.mask, None):
+            with autocast(CUDA, "bf16"):
+                output = detector(given.images, mask, given.targets)
+            losses = criterion(output, given.targets)
+            assert devices((vars(output), losses)) == {"cuda"}
+            assert {losses["total"].dtype, output.boxes.dtype} == {torch.float32}
+        with autocast(CUDA, "bf16"):
+            found = detector.eval().detect(given.images, given.mask, given.sizes)
+        assert devices(found) == {"cuda"}
+
+
+def test_an_evaluation_brings_what_is_found_to_the_host():
+    recipe = detrkit.load_recipe("quickstart", ["data.val_images=3", "data.image_size=64"])
+    detector, source = detrkit.build_detector(recipe), recipe.section("data")()
+    with fake_cuda():
+        result = evaluate(to_cuda(detector), source, batch_size=2, device=CUDA, workers=0, precision="bf16")
+    assert len(result.detections) == 3 * 36 * len(source.categories)
