@@ -39,7 +39,6 @@ class Setting:
     record: Record
     check: str
     started: float = field(default_factory=time.monotonic)
-    _work: dict[str, int] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -91,12 +90,17 @@ class Setting:
         )
 
     def work(self, recipe: str) -> int:
-        """Multiply-adds of a forward pass of detection over one image."""
-        if recipe not in self._work:
+        """Multiply-adds of a forward pass of detection over one image; counted once for all checks."""
+        height, width = self.size
+        name = f"{recipe}, {height} x {width}"
+        known = [
+            line["multiply_adds"] for line in self.record.lines() if (line["what"], line.get("name")) == ("work", name)
+        ]
+        if not known:
             detector = detrkit.build_detector(self.recipe(recipe))
-            found = measure_workload(detector, height=self.size[0], width=self.size[1])
-            self._work[recipe] = found.total.multiply_adds
-        return self._work[recipe]
+            known = [measure_workload(detector, height=height, width=width).total.multiply_adds]
+            self.add("work", name=name, multiply_adds=known[0])
+        return known[0]
 
     def images(self, count: int) -> Tensor:
         """[count, 3, H, W]"""

@@ -11,6 +11,7 @@ NAMES = {
     "SAP + DINO": "sap_dino_r50_12ep",
     "SAP + Group": "sap_group_r50_12ep",
     "Deformable, 4 levels": "deformable_detr_4scale_refined_r50_50ep",
+    "SAP + DINO, mixed": "sap_dino_4scale_mixed_r50_12ep",
 }
 SMALLER = ["encoder.layers=1", "decoder.layers=2"]  # layers are alike: what waits shows in two of them
 

@@ -101,7 +101,17 @@ class ToySource:
 
 
 def toy_trainer(
-    folder, *, hook=None, source=None, detector=None, criterion=None, here=None, aps=None, draw=None, **options
+    folder,
+    *,
+    hook=None,
+    source=None,
+    detector=None,
+    criterion=None,
+    here=None,
+    aps=None,
+    draw=None,
+    device="cpu",
+    **options,
 ):
     """A trainer of toys, or of what is given, in `folder`; `aps` are what its evaluations find, in turn."""
     settings = {"epochs": 3, "batch_size": 4, "warmup_steps": 3, "drop_epochs": (2,), "log_every": 2, "clip_norm": 1.0}
@@ -125,7 +135,7 @@ def toy_trainer(
         options=options,
         workload=plan(options, images=source.images, steps_per_epoch=len(loader), world=here.world),
         workers=0,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         precision="fp32",
         here=here,
         run=run,

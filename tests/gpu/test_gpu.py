@@ -4,7 +4,10 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.layers import constant
+from detrkit.engine.optimiser import clip_and_step
+from detrkit.layers import Arriving, constant
+from tests.engine.test_resume import Killed, kill_at
+from tests.engine.toys import ToyDetector, ToySource, toy_trainer
 from tests.small import SMALL
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
@@ -36,3 +39,48 @@ def test_a_constant_does_not_wait():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert made.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_values_arrive_without_a_wait_that_is_refused():
+    there = torch.arange(5, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = Arriving(there).read()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert found.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_update_that_is_not_finite_is_left_out():
+    weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+    optimiser = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    for factor in (1.0, float("nan"), 1.0):
+        before = weight.detach().clone()
+        (factor * weight).sum().backward()
+        norm = clip_and_step(optimiser, 1.0)
+        assert bool(norm.isfinite()) == bool((weight != before).all())
+    assert optimiser.state[weight]["step"].item() == 2
+
+
+def test_a_resumed_training_is_the_whole_one(tmp_path):
+    def trainer(name, hook=None):
+        return toy_trainer(
+            tmp_path / name,
+            hook=hook,
+            detector=ToyDetector(dropout=0.3).to("cuda"),
+            source=ToySource(empty=lambda index: False),
+            device="cuda",
+            ema_decay=0.9,
+            checkpoint_steps=1,
+        )
+
+    whole = trainer("whole")
+    assert whole.fit().finished
+    with pytest.raises(Killed):
+        trainer("cut", kill_at(8)).fit()
+    resumed = trainer("cut")
+    resumed.resume()
+    assert resumed.at.step == 7
+    assert resumed.fit().finished
+    for one, other in zip(whole.detector.parameters(), resumed.detector.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
