@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from detrkit.losses.quality import Epsilon, QualityLoss, negative_entropy, positive_entropy
-from detrkit.losses.terms import Alpha, ExtraWeights, Gamma
+from detrkit.losses.terms import Alpha, ExtraWeights, Gamma, power
 from detrkit.matching.costs import Weight
 from detrkit.recipe import register
 from detrkit.structures import Matches
@@ -43,4 +43,4 @@ class IoUAwareLoss(QualityLoss):
         return positive_entropy(logits, target.clamp(min=0.01))
 
     def negative(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid() ** self.gamma * negative_entropy(logits)
+        return power(logits.sigmoid(), self.gamma) * negative_entropy(logits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from detrkit.losses.quality import Epsilon, QualityLoss, negative_entropy, positive_entropy
-from detrkit.losses.terms import Alpha, ExtraWeights, Gamma
+from detrkit.losses.terms import Alpha, ExtraWeights, Gamma, power
 from detrkit.matching.costs import Weight
 from detrkit.recipe import register
 from detrkit.structures import Matches
@@ -46,8 +46,8 @@ class PositionSupervisedLoss(QualityLoss):
         image = matches.image.expand_as(quality)
         largest = quality.new_zeros(len(quality), images).scatter_reduce(1, image, quality, "amax")
         target = quality * (1 / (largest + 1e-8)).clamp(min=1).gather(1, image)
-        focus = (target - logits.sigmoid()).abs() ** self.gamma
+        focus = power((target - logits.sigmoid()).abs(), self.gamma)
         return self.alpha * focus * positive_entropy(logits, target)
 
     def negative(self, logits: Tensor) -> Tensor:
-        return (1 - self.alpha) * logits.sigmoid() ** self.gamma * negative_entropy(logits)
+        return (1 - self.alpha) * power(logits.sigmoid(), self.gamma) * negative_entropy(logits)

@@ -30,7 +30,17 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Te
     q = p * target + (1 - p) * (1 - target)
     balance = alpha * target + (1 - alpha) * (1 - target)
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return balance * (1 - q) ** gamma * bce
+    return balance * power(1 - q, gamma) * bce
+
+
+def power(base: Tensor, exponent: float) -> Tensor:
+    """base ** exponent of numbers from 0 on, with a finite gradient at 0 too, where an exponent below 1 has none.
+
+    Sure predictions round to 0 and 1: a logit of 17 in float32.
+    """
+    if 0 < exponent < 1:
+        base = base.clamp(min=torch.finfo(base.dtype).tiny)
+    return base**exponent
 
 
 def matched_places(matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
