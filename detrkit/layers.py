@@ -136,6 +136,23 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.element_size() >= 4 else x.float()
 
 
+def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """GroupNorm of a map [B, C, h, w] with statistics over the cells where `outside` [B, 1, h, w] is False.
+
+    Computed at least in float32, and given in the wider type of map and norm.
+    """
+    wide = at_least_float32(values)
+    grouped = wide.unflatten(1, (norm.num_groups, -1))  # [B, G, C / G, h, w]
+    inside = (~outside)[:, None].to(grouped.dtype)
+    axes = (2, 3, 4)
+    count = inside.sum(axes, keepdim=True) * grouped.shape[2]
+    mean = (grouped * inside).sum(axes, keepdim=True) / count
+    variance = ((grouped - mean).square() * inside).sum(axes, keepdim=True) / count
+    normed = ((grouped - mean) * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
+    normed = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return normed.to(torch.promote_types(values.dtype, norm.weight.dtype))
+
+
 def take(rows: Tensor, index: Tensor) -> Tensor:
     """Rows [B, L, F] at index [B, N]: [B, N, F]."""
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))

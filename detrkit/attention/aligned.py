@@ -15,7 +15,7 @@ from detrkit.attention.summed import Summand, SummedAttention
 from detrkit.layers import MLP, at_least_float32, zero_bias
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import register
-from detrkit.structures import Memory, QueryPosition, Reference
+from detrkit.structures import Extent, Memory, QueryPosition, Reference
 
 CELLS = 7
 """A box is resampled to as many cells a side."""
@@ -37,6 +37,8 @@ class SemanticsAlignedAttention(SummedAttention):
         dropout: on attention weights.
         temperature: base of the place codes' frequencies, the map's.
         gaussian: add a Gaussian around each head's place, whose widths the same network gives (SAM-DETR with SMCA).
+        extent: what is resampled where a box reaches over the image's right or lower edge: the "padded" map (published:
+            a result depends on what padding its batch has), or the "image", at whose edges boxes are then cut.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class SemanticsAlignedAttention(SummedAttention):
         dropout: float,
         temperature: Temperature = 10000.0,
         gaussian: bool = False,
+        extent: Extent = "padded",
     ):
         super().__init__(heads=heads, dropout=dropout)
-        self.width, self.temperature = width, temperature
+        self.width, self.temperature, self.extent = width, temperature, extent
         squeezed = width // 4
         named = nn.Linear(2 * width, (4 if gaussian else 2) * heads)
         zero_bias(named)
@@ -78,11 +81,15 @@ class SemanticsAlignedAttention(SummedAttention):
         self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
     ) -> Iterator[Summand]:
         """What each head found, then its Gaussian where there is one."""
-        regions = self.resample(reference, memory)  # [B * N, D, 7, 7]
+        corners = reference.corners("semantics_aligned")
+        if self.extent == "image":
+            corners = corners.clamp(0, 1)
+        regions = self.resample(corners, memory)  # [B * N, D, 7, 7]
         named = at_least_float32(self.places(regions)).unflatten(0, content.shape[:2])
         place, *spread = (split_heads(x, self.heads) for x in named.split(2 * self.heads, dim=-1))  # [B, H, N, 2]
         place = place.tanh()
-        image_place = reference.point[:, None] + reference.size("semantics_aligned")[:, None] / 2 * place
+        low, high = corners[:, None].chunk(2, dim=-1)
+        image_place = low + (high - low) * (place + 1) / 2
         found = F.grid_sample(
             regions, place.transpose(1, 2).flatten(0, 1)[:, :, None].to(regions.dtype), align_corners=False
         )  # [B * N, D, H, 1]
@@ -107,10 +114,28 @@ class SemanticsAlignedAttention(SummedAttention):
         value = split_heads(self.value(memory.tokens), self.heads)
         return self.out(self.attend(value, content, position, reference, memory))
 
-    def resample(self, reference: Reference, memory: Memory) -> Tensor:
-        """The memory inside each query's box as 7 x 7 cells [B * N, D, 7, 7]; zeros beyond the padded map."""
-        corners = reference.corners("semantics_aligned").detach() * memory.whole_cells().repeat(1, 2)[:, None]
+    def resample(self, corners: Tensor, memory: Memory) -> Tensor:
+        """The memory inside each query's box [B, N, 4] (x0, y0, x1, y1) as 7 x 7 cells [B * N, D, 7, 7].
+
+        Zeros beyond the padded map; with the extent "image", which no box leaves, padding repeats the image's edge, as
+        the map's own edge does.
+        """
+        whole = memory.whole_cells()
+        corners = corners.detach() * whole.repeat(1, 2)[:, None]
         values, (batch, count, _) = memory.as_map(), corners.shape
+        if self.extent == "image" and memory.mask is not None:
+            values = edge_repeated(values, whole)
         image = torch.arange(batch, device=corners.device)[:, None, None].expand(-1, count, -1)
         regions = torch.cat((image.to(values.dtype), corners.to(values.dtype)), dim=-1).flatten(0, 1)  # [B * N, 5]
         return roi_align(values, regions, CELLS, sampling_ratio=-1, aligned=True)
+
+
+def edge_repeated(values: Tensor, whole: Tensor) -> Tensor:
+    """A map [B, D, h, w] whose padding repeats the last of the (columns, rows) `whole` [B, 2] that are the image's."""
+    height, width = values.shape[-2:]
+    columns, rows = (
+        torch.arange(size, device=values.device).minimum(whole[:, axis : axis + 1].round().long() - 1)
+        for axis, size in ((0, width), (1, height))
+    )  # [B, w] and [B, h]
+    index = (rows[:, :, None] * width + columns[:, None]).flatten(1)[:, None]
+    return values.flatten(2).gather(2, index.expand(-1, values.shape[1], -1)).unflatten(2, (height, width))

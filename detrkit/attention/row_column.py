@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from detrkit.attention.multihead import merge_heads, split_heads
 from detrkit.attention.summed import Summand, SummedLogits
 from detrkit.recipe import register
-from detrkit.structures import AxisCodes, Memory, QueryPosition, Reference
+from detrkit.structures import AxisCodes, Extent, Memory, QueryPosition, Reference
 
 
 class RowColumnAttention(nn.Module):
     """softmax over columns times softmax over rows, in place of one softmax over all cells (Anchor DETR, section 3.4).
 
-    A column's key is the mean of its cells' keys, a row's likewise, padding included: with padding in a batch, an
-    image's result depends on it (as published, with one image a process). Projections are packed in one matrix
-    [5 D, D]: queries to columns and rows, keys of columns and rows, values.
+    A column's key is the mean of its cells' keys, a row's likewise, over the `extent`: the "padded" map, where an
+    image's result depends on the padding of its batch (as published, with one image a process), or the "image".
+    Projections are packed in one matrix [5 D, D]: queries to columns and rows, keys of columns and rows, values.
     """
 
-    def __init__(self, *, width: int, heads: int, dropout: float = 0.0):
+    def __init__(self, *, width: int, heads: int, dropout: float = 0.0, extent: Extent = "padded"):
         super().__init__()
-        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.heads, self.dropout, self.extent = heads, nn.Dropout(dropout), extent
         self.in_proj_weight = nn.Parameter(torch.empty(5 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(5 * width))
         self.out_proj = nn.Linear(width, width)
@@ -34,7 +34,7 @@ class RowColumnAttention(nn.Module):
     def forward(self, query_x: Tensor, query_y: Tensor, cells: Tensor, codes: AxisCodes, mask: Tensor | None) -> Tensor:
         """Queries to columns and to rows [B, N, D], cells [B, L, D], padding mask [B, L] or None, to [B, N, D]."""
         query_x, query_y = self.queries(query_x, query_y)
-        key_x, key_y, value = self.keys_and_values(cells, codes)
+        key_x, key_y, value = self.keys_and_values(cells, codes, mask)
         padded = None if mask is None else mask.unflatten(1, value.shape[2:4])
         to_x = self._weights(query_x, key_x, None if padded is None else padded[:, 0])  # [B, H, N, w]
         to_y = self._weights(query_y, key_y, None if padded is None else padded[:, :, 0])  # [B, H, N, h]
@@ -47,14 +47,21 @@ class RowColumnAttention(nn.Module):
         split = (split_heads(query, self.heads) for query in projected)
         return [query * query.shape[-1] ** -0.5 for query in split]
 
-    def keys_and_values(self, cells: Tensor, codes: AxisCodes) -> tuple[Tensor, Tensor, Tensor]:
+    def keys_and_values(
+        self, cells: Tensor, codes: AxisCodes, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys of columns [B, H, w, F] and rows [B, H, h, F], and values [B, H, h, w, F], of cells [B, L, D]."""
         shape = codes.y.shape[1], codes.x.shape[1]  # (h, w)
         weights, biases = self.in_proj_weight.chunk(5), self.in_proj_bias.chunk(5)
         mapped = F.linear(cells, torch.cat(weights[2:]), torch.cat(biases[2:])).unflatten(1, shape)  # [B, h, w, 3 D]
         key_x, key_y, value = mapped.chunk(3, dim=-1)
-        key_x = key_x.mean(1) + F.linear(codes.x, weights[2])  # the mean of keys is the key of means
-        key_y = key_y.mean(2) + F.linear(codes.y, weights[3])
+        if self.extent == "padded" or mask is None:
+            key_x, key_y = key_x.mean(1), key_y.mean(2)  # the mean of keys is the key of means
+        else:
+            inside = (~mask.unflatten(1, shape)).to(mapped.dtype)
+            key_x, key_y = mean_along(key_x, inside[:, :, 0], 1), mean_along(key_y, inside[:, 0], 2)
+        key_x = key_x + F.linear(codes.x, weights[2])
+        key_y = key_y + F.linear(codes.y, weights[3])
         value = value.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)
         return split_heads(key_x, self.heads), split_heads(key_y, self.heads), value
 
@@ -63,6 +70,12 @@ class RowColumnAttention(nn.Module):
         if mask is not None:
             logits = logits.masked_fill(mask[:, None, None], float("-inf"))
         return self.dropout(logits.softmax(-1))
+
+
+def mean_along(cells: Tensor, inside: Tensor, axis: int) -> Tensor:
+    """The mean of cells [B, h, w, D] along axis 1 or 2 over the rows or columns where `inside` [B, h or w] is 1."""
+    inside = inside / inside.sum(1, keepdim=True)
+    return (cells * (inside[:, :, None, None] if axis == 1 else inside[:, None, :, None])).sum(axis)
 
 
 def mix(to_x: Tensor, to_y: Tensor, value: Tensor) -> Tensor:
@@ -83,7 +96,7 @@ class RowColumnCrossAttention(SummedLogits):
     """RCDA from queries to memory: each query looks along the columns from its x, along the rows from its y.
 
     A cell's weight is softmax over columns times softmax over rows, w + h logits in place of w h (Anchor DETR, section
-    3.4). Its column's key is the mean of the column's cells, padding included.
+    3.4). Its column's key is the mean of the column's cells, its row's that of the row's.
 
     Needs codes of rows and columns apart (`position.type = "axes"`), and a memory of one level.
 
@@ -91,11 +104,13 @@ class RowColumnCrossAttention(SummedLogits):
         width: D.
         heads: H.
         dropout: on attention weights.
+        extent: what these means are over: the "padded" map (published: an image's result depends on the padding of its
+            batch), or the "image".
     """
 
-    def __init__(self, *, width: int, heads: int, dropout: float):
+    def __init__(self, *, width: int, heads: int, dropout: float, extent: Extent = "padded"):
         super().__init__()
-        self.attention = RowColumnAttention(width=width, heads=heads, dropout=dropout)
+        self.attention = RowColumnAttention(width=width, heads=heads, dropout=dropout, extent=extent)
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""
@@ -111,7 +126,7 @@ class RowColumnCrossAttention(SummedLogits):
         yield Summand("rows", "rows", query_y)
 
     def key_features(self, memory: Memory) -> dict[str, Tensor]:
-        key_x, key_y, value = self.attention.keys_and_values(memory.tokens, self._codes(memory))
+        key_x, key_y, value = self.attention.keys_and_values(memory.tokens, self._codes(memory), memory.mask)
         shape = value.shape[2:4]
         columns = key_x[:, :, None].expand(-1, -1, shape[0], -1, -1)
         rows = key_y[:, :, :, None].expand(-1, -1, -1, shape[1], -1)

@@ -15,7 +15,7 @@ from detrkit.encoders.levels import FeatureLevels
 from detrkit.layers import Activation, Count, Layers, Probability, xavier_matrices
 from detrkit.position import CellPosition
 from detrkit.recipe import register
-from detrkit.structures import FeatureMap, Memory
+from detrkit.structures import Extent, FeatureMap, Memory
 
 
 class DeformableEncoderLayer(PostNormLayer):
@@ -50,6 +50,8 @@ class DeformableEncoder(Encoder):
             levels take three and one.
         level_vectors: whether cells' codes have a learned vector for their level: "several" if there are several
             levels (DINO), or "always" (Deformable DETR).
+        extent: what norms and convolutions of the levels see: the "padded" maps (published: an image's result depends
+            on the padding of its batch), or the "image" alone.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class DeformableEncoder(Encoder):
         points: Count = 4,
         extra_levels: Annotated[int, Field(ge=0, le=8)] = 0,
         level_vectors: Literal["several", "always"] = "several",
+        extent: Extent = "padded",
     ):
         super().__init__()
         self.levels = len(channels) + extra_levels
@@ -86,6 +89,7 @@ class DeformableEncoder(Encoder):
             position=position,
             extra=extra_levels,
             vectors=level_vectors == "always" or self.levels > 1,
+            extent=extent,
         )
 
     def forward(self, features: list[FeatureMap]) -> Memory:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.errors import UserError
-from detrkit.layers import shrink_mask, zero_bias
+from detrkit.layers import masked_group_norm, shrink_mask, zero_bias
 from detrkit.position import CellPosition
-from detrkit.structures import FeatureMap, Memory
+from detrkit.structures import Extent, FeatureMap, Memory
 
 
 class FeatureLevels(nn.Module):
@@ -23,11 +25,21 @@ class FeatureLevels(nn.Module):
         extra: coarser levels, each of half the size, by convolutions of stride 2: the first from the backbone's last
             map as it is, the next from the level before.
         vectors: add a learned vector of its level to the code of each cell.
+        extent: what norms and convolutions see: the "padded" map, or the "image" alone.
     """
 
-    def __init__(self, *, channels: tuple[int, ...], width: int, position: CellPosition, extra: int, vectors: bool):
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        width: int,
+        position: CellPosition,
+        extra: int,
+        vectors: bool,
+        extent: Extent = "padded",
+    ):
         super().__init__()
-        self.position, self.extra = position, extra
+        self.position, self.extra, self.extent = position, extra, extent
         coarser = [channels[-1], *[width] * extra][:extra]
         self.projections = nn.ModuleList(
             [
@@ -40,12 +52,36 @@ class FeatureLevels(nn.Module):
     def forward(self, features: list[FeatureMap]) -> Memory:
         """The tokens before any attention."""
         last = features[-1]
-        maps = [layer(f.values) for layer, f in zip(self.projections, features, strict=False)]
         masks = [f.mask for f in features]
+        maps = [
+            self._projected(layer, f.values, f.mask, f.mask)
+            for layer, f in zip(self.projections, features, strict=False)
+        ]
         for index, layer in enumerate(self.projections[len(features) :]):
-            maps.append(layer(maps[-1] if index else last.values))
-            masks.append(shrink_mask(last.pixel_mask, maps[-1].shape[-2:]))
+            read = maps[-1] if index else last.values
+            masks.append(shrink_mask(last.pixel_mask, halved(read.shape[-2:])))
+            maps.append(self._projected(layer, read, masks[-2], masks[-1]))
         return as_memory(maps, masks, self.position, last.extent, self.vectors)
+
+    def _projected(self, layer: nn.Module, values: Tensor, mask: Tensor | None, made: Tensor | None) -> Tensor:
+        """A map with padding `mask` [B, h, w] as one of D channels with padding `made`."""
+        if self.extent == "padded" or mask is None or made is None:
+            return layer(values)
+        convolution, norm = cast(nn.Sequential, layer)
+        return normed(convolution(values.masked_fill(mask[:, None], 0)), made, norm)
+
+
+def normed(values: Tensor, mask: Tensor | None, norm: nn.Module) -> Tensor:
+    """A map [B, D, h, w] after its norm, with padding `mask` [B, h, w] left out of a GroupNorm's statistics."""
+    if mask is None or not isinstance(norm, nn.GroupNorm):
+        return norm(values)
+    return masked_group_norm(values, mask[:, None], norm)
+
+
+def halved(shape: Sequence[int]) -> tuple[int, int]:
+    """(h, w) of a map after a convolution of stride 2."""
+    height, width = shape
+    return (height + 1) // 2, (width + 1) // 2
 
 
 def only_level(channels: tuple[int, ...], encoder: str) -> int:

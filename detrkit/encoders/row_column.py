@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from detrkit.attention.row_column import RowColumnAttention
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
-from detrkit.encoders.levels import only_level
+from detrkit.encoders.levels import normed, only_level
 from detrkit.errors import UserError
 from detrkit.layers import Activation, Count, Layers, Probability, zero_bias
 from detrkit.position import CellPosition
 from detrkit.recipe import register
-from detrkit.structures import AxisCodes, FeatureMap, Memory
+from detrkit.structures import AxisCodes, Extent, FeatureMap, Memory
 
 
 class RowColumnEncoderLayer(PostNormLayer):
@@ -44,6 +44,8 @@ class RowColumnEncoder(Encoder):
         feedforward: hidden width.
         activation: of the feed-forward network.
         dropout: on attention weights, sub-layer outputs and hidden units.
+        extent: what the norm and the means along rows and columns are over: the "padded" map (published: an image's
+            result depends on the padding of its batch), or the "image".
     """
 
     levels = 1
@@ -59,16 +61,17 @@ class RowColumnEncoder(Encoder):
         feedforward: Count = 1024,
         activation: Activation = "relu",
         dropout: Probability = 0.0,
+        extent: Extent = "padded",
     ):
         super().__init__()
-        self.position = position
+        self.position, self.extent = position, extent
         self.projection = nn.Conv2d(only_level(channels, "row_column"), width, kernel_size=1)
         nn.init.xavier_uniform_(self.projection.weight)
         zero_bias(self.projection)
         self.projection_norm = nn.GroupNorm(math.gcd(32, width), width)
         self.layers = nn.ModuleList(
             RowColumnEncoderLayer(
-                attention=RowColumnAttention(width=width, heads=heads, dropout=dropout),
+                attention=RowColumnAttention(width=width, heads=heads, dropout=dropout, extent=extent),
                 width=width,
                 feedforward=feedforward,
                 activation=activation,
@@ -81,7 +84,8 @@ class RowColumnEncoder(Encoder):
 
     def forward(self, features: list[FeatureMap]) -> Memory:
         (level,) = features
-        projected = self.projection_norm(self.projection(level.values))
+        left_out = level.mask if self.extent == "image" else None
+        projected = normed(self.projection(level.values), left_out, self.projection_norm)
         codes = self.position.axes(projected, level.mask)
         if codes is None:
             raise UserError('encoder "row_column" needs codes of rows and columns apart: set position.type = "axes"')
@@ -89,4 +93,4 @@ class RowColumnEncoder(Encoder):
         x = projected.flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x, codes, mask)
-        return Memory(x, codes.cells(), (tuple(projected.shape[-2:]),), mask, level.extent, codes)
+        return Memory(x, codes.cells(), ((projected.shape[-2], projected.shape[-1]),), mask, level.extent, codes)

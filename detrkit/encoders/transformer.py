@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from detrkit.attention.multihead import MultiHeadAttention
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
-from detrkit.encoders.levels import only_level
+from detrkit.encoders.levels import normed, only_level
+from detrkit.errors import UserError
 from detrkit.layers import MLP, Activation, Count, Layers, Probability, xavier_matrices
 from detrkit.position import CellPosition
 from detrkit.recipe import register
-from detrkit.structures import FeatureMap, Memory
+from detrkit.structures import Extent, FeatureMap, Memory
 
 
 class EncoderLayer(PostNormLayer):
@@ -45,6 +46,8 @@ class TransformerEncoder(Encoder):
         projection_norm: a GroupNorm of 32 groups, or of as many as divide both 32 and D, after the projection.
         position_scale: multiply the cells' codes by an MLP of the content: "shared" by all layers (DAB-DETR),
             one "per_layer" (SAP-DETR), or "none" (DETR).
+        extent: what that GroupNorm is over: the "padded" map (published: an image's result depends on the padding of
+            its batch), or the "image".
     """
 
     levels = 1
@@ -62,9 +65,12 @@ class TransformerEncoder(Encoder):
         dropout: Probability = 0.0,
         projection_norm: bool = False,
         position_scale: Literal["none", "shared", "per_layer"] = "none",
+        extent: Extent = "padded",
     ):
         super().__init__()
-        self.position = position
+        self.position, self.extent = position, extent
+        if extent == "image" and not projection_norm:
+            raise UserError('encoder.extent = "image" is of the norm; it needs encoder.projection_norm = true')
         self.layers = nn.ModuleList(
             EncoderLayer(
                 attention=MultiHeadAttention(width=width, heads=heads, dropout=dropout),
@@ -83,7 +89,8 @@ class TransformerEncoder(Encoder):
 
     def forward(self, features: list[FeatureMap]) -> Memory:
         (level,) = features
-        projected = self.projection_norm(self.projection(level.values))
+        left_out = level.mask if self.extent == "image" else None
+        projected = normed(self.projection(level.values), left_out, self.projection_norm)
         position = self.position(projected, level.mask)
         mask = None if level.mask is None else level.mask.flatten(1)
         x = projected.flatten(2).transpose(1, 2)
@@ -93,4 +100,4 @@ class TransformerEncoder(Encoder):
                 scaled = position * self.scales[index % len(self.scales)](x)
             x = layer(x, scaled, mask)
         axes = self.position.axes(projected, level.mask)
-        return Memory(x, position, (tuple(projected.shape[-2:]),), mask, level.extent, axes)
+        return Memory(x, position, ((projected.shape[-2], projected.shape[-1]),), mask, level.extent, axes)

@@ -36,6 +36,8 @@ class DistinctSelectionQueries(QueryGenerator):
         head: factory of the decoder's head; the encoder gets one of its own.
         count: N; fewer where the map has fewer tokens.
         iou: the overlap up to which two boxes are distinct.
+        skip_unusable: choose padded cells and cells at the image's edge only when nothing else is left, which the
+            published code does not (see `MixedSelectionQueries`).
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class DistinctSelectionQueries(QueryGenerator):
         head: Given,
         count: Count = 300,
         iou: Annotated[float, Field(ge=0, le=1)] = 0.8,
+        skip_unusable: bool = False,
     ):
         super().__init__()
-        self.geometry, self.count, self.iou = geometry, count, iou
+        self.geometry, self.count, self.iou, self.skip_unusable = geometry, count, iou, skip_unusable
         self.proposals = Proposals(width=width, classes=classes, head=head)
         self.content = nn.Linear(width, width)
         self.limit = QueryLimit(count, "queries.count")
@@ -57,7 +60,10 @@ class DistinctSelectionQueries(QueryGenerator):
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         start, head = self.proposals(memory), self.proposals.head
         boxes = torch.sigmoid(head.offsets(0, start.tokens)["box"] + start.boxes)
-        chosen = distinct(boxes.detach(), head.certainty(0, start.tokens).detach(), self.count, self.iou)
+        scores = head.certainty(0, start.tokens).detach()
+        if self.skip_unusable:
+            scores = scores.masked_fill(~start.usable, -torch.inf)
+        chosen = distinct(boxes.detach(), scores, self.count, self.iou)
         raw = head(0, take(start.tokens, chosen))
         content = self.content(take(memory.tokens, chosen).detach())
         boxes = take(boxes, chosen)
@@ -68,12 +74,13 @@ class DistinctSelectionQueries(QueryGenerator):
 def distinct(boxes: Tensor, scores: Tensor, count: int, iou: float) -> Tensor:
     """Places [B, N] of the best boxes [B, L, 4] (cx, cy, w, h) by scores [B, L] that overlap no better one.
 
-    N = min(count, L); those that do overlap one come after the others, best first too.
+    N = min(count, L); those that do overlap one come after the others, best first too, and those of score -inf last.
     """
     chosen = []
     for corners, score in zip(center_to_corners(boxes), scores.to(boxes.dtype), strict=True):
         passed_over = torch.ones_like(score, dtype=torch.bool)
         passed_over[nms(corners, score, iou)] = False
+        passed_over |= score == -torch.inf
         order = score.argsort(descending=True, stable=True)
         order = order[passed_over[order].to(torch.uint8).argsort(stable=True)]
         chosen.append(order[: torch.sym_min(count, len(order))])

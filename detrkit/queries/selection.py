@@ -88,16 +88,27 @@ class TwoStageQueries(QueryGenerator):
         head: factory of the decoder's head; the encoder gets one of its own.
         groups: how many groups of queries are asked for at most.
         count: N; fewer where the map has fewer tokens.
+        skip_unusable: choose padded cells and cells at the image's edge only when nothing else is left, which the
+            published code does not (see `MixedSelectionQueries`).
     """
 
     embeds_boxes = True
     makes_groups = True
 
     def __init__(
-        self, *, width: int, geometry: Geometry, classes: int, head: Given, groups: int = 1, count: Count = 300
+        self,
+        *,
+        width: int,
+        geometry: Geometry,
+        classes: int,
+        head: Given,
+        groups: int = 1,
+        count: Count = 300,
+        skip_unusable: bool = False,
     ):
         super().__init__()
         self.geometry, self.count, self.half_width = geometry, count, width // 2
+        self.skip_unusable = skip_unusable
         self.proposals = Proposals(width=width, classes=classes, head=head)
         self.limit = QueryLimit(count, "queries.count")
         self.place, self.norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
@@ -107,7 +118,10 @@ class TwoStageQueries(QueryGenerator):
         start = self.proposals(memory)
         raw = self.proposals.head(0, start.tokens)
         boxes = torch.sigmoid(raw.offsets["box"] + start.boxes)
-        chosen = take(boxes, ranked(raw.logits[..., 0], self.count, groups)).detach()
+        scores = raw.logits[..., 0]
+        if self.skip_unusable:
+            scores = scores.masked_fill(~start.usable, -torch.inf)
+        chosen = take(boxes, ranked(scores, self.count, groups)).detach()
         embedding, content = self._starts(chosen)
         encoder = Extra(proposed(raw, boxes, memory, self.proposals.head), classless=True)
         extras = {"encoder": encoder}

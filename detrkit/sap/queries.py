@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
-from detrkit.layers import at_least_float32, constant, zero_bias
+from detrkit.layers import constant, masked_group_norm, zero_bias
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.sap.geometry import Grid
@@ -133,20 +133,3 @@ class MemoryContent(nn.Module):
 def norm_groups(width: int) -> int:
     """The groups that D channels are normed in: 32 of 8 or more (published), else the most such that divide D."""
     return next(groups for groups in range(min(32, width // 8), 0, -1) if width % groups == 0)
-
-
-def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm of a map [B, C, h, w] with statistics over the cells where `outside` [B, 1, h, w] is False.
-
-    Computed at least in float32, and given in the wider type of map and norm.
-    """
-    wide = at_least_float32(values)
-    grouped = wide.unflatten(1, (norm.num_groups, -1))  # [B, G, C / G, h, w]
-    inside = (~outside)[:, None].to(grouped.dtype)
-    axes = (2, 3, 4)
-    count = inside.sum(axes, keepdim=True) * grouped.shape[2]
-    mean = (grouped * inside).sum(axes, keepdim=True) / count
-    variance = ((grouped - mean).square() * inside).sum(axes, keepdim=True) / count
-    normed = ((grouped - mean) * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
-    normed = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
-    return normed.to(torch.promote_types(values.dtype, norm.weight.dtype))

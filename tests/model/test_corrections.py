@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 import detrkit
+from detrkit.layers import masked_group_norm
 from detrkit.recipe import list_recipes
 from detrkit.sap.geometry import SalientPointGeometry
 from detrkit.sap.inner import InnerLoss
-from detrkit.sap.queries import MemoryContent, SalientGridQueries, masked_group_norm
+from detrkit.sap.queries import MemoryContent, SalientGridQueries
 from detrkit.sap.terms import SideDirectedGaussianTerm
 from detrkit.structures import Matches, Memory, Output, QueryPosition, Targets
 
