@@ -1,4 +1,4 @@
-"""Deformable attention against explicit loops in float64, and the levels that it reads."""
+"""Deformable attention, its encoder against explicit loops in float64, and the levels that it reads."""
 
 import math
 from dataclasses import replace
@@ -12,6 +12,7 @@ from detrkit.encoders.deformable import DeformableEncoder
 from detrkit.errors import UserError
 from detrkit.position import SinePosition
 from detrkit.structures import FeatureMap, Memory, QueryPosition, Reference
+from tests.twins.cross import sampled, share
 
 WIDTH, HEADS, POINTS, QUERIES = 8, 2, 3, 4
 SHAPES = ((5, 7), (3, 4), (2, 2))
@@ -36,81 +37,6 @@ def randomised(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module.double()
-
-
-def bilinear(values, row: float, column: float):
-    """A map [h, w, F] at a place in cells, the first cell's middle at (0, 0); zeros outside."""
-    h, w, width = values.shape
-    total = torch.zeros(width, dtype=values.dtype)
-    top, left = math.floor(row), math.floor(column)
-    for i in (top, top + 1):
-        for j in (left, left + 1):
-            if 0 <= i < h and 0 <= j < w:
-                total = total + (1 - abs(row - i)) * (1 - abs(column - j)) * values[i, j]
-    return total
-
-
-def by_loops(module: DeformableAttention, queries, place, memory: Memory):
-    """Deformable attention as the paper writes it; `place(b, n, level, offset)` gives (x, y) in the padded map."""
-    out = torch.zeros_like(queries)
-    levels, width = len(memory.shapes), WIDTH // HEADS
-    for b in range(len(queries)):
-        values = module.value(memory.tokens[b])
-        if memory.mask is not None:
-            values = torch.stack([v * (not hidden) for v, hidden in zip(values, memory.mask[b], strict=True)])
-        for n in range(queries.shape[1]):
-            offsets = module.sampling_offsets(queries[b, n]).reshape(HEADS, levels, POINTS, 2)
-            weights = module.attention_weights(queries[b, n]).reshape(HEADS, levels * POINTS).softmax(-1)
-            mixed = []
-            for head in range(HEADS):
-                total, first = torch.zeros(width, dtype=values.dtype), 0
-                for level, (h, w) in enumerate(memory.shapes):
-                    own = values[first : first + h * w, head * width : (head + 1) * width].reshape(h, w, width)
-                    first += h * w
-                    for point in range(POINTS):
-                        x, y = place(b, n, level, offsets[head, level, point])
-                        weight = weights[head, level * POINTS + point]
-                        total = total + weight * bilinear(own, float(y) * h - 0.5, float(x) * w - 0.5)
-                mixed.append(total)
-            out[b, n] = module.out(torch.cat(mixed))
-    return out
-
-
-def ratio(memory: Memory, b: int, level: int):
-    """The share of a level's (width, height) that is image."""
-    h, w = memory.shapes[level]
-    if memory.mask is None:
-        return torch.ones(2, dtype=torch.float64)
-    first = sum(a * b for a, b in memory.shapes[:level])
-    rows = memory.mask[b, first : first + h * w].reshape(h, w)
-    valid = [sum(not x for x in rows[0].tolist()) / w, sum(not x for x in rows[:, 0].tolist()) / h]
-    return torch.tensor(valid, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:1]], ids=["levels", "one level"])
-@pytest.mark.parametrize("sides", [False, True])
-@torch.no_grad()
-def test_cross_attention_is_what_the_loops_give(padded, shapes, sides):
-    held = memory(shapes, padded)
-    module = randomised(DeformableCrossAttention(width=WIDTH, heads=HEADS, levels=len(shapes), points=POINTS))
-    torch.manual_seed(2)
-    content, embedding = torch.randn(2, 2, QUERIES, WIDTH, dtype=torch.float64)
-    point, box = torch.rand(2, QUERIES, 2).double(), torch.rand(2, QUERIES, 4).double()
-    reference = Reference(point, box if sides else None)
-
-    def place(b, n, level, offset):
-        h, w = shapes[level]
-        share = ratio(held, b, level)
-        if not sides:
-            return point[b, n] * share + offset / torch.tensor([w, h])
-        left, top, right, bottom = box[b, n]
-        reach = torch.stack((right if offset[0] > 0 else left, bottom if offset[1] > 0 else top))
-        return (point[b, n] + offset / POINTS * reach) * share
-
-    expected = by_loops(module.attention, content + embedding, place, held)
-    found = module(content, QueryPosition({"any": embedding}), reference, held)
-    assert torch.allclose(found, expected, atol=1e-10)
 
 
 def test_a_box_is_sampled_at_half_its_sides_over_the_points():
@@ -156,12 +82,19 @@ def test_an_encoder_layer_is_what_the_loops_give(padded):
     def place(b, n, level, offset):
         own, i, j = cells[n]
         h, w = start.shapes[own]
-        center = torch.tensor([(j + 0.5) / w, (i + 0.5) / h]) / ratio(start, b, own)
+        center = torch.tensor([(j + 0.5) / w, (i + 0.5) / h]) / share(start, b, own)
         h, w = start.shapes[level]
-        return center * ratio(start, b, level) + offset / torch.tensor([w, h])
+        return center * share(start, b, level) + offset / torch.tensor([w, h])
 
     layer = encoder.layers[0]
-    x = start.tokens + by_loops(layer.self_attention, start.tokens + start.position, place, start)
+    looked = [
+        [
+            sampled(layer.self_attention, start, b, query, lambda *at, b=b, n=n: place(b, n, *at))
+            for n, query in enumerate(start.tokens[b] + start.position[b])
+        ]
+        for b in range(2)
+    ]
+    x = start.tokens + torch.stack([torch.stack(row) for row in looked])
     x = layer.norm1(x)
     x = layer.norm2(x + layer.feedforward(x))
     assert torch.allclose(found.tokens, x, atol=1e-9)
