@@ -49,6 +49,11 @@ def test_overlap_by_hand():
     iou, giou = overlaps(a, b)  # intersection 1, union 9, enclosing 12
     assert iou.item() == pytest.approx(1 / 9)
     assert giou.item() == pytest.approx(1 / 9 - 3 / 12)
+    iou, giou = overlaps(a, b, eps=0.5)
+    assert iou.item() == pytest.approx(1 / 9.5)
+    assert giou.item() == pytest.approx(1 / 9.5 - 3 / 12.5)
+    apart, _ = overlaps(a, b + 10)  # both ways: two negative lengths are no area
+    assert apart.item() == 0
 
 
 @given(st.floats(0, 1))

@@ -1,5 +1,7 @@
 """Geometries: references, decoding, movement."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
 from detrkit.geometry.box import BoxGeometry
+from detrkit.geometry.none import NoGeometry
+from detrkit.geometry.point import PointGeometry
 from detrkit.sap.geometry import SalientPointGeometry
 from detrkit.structures import Reference
 from tests.model.test_detector import small
@@ -137,3 +141,105 @@ def test_detach_cuts_every_tensor():
     detached = moved.detach()
     assert type(detached) is type(moved)
     assert not any(t.requires_grad for t in vars(detached).values())
+
+
+def logit(x, eps):
+    """ln(x / (1 - x)), neither below eps."""
+    return math.log(max(min(x, 1), eps) / max(1 - min(max(x, 0), 1), eps))
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_without_a_geometry_every_point_is_the_middle_and_a_box_is_what_is_predicted():
+    geometry, boxes = NoGeometry(), torch.rand(2, 3, 4)
+    start = geometry.start(torch.rand(2, 3, 2), torch.rand(2, 3, 4), torch.rand(2, 3, 2), (0.1, 0.1))
+    for reference in (geometry.encode(boxes), start):
+        assert reference.point.tolist() == [[[0.5, 0.5]] * 3] * 2
+        assert reference.sides is None
+        raw = torch.randn(2, 3, 4)
+        torch.testing.assert_close(geometry.decode({"box": raw}, reference).boxes, 1 / (1 + torch.exp(-raw)))
+
+
+def test_boxes_told_from_a_point_and_refined():
+    offsets = [0.3, -0.4, 0.5, -0.6]
+    raw = {"box": torch.tensor([[offsets]], dtype=torch.float64)}
+    box = [0.3, 0.6, 0.2, 0.35]
+    given_box = torch.tensor([[box]], dtype=torch.float64)
+    for geometry in (PointGeometry(eps=1e-2), PointGeometry(refined=True, eps=1e-2)):
+        for reference in (geometry.encode(given_box), geometry.start(given_box[..., :2], given_box, None, None)):
+            assert reference.point.tolist() == [[box[:2]]]
+            assert reference.sides is None
+            found = geometry.decode(raw, reference).boxes[0, 0].tolist()
+            first = [sigmoid(logit(b, 1e-2) + o) for b, o in zip(box[:2], offsets[:2], strict=True)]
+            assert found == pytest.approx([*first, sigmoid(offsets[2]), sigmoid(offsets[3])])
+            moved = geometry.move(raw, reference)
+            assert moved.boxes()[0, 0].tolist() == pytest.approx(found)
+            expected = [sigmoid(logit(b, 1e-2) + o) for b, o in zip(found, offsets, strict=True)]
+            assert geometry.decode(raw, moved).boxes[0, 0].tolist() == pytest.approx(expected)
+
+
+def test_a_box_starts_from_the_sides_around_a_point():
+    points, sides = torch.tensor([[[0.4, 0.5]]]), torch.tensor([[[0.1, 0.2, 0.3, 0.1]]])
+    reference = BoxGeometry().start(points, sides, points, (0.1, 0.1))
+    assert reference.boxes()[0, 0].tolist() == pytest.approx([0.5, 0.45, 0.4, 0.3])
+    assert reference.sides[0, 0].tolist() == pytest.approx([0.2, 0.15, 0.2, 0.15])
+
+
+@pytest.mark.parametrize("head_start", ["previous", "current"])
+@pytest.mark.parametrize("head_cell", ["own", "published"])
+@pytest.mark.parametrize("offset_unit", ["image", "cell"])
+@pytest.mark.parametrize("movement", ["bounded", "free", "fixed"])
+def test_a_salient_point_and_its_sides_number_by_number(movement, offset_unit, head_cell, head_start):
+    options = {"movement": movement, "offset_unit": offset_unit, "head_cell": head_cell, "head_start": head_start}
+    geometry = SalientPointGeometry(grid=(4, 5), eps=1e-2, **options)
+    cell, origin, sides = (0.2, 0.25), (0.4, 0.5), (0.1, 0.3, 0.2, 0.05)
+    points = {"previous": (0.42, 0.7), "current": (0.55, 0.6)}
+    offsets = {"box": (0.5, -0.5, 1.5, -1.0), "point": (0.7, -0.9)}
+    corner, *given_points = (torch.tensor([[v]], dtype=torch.float64) for v in (origin, *points.values()))
+    reference = geometry.start(given_points[0], torch.tensor([[sides]], dtype=torch.float64), corner, cell)
+    assert reference.cells()[0, 0].tolist() == pytest.approx([0.4, 0.5, 0.6, 0.75])
+    reference = type(reference)(**{**vars(reference), "point": given_points[1]})
+    raw = {name: torch.tensor([[v]], dtype=torch.float64) for name, v in offsets.items()}
+
+    def moved(start, axis, cell):
+        if movement == "fixed":
+            return start
+        if movement == "free":
+            return sigmoid(logit(start, 1e-2) + offsets["point"][axis])
+        distance = (start - origin[axis]) / (cell if offset_unit == "cell" else 1)
+        return origin[axis] + cell * sigmoid(logit(distance, 1e-2) + offsets["point"][axis])
+
+    left, top, right, bottom = (sigmoid(logit(s, 1e-2) + o) for s, o in zip(sides, offsets["box"], strict=True))
+    head_cells = cell if head_cell == "own" else (1 / 20, 1 / 20)
+    x, y = (moved(points[head_start][axis], axis, head_cells[axis]) for axis in (0, 1))
+    found = geometry.decode(raw, reference)
+    assert found.points[0, 0].tolist() == pytest.approx([x, y])
+    corners = center_to_corners(found.boxes)[0, 0].tolist()
+    assert corners == pytest.approx([x - left, y - top, x + right, y + bottom])
+    after = geometry.move(raw, reference)
+    assert after.point[0, 0].tolist() == pytest.approx([moved(points["current"][a], a, cell[a]) for a in (0, 1)])
+    assert after.sides[0, 0].tolist() == pytest.approx([left, top, right, bottom])
+    assert torch.equal(after.previous, given_points[1])
+    assert torch.equal(after.cells(), reference.cells())
+
+
+def test_the_grid_is_the_queries_or_ones_own():
+    geometry = SalientPointGeometry()
+    assert geometry.grid == (17, 18)
+    assert geometry.head_cell is None
+    geometry.on_grid([4, 5])
+    assert geometry.grid == (4, 5)
+    assert geometry.head_cell == 1 / 20
+    own = SalientPointGeometry(grid=(4, 5))
+    own.on_grid((4, 5))
+    with pytest.raises(UserError, match=r"geometry\.grid = \[4, 5\], but the queries stand on a grid of \[5, 4\]"):
+        own.on_grid((5, 4))
+    with pytest.raises(TypeError, match="not a Reference"):
+        own.move({}, Reference(torch.zeros(1, 1, 2)))
+
+
+def test_an_encoded_point_at_the_far_edge_is_in_the_last_cell():
+    reference = SalientPointGeometry(grid=(4, 5)).encode(torch.tensor([[[1.0, 1.0, 0.5, 0.5], [-0.1, 0.3, 0.1, 0.1]]]))
+    torch.testing.assert_close(reference.cells()[0], torch.tensor([[0.8, 0.75, 1.0, 1.0], [0.0, 0.25, 0.2, 0.5]]))

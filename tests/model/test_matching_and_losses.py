@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,9 @@ def test_a_cost_that_is_not_finite_is_the_worst_and_is_counted(bad):
     queries, objects = made.assign(cost)
     assert list(zip(queries, objects, strict=True)) == [(0, 1), (1, 0)]
     assert made.bad_costs == 1
+    queries, objects = made.assign(np.array([[bad, 0.0], [5.0, 0.0]]))  # worse than the worst that is a number
+    assert list(zip(queries, objects, strict=True)) == [(0, 1), (1, 0)]
+    assert made.bad_costs == 2
 
 
 def test_costs_that_are_all_bad_still_give_an_assignment():
@@ -229,6 +233,9 @@ def test_published_weights_reach_the_criterion():
         ),
         (lambda targets: targets[0].update(labels=torch.tensor([1])), r"targets\[0\] has 1 labels and 2 boxes"),
         (lambda targets: targets[2]["labels"].fill_(7), r"targets\[2\] has the label 7; labels are 0 to 4"),
+        (lambda targets: targets[2]["labels"].fill_(5), r"targets\[2\] has the label 5; labels are 0 to 4"),
+        (lambda targets: targets[2]["boxes"].fill_(2.5), r"targets\[2\] has a box with 2\.5 in it"),
+        (lambda targets: targets[2]["boxes"].fill_(-2.5), r"targets\[2\] has a box with 2\.5 in it"),
         (lambda targets: targets[2]["labels"].fill_(-1), r"targets\[2\] has the label -1; labels are 0 to 4"),
         (
             lambda targets: targets[0]["boxes"].mul_(640),
@@ -242,3 +249,39 @@ def test_truths_in_another_form_are_named(change, said):
     change(targets)
     with pytest.raises(UserError, match=said):
         check_truths(targets, images=3, classes=5)
+
+
+def test_truths_at_the_ends_of_what_is_allowed():
+    check_truths([{"labels": torch.tensor([0, 4]), "boxes": torch.full((2, 4), 2.0)}], images=1, classes=5)
+
+
+def test_a_class_that_is_sure_costs_what_eps_leaves():
+    """p = 0 and p = 1 at gamma 3 and alpha 0.3: the logarithm is held by 1e-8."""
+    logits = torch.tensor([[[[-800.0], [800.0], [0.0]]]], dtype=torch.float64)
+    output = Output(logits, torch.zeros(1, 1, 3, 4))
+    targets = Targets(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 4), (1,), 1)
+    found = FocalCost(alpha=0.3, gamma=3.0)(output, targets)[0, 0, :, 0].tolist()
+    most = -math.log(1e-8)
+    assert found == pytest.approx([0.3 * most, -0.7 * most, -0.4 * 0.125 * math.log(2)], rel=1e-6)
+
+
+def test_each_group_of_queries_is_matched_on_its_own():
+    output, targets = scene((2, 4), queries=6)
+    padded, made = Targets.pad(targets, torch.float64), matcher(*ALL_COSTS)
+    found = made(replace(output, groups=2), padded)
+    first, second = (made(output.rows(slice(start, start + 3)), padded) for start in (0, 3))
+    for image, count in enumerate((2, 3)):
+        here, there = found.image == image, first.image == image
+        assert here.sum() == 2 * count
+        queries = torch.cat((first.query[:, there], second.query[:, there] + 3), dim=1)
+        objects = torch.cat((first.target[:, there], second.target[:, there]), dim=1)
+        assert torch.equal(found.query[:, here], queries)
+        assert torch.equal(found.target[:, here], objects)
+
+
+def test_several_requests_are_matched_as_each_alone():
+    requests = [(output, Targets.pad(targets, torch.float64)) for output, targets in (scene(), scene((1, 4), seed=1))]
+    made = matcher(*ALL_COSTS)
+    for (output, targets), found in zip(requests, made.match(requests), strict=True):
+        alone = made(output, targets)
+        assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(alone).values(), strict=True))
