@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from detrkit.attention.conditional import ConditionalSelfAttention
 from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_bfloat16
 from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.attention.summed import zero_channels
 from detrkit.attention.term_sum import TermAttention
 from detrkit.attention.terms import ContentTerm, PointTerm
 from detrkit.errors import UserError
@@ -109,3 +111,82 @@ def test_multihead_equals_torch():
     expected = theirs(x, memory, memory, key_padding_mask=mask, need_weights=False)[0]
     assert torch.allclose(ours(x, memory, memory, mask), expected)
     assert torch.allclose(ours(x, x, x), theirs(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("extent", ["padded", "image"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_side_directed_gaussian_is_its_bias(scaled, extent):
+    content, position, reference, memory = scene()
+    term = SideDirectedGaussianTerm(width=WIDTH, heads=HEADS, scaled=scaled, extent=extent).double()
+    if not scaled:
+        reference = Reference(reference.point)
+    key = term.make_key(width=WIDTH, heads=HEADS)(memory)
+    found = (term(content, position, reference, memory) @ key.mT).softmax(-1).unflatten(-1, SHAPE)
+    raw = term.predict(content)
+    for b, h, n in ((0, 0, 0), (0, 3, 6), (1, 1, 2), (1, 2, 5)):
+        cells = SHAPE[::-1] if extent == "padded" or b == 0 else (4, 3)  # (columns, rows) that are image
+        bias = torch.zeros(SHAPE, dtype=torch.float64)
+        for axis in (0, 1):
+            u, w = raw[b, n, 2 * h + axis].tanh(), raw[b, n, 2 * HEADS + 2 * h + axis]
+            center = reference.point[b, n, axis] * cells[axis] + u
+            if scaled:
+                side = reference.sides[b, n, 2 + axis] if u > 0 else reference.sides[b, n, axis]
+                center = (reference.point[b, n, axis] + u * side) * cells[axis]
+            away = torch.arange(SHAPE[1 - axis], dtype=torch.float64) + 0.5 - center
+            part = -(w**2) * away**2 / 8
+            bias += part[None, :] if axis == 0 else part[:, None]
+        torch.testing.assert_close(found[b, h, n], bias.flatten().softmax(-1).view(SHAPE))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_twelve_channels_of_bfloat16_keep_a_gaussian(autocast):
+    *_, memory = scene(torch.float32, padded=False)
+    term = SideDirectedGaussianTerm(width=WIDTH, heads=HEADS)
+    center, precision = torch.rand(2, HEADS, QUERIES, 2) * 6, torch.rand(2, HEADS, QUERIES, 2) * 4
+    key = term.make_key(width=WIDTH, heads=HEADS)
+    exact = term.features(center, precision, memory) @ key(memory).mT
+    assert exact.shape[-1] == SHAPE[0] * SHAPE[1]
+    if not autocast:
+        memory = Memory(memory.tokens.bfloat16(), memory.position, (SHAPE,))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        queries, keys = term.features(center, precision, memory), key(memory)
+    assert queries.shape[-1] == keys.shape[-1] == 12
+    assert queries.dtype == keys.dtype == torch.bfloat16
+    assert (queries.double() @ keys.double().mT - exact).abs().max() < 2e-3  # of 75; four channels are 0.3 off
+
+
+@pytest.mark.parametrize("build", [MultiHeadAttention, ConditionalSelfAttention, TermAttention])
+def test_dropout_is_for_training_alone(build):
+    options = {
+        MultiHeadAttention: {},
+        ConditionalSelfAttention: {"positions": ("point", "side")},
+        TermAttention: {"positions": ("point", "side"), "first": False, "terms": [ContentTerm]},
+    }[build]
+    content, position, reference, memory = scene()
+    inputs = {
+        MultiHeadAttention: (content, content, content),
+        ConditionalSelfAttention: (content, position),
+        TermAttention: (content, position, reference, memory),
+    }[build]
+    module, plain_one = (build(width=WIDTH, heads=HEADS, dropout=share, **options).double() for share in (0.5, 0.0))
+    plain_one.load_state_dict(module.state_dict())
+    expected = plain_one.train()(*inputs)
+    assert not torch.allclose(module.train()(*inputs), expected)
+    torch.testing.assert_close(module.eval()(*inputs), expected)
+
+
+def test_channels_of_zeros_fill_up_to_eight_and_values_to_the_keys_width():
+    assert [zero_channels(keys, 32) for keys in (32, 36, 64, 128)] == [0, 4 + 8, 32, 96]
+    assert zero_channels(136, 32) == 0  # more than four times as wide: values stay
+    assert zero_channels(130, 32) == 6
+
+
+def test_channels_of_shared_keys():
+    module = attention(list(TERMS), True)
+    widths = {name: key.shape[-1] for name, key in module.key_features(scene()[3]).items()}
+    assert widths == {"content": 8, "position": 8, "gaussian": 4}
+    assert module.shared_channels(widths) == 8  # point and side have one key
+    assert attention(["content", "point"], True).shared_channels(widths) == 0
+    forms = module.product_forms(*scene())
+    pairs = 2 * HEADS * QUERIES * SHAPE[0] * SHAPE[1]
+    assert (forms.saved, forms.zeros) == (8 * pairs, (4 + 16) * pairs)  # 20 channels to 24, 8 of the values to 24

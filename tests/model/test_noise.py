@@ -158,3 +158,37 @@ def test_a_negative_of_an_object_that_fills_the_image_stays_in_its_box():
     whole, box = torch.tensor([[[0.5, 0.5, 1.0, 1.0]]]), torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])
     reference = geometry.encode_noised(box, whole, torch.zeros(1, 1, dtype=torch.bool), torch.rand(1, 1, 2))
     assert (inner_distance(reference.point, center_to_corners(box)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "truth", "positive", "room"),
+    [  # all as corners
+        ((0.1, 0.2, 0.6, 0.7), (0.3, 0.1, 0.9, 0.5), True, (0.3, 0.2, 0.6, 0.5)),
+        ((-0.1, 0.2, 0.6, 0.7), (0.0, 0.1, 0.4, 1.0), True, (0.0, 0.2, 0.4, 0.7)),
+        ((0.1, 0.1, 0.9, 0.5), (0.4, 0.2, 0.7, 0.9), False, (0.1, 0.1, 0.4, 0.5)),  # left of the object
+        ((0.1, 0.1, 0.5, 0.9), (0.2, 0.4, 0.9, 0.7), False, (0.1, 0.1, 0.5, 0.4)),  # above
+        ((0.1, 0.1, 0.9, 0.5), (0.0, 0.2, 0.6, 0.9), False, (0.6, 0.1, 0.9, 0.5)),  # right of it
+        ((0.1, 0.1, 0.5, 0.9), (0.2, 0.0, 0.9, 0.6), False, (0.1, 0.6, 0.5, 0.9)),  # below
+        ((-0.2, 0.2, 0.4, 0.6), (0.1, 0.1, 0.9, 0.9), False, (0.0, 0.2, 0.1, 0.6)),  # what of the box is in the image
+        ((0.3, 0.3, 0.5, 0.5), (0.35, 0.2, 0.9, 0.9), False, (0.3, 0.3, 0.35, 0.5)),  # small, but the box's own
+        ((0.4, 0.4, 0.6, 0.6), (0.35, 0.3, 0.8, 0.9), False, (0.0, 0.0, 0.35, 1.0)),  # in the object: of the image
+        ((0.4, 0.4, 0.6, 0.6), (0.1, 0.2, 0.65, 0.9), False, (0.65, 0.0, 1.0, 1.0)),
+        ((0.4, 0.4, 0.6, 0.6), (0.1, 0.4, 0.9, 0.9), False, (0.0, 0.0, 1.0, 0.4)),
+        ((0.4, 0.4, 0.6, 0.6), (0.1, 0.2, 0.9, 0.7), False, (0.0, 0.7, 1.0, 1.0)),
+        ((0.3, 0.3, 0.5, 0.5), (0.30005, 0.2, 0.9, 0.9), False, (0.0, 0.0, 0.30005, 1.0)),  # too thin to be one
+        ((0.3, 0.3, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0), False, (0.3, 0.3, 0.5, 0.5)),  # nothing is beside it
+    ],
+)
+def test_where_a_noised_point_is_drawn(box, truth, positive, room):
+    place = (0.25, 0.75)
+    point = [room[a] + (0.05 + 0.9 * place[a]) * (room[2 + a] - room[a]) for a in (0, 1)]
+    boxes, truths = (
+        torch.tensor([[((a + c) / 2, (b + d) / 2, c - a, d - b)]], dtype=torch.float64) for a, b, c, d in (box, truth)
+    )
+    draw = torch.tensor([[place]], dtype=torch.float64)
+    found = SalientPointGeometry(grid=(4, 5)).encode_noised(boxes, truths, torch.tensor([[positive]]), draw)
+    assert found.point[0, 0].tolist() == pytest.approx(point)
+    sides = (point[0] - box[0], point[1] - box[1], box[2] - point[0], box[3] - point[1])
+    assert found.sides[0, 0].tolist() == pytest.approx([max(side, 0) for side in sides])
+    assert found.origin[0, 0].tolist() == pytest.approx([int(point[0] * 5) / 5, int(point[1] * 4) / 4])
+    assert torch.equal(found.previous, found.point)
