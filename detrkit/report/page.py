@@ -152,9 +152,11 @@ def _errors(found: Findings) -> str:
 def _thresholds(found: Findings, faults: Faults) -> str:
     if not len(found.swept.thresholds):
         return html_section("Thresholds", "<p>Nothing was detected.</p>")
-    drawn = faults.draw(
-        "Thresholds", lambda: {theme: draw_thresholds(found.swept, found.threshold, theme) for theme in THEMES}
-    )
+
+    def draw() -> dict[str, bytes]:
+        return {theme: draw_thresholds(found.swept, found.threshold, theme) for theme in THEMES}
+
+    drawn = faults.draw("Thresholds", draw)
     told = "precision, recall and F1 against the threshold; precision against recall"
     chart = html_chart(drawn, told) if drawn else ""
     how = "as asked" if found.chosen else "where F1 is highest"
