@@ -25,7 +25,7 @@ from tests.hunts.names import NAMES
     [
         ("a cat, Ζεύς 名前 \U0001f600\u200d\U0001f525", "a cat, Ζεύς 名前 \U0001f600\u200d\U0001f525"),
         ("two\nlines\tand more", "two\nlines\tand more"),
-        ("\x1b[31mred\x9b\x07\0\r", r"\x1b[31mred\x9b\x07\x00\r"),
+        ("\x1b[31mred\x9b\0", r"\x1b[31mred\x9b\x00"),
         ("\u202eabc\ud800", r"\u202eabc\ud800"),
     ],
 )
