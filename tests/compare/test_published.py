@@ -18,7 +18,7 @@ def test_a_row_is_found_by_whatever_tells_it_apart():
     assert (row["AP"], row["params_m"], row["gflops"]) == (43.1, 47.0, 92.0)
     assert find_published({"table": "3", "method": "DN-DETR", "backbone": "DC5-R50"})["AP"] == 41.7
     assert find_published({}) is None
-    assert {row["table"] for row in published_results()} == {"1", "2", "3", "4", "5", "6", "rt_detr"}
+    assert {row["table"] for row in published_results()} >= {"1", "2", "3", "4", "5", "6", "rt_detr", "dino", "h_detr"}
 
 
 def test_a_row_that_is_not_there_is_answered_with_the_nearest():
