@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from detrkit.attention.deformable import DeformableAttention, cells
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import FeatureLevels
-from detrkit.layers import Activation, Count, Layers, Probability, xavier_matrices
+from detrkit.layers import Activation, Count, Layers, Probability, xavier_matrices, zero_bias
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import Extent, FeatureMap, Memory
@@ -28,6 +29,26 @@ class DeformableEncoderLayer(PostNormLayer):
         query = memory.tokens + memory.position
         locations = places + self.self_attention.offsets(query) * cells(memory)
         return replace(memory, tokens=self.add(memory.tokens, self.self_attention(query, locations, memory)))
+
+
+class MemoryFusion(nn.Module):
+    """What went into an encoder and what each of its layers made of it, as one memory (Stable-DINO, memory fusion).
+
+    A linear layer over all of them, beside one another, and a norm.
+
+    Args:
+        width: D.
+        layers: E, encoder layers.
+    """
+
+    def __init__(self, *, width: int, layers: int):
+        super().__init__()
+        self.project, self.norm = nn.Linear((layers + 1) * width, width), nn.LayerNorm(width)
+        zero_bias(self.project)
+
+    def forward(self, tokens: list[Tensor]) -> Tensor:
+        """E + 1 times [B, L, D], in their order, to [B, L, D]."""
+        return self.norm(self.project(torch.cat(tokens, dim=-1)))
 
 
 @register("encoder", "deformable")
@@ -52,6 +73,8 @@ class DeformableEncoder(Encoder):
             levels (DINO), or "always" (Deformable DETR).
         extent: what norms and convolutions of the levels see: the "padded" maps (published: an image's result depends
             on the padding of its batch), or the "image" alone.
+        memory_fusion: the memory is made of the projected maps and of every layer's output (`MemoryFusion`), not of the
+            last one's alone.
     """
 
     def __init__(
@@ -69,6 +92,7 @@ class DeformableEncoder(Encoder):
         extra_levels: Annotated[int, Field(ge=0, le=8)] = 0,
         level_vectors: Literal["several", "always"] = "several",
         extent: Extent = "padded",
+        memory_fusion: bool = False,
     ):
         super().__init__()
         self.levels = len(channels) + extra_levels
@@ -82,6 +106,7 @@ class DeformableEncoder(Encoder):
             )
             for _ in range(layers)
         )
+        self.fusion = MemoryFusion(width=width, layers=layers) if memory_fusion else None
         xavier_matrices(self)
         self.inputs = FeatureLevels(
             channels=channels,
@@ -95,6 +120,8 @@ class DeformableEncoder(Encoder):
     def forward(self, features: list[FeatureMap]) -> Memory:
         memory = self.inputs(features)
         places = memory.centers()[:, :, None, None, None] * memory.valid_ratios[:, None, None, :, None]
+        every = [memory.tokens]
         for layer in self.layers:
             memory = layer(memory, places)
-        return memory
+            every.append(memory.tokens)
+        return memory if self.fusion is None else replace(memory, tokens=self.fusion(every))

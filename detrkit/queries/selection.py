@@ -6,6 +6,8 @@ the batch has as many queries as the map has tokens.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -67,8 +69,7 @@ class MixedSelectionQueries(QueryGenerator):
         raw = self.proposals.head(0, take(start.tokens, chosen))
         boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
         size = chosen.shape[1] // groups
-        content = self.content[: groups * self.count].unflatten(0, (groups, -1))[:, :size].flatten(0, 1)
-        content = content.expand(boxes.shape[0], -1, -1)
+        content = by_rank(self.content, self.count, groups, boxes)
         encoder = Extra(proposed(raw, boxes, memory, self.proposals.head).rows(slice(size)))
         return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
 
@@ -79,7 +80,8 @@ class TwoStageQueries(QueryGenerator):
 
     A token's score is its logit of class 0. The extra "encoder" trains all tokens to tell objects from background,
     whatever their class. Content and embedding are a projection of the chosen boxes' sine code. A second group of
-    queries is the next best N tokens (H-DETR, official code).
+    queries is the next best N tokens (H-DETR, official code). With fewer tokens than `count`, rank r keeps its learned
+    content and the ranks beyond the tokens are left out of that batch.
 
     Args:
         width: D.
@@ -90,6 +92,8 @@ class TwoStageQueries(QueryGenerator):
         count: N; fewer where the map has fewer tokens.
         skip_unusable: choose padded cells and cells at the image's edge only when nothing else is left, which the
             published code does not (see `MixedSelectionQueries`).
+        content: "boxes", as above, or "learned" for each rank, as in DINO (mixed selection of H-DETR's code; what would
+            be content then only takes part in the projection's norm).
     """
 
     embeds_boxes = True
@@ -105,6 +109,7 @@ class TwoStageQueries(QueryGenerator):
         groups: int = 1,
         count: Count = 300,
         skip_unusable: bool = False,
+        content: Literal["boxes", "learned"] = "boxes",
     ):
         super().__init__()
         self.geometry, self.count, self.half_width = geometry, count, width // 2
@@ -113,6 +118,7 @@ class TwoStageQueries(QueryGenerator):
         self.limit = QueryLimit(count, "queries.count")
         self.place, self.norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
         nn.init.xavier_uniform_(self.place.weight)
+        self.content = nn.Parameter(torch.randn(groups * count, width)) if content == "learned" else None
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         start = self.proposals(memory)
@@ -123,6 +129,8 @@ class TwoStageQueries(QueryGenerator):
             scores = scores.masked_fill(~start.usable, -torch.inf)
         chosen = take(boxes, ranked(scores, self.count, groups)).detach()
         embedding, content = self._starts(chosen)
+        if self.content is not None:
+            content = by_rank(self.content, self.count, groups, chosen)
         encoder = Extra(proposed(raw, boxes, memory, self.proposals.head), classless=True)
         extras = {"encoder": encoder}
         return Queries(content, self.geometry.encode(chosen), embedding, extras)
@@ -135,6 +143,16 @@ class TwoStageQueries(QueryGenerator):
         """Embedding and content [..., D] of boxes [..., 4]."""
         code = sine_code(boxes, self.half_width, temperature=10000.0)
         return self.norm(self.place(code)).chunk(2, dim=-1)
+
+
+def by_rank(content: Tensor, count: int, groups: int, chosen: Tensor) -> Tensor:
+    """The content [B, groups * N, D] of chosen boxes [B, groups * N, 4], from that of all groups' ranks.
+
+    content: [at least groups * count, D], group by group; N is at most `count`.
+    """
+    size = chosen.shape[1] // groups
+    ranks = content[: groups * count].unflatten(0, (groups, -1))[:, :size].flatten(0, 1)
+    return ranks.expand(chosen.shape[0], -1, -1)
 
 
 def proposed(raw: HeadOutput, boxes: Tensor, memory: Memory, head: Head) -> Output:
