@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, cast
 
@@ -13,7 +14,8 @@ from detrkit.attention.query_position import QueryPositions
 from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import Head, HeadOutput
-from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, xavier_matrices
+from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, take, xavier_matrices
+from detrkit.ranking import QueryRanking, reordered
 from detrkit.recipe import Given, Slot, as_factory, define_slot, register
 from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
@@ -22,8 +24,23 @@ CrossAttentionPart = Annotated[Given, Slot("cross_attention")]
 Positions = Annotated[list[Given], Slot("query_position")]
 
 
+class ManyFirst(nn.Module):
+    """What a decoder layer knows before its queries have seen one another, for one-to-many predictions (MS-DETR)."""
+
+    def __init__(self, *, feedforward: FeedForward, width: int, dropout: float):
+        super().__init__()
+        self.feedforward, self.norm, self.dropout = feedforward, nn.LayerNorm(width), nn.Dropout(dropout)
+
+    def forward(self, content: Tensor) -> Tensor:
+        """Content [B, N, D] after cross-attention to what heads read."""
+        return self.norm(content + self.dropout(self.feedforward(content)))
+
+
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward; each added and normed after (post-norm)."""
+    """Self-attention, cross-attention, feed-forward; each added and normed after (post-norm).
+
+    With `many_first`, self-attention comes after cross-attention.
+    """
 
     def __init__(
         self,
@@ -33,11 +50,13 @@ class DecoderLayer(nn.Module):
         feedforward: FeedForward,
         width: int,
         dropout: float,
+        many_first: ManyFirst | None = None,
     ):
         super().__init__()
         self.self_attention, self.norm1 = self_attention, nn.LayerNorm(width)
         self.cross_attention, self.norm2 = cross_attention, nn.LayerNorm(width)
         self.feedforward, self.norm3 = feedforward, nn.LayerNorm(width)
+        self.many_first = many_first
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -47,12 +66,20 @@ class DecoderLayer(nn.Module):
         reference: Reference,
         memory: Memory,
         layout: QueryLayout | None = None,
-    ) -> Tensor:
-        """Content [B, N, D] to content [B, N, D]."""
-        content = self.norm1(content + self.dropout(self.self_attention(content, position, layout)))
+    ) -> tuple[Tensor, Tensor | None]:
+        """Content [B, N, D] to content [B, N, D], and in training to what `many_first` makes of it."""
+        many = None
+        if self.many_first is None:
+            content = self._among(content, position, layout)
         update = self.cross_attention(content, position, reference, memory)
         content = self.norm2(content + self.dropout(update))
-        return self.norm3(content + self.dropout(self.feedforward(content)))
+        if self.many_first is not None:
+            many = self.many_first(content) if self.training else None
+            content = self._among(content, position, layout)
+        return self.norm3(content + self.dropout(self.feedforward(content))), many
+
+    def _among(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None) -> Tensor:
+        return self.norm1(content + self.dropout(self.self_attention(content, position, layout)))
 
 
 class QueryDecoder(Part):
@@ -60,6 +87,8 @@ class QueryDecoder(Part):
 
     depth: int | None = None
     """how many layers predict and say in training what their heads read (`Output.content`); None: it does not say so"""
+    gives_many = False
+    """whether it makes one-to-many predictions in training (`Output.many`), which a block has to train"""
     answer_only = False
     """whether only the last layer's predictions are asked for; a decoder may give all the same"""
 
@@ -109,6 +138,12 @@ class Decoder(QueryDecoder):
         start: "xavier" draws every matrix of the layers and of the content's scale Xavier-uniform (DETR and most after
             it); "copies" leaves them as their parts draw themselves, and starts all layers as the first (Anchor DETR,
             official code).
+        ranked: put queries into the order of their scores between layers, and give each rank content and logits of its
+            own (`ranking.QueryRanking`, Rank-DETR); the number is that of a training's queries, of all groups. A
+            query's place is then its rank, and another one in each layer. "none": queries stay in their places.
+        many_first: a layer looks at the memory first and lets queries see one another after that; what it knows in
+            between, through a feed-forward network of its own, makes one-to-many predictions by the same heads in
+            training (MS-DETR, section 3.3). Needs a block that trains them: "mixed" with `source = "decoder"`.
     """
 
     def __init__(
@@ -133,11 +168,13 @@ class Decoder(QueryDecoder):
         final_norm: bool = True,
         norm_carried: bool = False,
         start: Literal["xavier", "copies"] = "xavier",
+        ranked: Count | None = None,
+        many_first: bool = False,
     ):
         super().__init__()
         if norm_carried and not final_norm:
             raise UserError("decoder.norm_carried = true carries the final norm on; it needs decoder.final_norm = true")
-        self.geometry, self.depth = geometry, layers
+        self.geometry, self.depth, self.gives_many = geometry, layers, many_first
         self.look_forward_twice, self.moved_by, self.norm_carried = look_forward_twice, moved_by, norm_carried
         look, read = as_factory("self_attention", self_attention), as_factory("cross_attention", cross_attention)
         sources = QueryPositions(positions, width=width, heads=heads)
@@ -147,13 +184,18 @@ class Decoder(QueryDecoder):
                 'declares none (`codes` of a part); set it to false, or name a position that does, such as "point"'
             )
         offered = {"width": width, "heads": heads, "positions": sources.embedding_names, "dropout": dropout}
+
+        def network() -> FeedForward:
+            return FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout)
+
         self.layers = nn.ModuleList(
             DecoderLayer(
                 self_attention=look(**offered),
                 cross_attention=read(**offered, levels=levels, first=index == 0),
-                feedforward=FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout),
+                feedforward=network(),
                 width=width,
                 dropout=dropout,
+                many_first=ManyFirst(feedforward=network(), width=width, dropout=dropout) if many_first else None,
             )
             for index in range(layers)
         )
@@ -174,6 +216,10 @@ class Decoder(QueryDecoder):
             offset_widths=geometry.offset_widths,
             size_offsets=geometry.size_offsets,
         )
+        self.ranking: QueryRanking | None = None
+        if ranked is not None:
+            logits = classes + self.head.background
+            self.ranking = QueryRanking(width=width, logits=logits, layers=layers, count=ranked)
 
     @property
     def embedding_readers(self) -> list[str]:
@@ -186,13 +232,16 @@ class Decoder(QueryDecoder):
         raw: list[HeadOutput] = []
         decoded: list[Decoded] = []
         read: list[Tensor] = []
+        many: list[tuple[HeadOutput, Decoded]] = []
         before = None if reference.sides is None else reference.boxes().detach()
         boxes = None
         for index, layer in enumerate(self.layers):
+            if self.ranking is not None and index:
+                content = self.ranking.mixed(index, content, queries.layout)
             scale = self.content_scale(content) if self.content_scale is not None and index else None
             entering = replace(queries, content=content, reference=reference, boxes=boxes)
             position = self.positions(entering, scale, memory)
-            content = layer(content, position, reference, memory, queries.layout)
+            content, early = layer(content, position, reference, memory, queries.layout)
             normed = self.norm(content)
             is_last = index + 1 == len(self.layers)
             if self.norm_carried:
@@ -200,13 +249,16 @@ class Decoder(QueryDecoder):
                 normed = self.norm(normed) if is_last else normed
             predicts = is_last or not self.answer_only
             if predicts:
-                raw.append(self.head(index, normed))
+                raw.append(self._predicted(index, normed, queries.layout))
                 read.append(normed)
                 decoded.append(self.geometry.decode(raw[-1].offsets, attached))
+            if early is not None:
+                found = self._predicted(index, self.norm(early), queries.layout)
+                many.append((found, self.geometry.decode(found.offsets, attached)))
             if self.positions.reads_boxes and not is_last:
                 offsets = raw[-1].offsets if predicts else self.head.offsets(index, normed)
-                found = self.geometry.decode(offsets, attached).boxes.detach()
-                boxes, before = (found if before is None else before, found), found
+                latest = self.geometry.decode(offsets, attached).boxes.detach()
+                boxes, before = (latest if before is None else before, latest), latest
             if self.geometry.moves and not is_last:
                 if self.moved_by == "normed" and predicts:
                     offsets = raw[-1].offsets
@@ -215,16 +267,35 @@ class Decoder(QueryDecoder):
                 moved = self.geometry.move(offsets, reference)
                 reference = moved.detach()
                 attached = moved if self.look_forward_twice else reference
+            if self.ranking is not None and not is_last:
+                with torch.no_grad():
+                    order = self.ranking.order(self.head.certainty(index, normed), queries.layout)
+                queries = reordered(replace(queries, content=content, reference=reference), order)
+                content, reference, attached = queries.content, queries.reference, attached.take(order)
+                before = None if before is None else take(before, order)
+                boxes = None if boxes is None else (take(boxes[0], order), take(boxes[1], order))
+        return replace(
+            self._stacked(raw, decoded, memory),
+            extras=queries.extras,
+            content=tuple(read) if self.training else None,
+            many=self._stacked([one for one, _ in many], [one for _, one in many], memory) if many else None,
+        )
+
+    def _stacked(self, raw: Sequence[HeadOutput], decoded: Sequence[Decoded], memory: Memory) -> Output:
+        """All layers' predictions as one output."""
         return Output(
             logits=torch.stack([r.logits for r in raw]),
             boxes=torch.stack([d.boxes for d in decoded]),
             memory=memory.tokens,
             points=_stack([d.points for d in decoded]),
             objectness=_stack([r.objectness for r in raw]),
-            extras=queries.extras,
             background=self.head.background,
-            content=tuple(read) if self.training else None,
         )
+
+    def _predicted(self, layer: int, content: Tensor, layout: QueryLayout | None) -> HeadOutput:
+        """The head's raw predictions, with the ranks' logits where queries have ranks."""
+        raw = self.head(layer, content)
+        return raw if self.ranking is None else raw._replace(logits=self.ranking.added(layer, raw.logits, layout))
 
 
 def _require_both(positions: QueryPositions, attention: SelfAttention) -> None:

@@ -280,6 +280,11 @@ class Detr(System):
         for block in blocks.named.values():
             block.check(generator, decoder)
             block.join(decoder)
+        if decoder.gives_many and not any(block.trains_many for block in blocks.named.values()):
+            raise UserError(
+                "decoder.many_first = true makes one-to-many predictions, which no block trains; add "
+                'blocks.mixed = { type = "mixed", source = "decoder" }'
+            )
         return Detector(
             backbone=backbone,
             encoder=encoder,

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detrkit.boxes import corners_to_center
 from detrkit.errors import UserError
-from detrkit.layers import constant
+from detrkit.layers import constant, take
 
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
@@ -210,6 +210,12 @@ class Reference:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: t.detach() for name, t in tensors.items() if t is not None})
 
+    def take(self, order: Tensor) -> Self:
+        """The references at places [B, N]."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {n: take(t.expand(*order.shape, -1), order) for n, t in tensors.items() if t is not None}
+        return replace(self, **moved)
+
     def join(self, other: Self) -> Self:
         """Both references' queries, one after the other; `other` is of the same geometry."""
         pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
@@ -366,20 +372,23 @@ class Output:
     """groups that share the weight of a loss, those of other outputs counted too: losses are divided by it"""
     content: tuple[Tensor, ...] | None = None
     """[B, N, D] of each layer, what the head read; in training only"""
+    many: Output | None = None
+    """one-to-many predictions of the same queries, where the decoder makes some; in training only"""
 
     def rows(self, places: slice) -> Output:
         """The same for some of the queries, as one group and without extras."""
         cut = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
         cut = {name: value[:, :, places] for name, value in cut.items() if value is not None}
         content = None if self.content is None else tuple(read[:, places] for read in self.content)
-        return replace(self, **cut, content=content, extras={}, groups=1)
+        many = None if self.many is None else self.many.rows(places)
+        return replace(self, **cut, content=content, many=many, extras={}, groups=1)
 
     def layer(self, index: int) -> Output:
         """The same of one decoder layer, without extras."""
         kept = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
         kept = {name: value[index : index + 1] for name, value in kept.items() if value is not None}
         content = None if self.content is None else self.content[index : index + 1]
-        return replace(self, **kept, content=content, extras={})
+        return replace(self, **kept, content=content, many=None, extras={})
 
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
@@ -477,10 +486,17 @@ class Matches:
     """[Y, M] int64, ascending within an image"""
     target: Tensor
     """[Y, M] int64, the object's place within its image"""
+    weight: Tensor | None = None
+    """[Y, M] how much each pair counts, where the matcher weighs them; None: 1"""
 
     def to(self, device: torch.device) -> Matches:
         """The same on another device, without waiting for it."""
-        return Matches(*(t.to(device, non_blocking=True) for t in (self.image, self.query, self.target)))
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Matches(**{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
+
+    def weighed(self, values: Tensor) -> Tensor:
+        """Values [Y, M] of the pairs, times what these count."""
+        return values if self.weight is None else values * self.weight
 
     def take(self, predictions: Tensor) -> Tensor:
         """The matched rows of `predictions` [Y, B, N, ...]: [Y, M, ...]."""

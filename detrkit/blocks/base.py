@@ -85,6 +85,8 @@ class Block(Part):
 
     groups = 1
     """how many groups of matching queries it wants of the query generator"""
+    trains_many = False
+    """whether it trains the decoder's one-to-many predictions (`QueryDecoder.gives_many`)"""
     joins_groups = False
     """whether those beyond the answer see one another, and several of their queries answer for one object"""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -28,22 +28,23 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class MixedSupervision(Block):
     """A second assignment on the answer's queries, of many to each object (Zhao et al., "MS-DETR", CVPR 2024).
 
-    What the answer's heads read is read by class heads (and objectness, where the head has it) of the block's own; the
-    boxes are the answer's (section 3.3, implementation (a)). These predictions are trained by the recipe's losses over
-    the pairs of `assign`, divided by the number of objects. Outside training nothing is added.
+    One-to-many predictions are trained by the recipe's losses over the pairs of `assign`, divided by the number of
+    objects. Outside training nothing is added.
 
-    Needs a decoder that says how deep it is and what its heads read, as "transformer" does.
+    Needs a decoder that says how deep it is and what its heads read, as "transformer" does; from "decoder", one with
+    `many_first`.
 
     Args:
         width: D.
         classes: K.
         head: factory of the decoder's head; the block gets class heads of that kind.
+        source: where the predictions come from. "own_heads": what the answer's heads read is read by class heads (and
+            objectness, where the head has it) of the block's own, the boxes are the answer's (section 3.3,
+            implementation (a)). "decoder": its layers make them before self-attention (the main implementation).
         threshold: the least score of a query that counts for an object.
         count: k, how many queries an object gets at most.
         box, label: shares of IoU and class probability in a score.
     """
-
-    head: Head
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class MixedSupervision(Block):
         width: int,
         classes: int,
         head: Given,
+        source: Literal["own_heads", "decoder"] = "own_heads",
         threshold: Share = 0.4,
         count: Count = 6,
         box: Share = 0.7,
@@ -58,25 +60,38 @@ class MixedSupervision(Block):
     ):
         super().__init__()
         self.width, self.classes, self.kind = width, classes, as_factory("head", head)
+        self.trains_many = source == "decoder"
+        self.head: Head | None = None
         self.threshold, self.count, self.box, self.label = threshold, count, box, label
 
     def join(self, decoder: QueryDecoder) -> None:
         if decoder.depth is None:
             raise UserError("the block mixed reads what the decoder's heads read, and this decoder does not say it")
+        if self.trains_many:
+            if not decoder.gives_many:
+                raise UserError(
+                    'blocks: source = "decoder" of "mixed" trains one-to-many predictions, and the decoder makes none; '
+                    'set decoder.many_first = true, or source = "own_heads"'
+                )
+            return
         self.head = self.kind(
             width=self.width, classes=self.classes, layers=decoder.depth, offset_widths={}, size_offsets=()
         )
 
     def supervise(self, answer: Output) -> Extra:
-        if answer.content is None:
+        if self.head is None and answer.many is not None:
+            return Extra(replace(answer.many, repeats=answer.repeats), assign=self.assign)
+        if self.head is None or answer.content is None:
             raise UserError("the block mixed reads what the decoder's heads read, and this decoder does not say it")
-        raw = [self.head(layer, content) for layer, content in enumerate(answer.content)]
+        head = self.head
+        raw = [head(layer, content) for layer, content in enumerate(answer.content)]
         objectness = [one.objectness for one in raw if one.objectness is not None]
         output = replace(
             answer,
             logits=torch.stack([one.logits for one in raw]),
             objectness=torch.stack(objectness) if objectness else None,
             content=None,
+            many=None,
             extras={},
         )
         return Extra(output, assign=self.assign)

@@ -21,6 +21,10 @@ DEFORMABLE_TRANSFORMER = (
     (_DECODER + r"cross_attn\.value_proj\.(.+)", _OURS + r"cross_attention.attention.value.\2"),
     (_DECODER + r"cross_attn\.output_proj\.(.+)", _OURS + r"cross_attention.attention.out.\2"),
     (_DECODER + r"(linear1\..+|linear2\..+)", _OURS + r"feedforward.\2"),
+    # MS-DETR's feed-forward network for its one-to-many predictions
+    (_DECODER + r"linear3\.(.+)", _OURS + r"many_first.feedforward.linear1.\2"),
+    (_DECODER + r"linear4\.(.+)", _OURS + r"many_first.feedforward.linear2.\2"),
+    (_DECODER + r"norm4\.(.+)", _OURS + r"many_first.norm.\2"),
     # Official numbers follow the order of writing, ours that of use: self-attention comes first.
     (_DECODER + r"norm1\.(.+)", _OURS + r"norm2.\2"),
     (_DECODER + r"norm2\.(.+)", _OURS + r"norm1.\2"),
@@ -45,6 +49,7 @@ DEFORMABLE_DETR = Family(
         (r"class_embed\.\d+\.(.+)", r"queries.proposals.head.classes.0.layers.0.\1"),
         (r"bbox_embed\.\d+\.(.+)", r"queries.proposals.head.offset_heads.box.0.\1"),
         (r"query_embed\.weight", r"queries.table"),
+        (r"query_embed\.weight", r"queries.content"),  # two stages with learned content (H-DETR)
         (r"transformer\.reference_points\.(.+)", r"queries.point.\1"),
         (r"transformer\.pos_trans\.(.+)", r"queries.place.\1"),
         (r"transformer\.pos_trans_norm\.(.+)", r"queries.norm.\1"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from detrkit.recipe import register
 from detrkit.zoo.deformable_names import DEFORMABLE_DETR, DINO
 from detrkit.zoo.dense_names import ANCHOR_DETR, CONDITIONAL_DETR, DETR, SAM_DETR, SMCA_DETR
+from detrkit.zoo.detrex_names import DETREX_DEFORMABLE_DETR, DETREX_DINO
 from detrkit.zoo.names import DAB_DETR, DN_DETR, SAP_DETR, Family
 from detrkit.zoo.rt_detr_names import RT_DETR, TRANSFORMERS_RT_DETR
 from detrkit.zoo.torchvision_names import TORCHVISION
@@ -23,6 +24,8 @@ FAMILIES: dict[str, Family] = {
     "dab_detr": DAB_DETR,
     "deformable_detr": DEFORMABLE_DETR,
     "detr": DETR,
+    "detrex_deformable_detr": DETREX_DEFORMABLE_DETR,
+    "detrex_dino": DETREX_DINO,
     "dino": DINO,
     "dn_detr": DN_DETR,
     "rt_detr": RT_DETR,

@@ -1,0 +1,86 @@
+"""Queries in the order of their scores, between the decoder's layers (Rank-DETR)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.errors import UserError
+from detrkit.layers import take, xavier_matrices
+from detrkit.structures import Queries, QueryLayout
+
+
+class QueryRanking(nn.Module):
+    """The query rank layer and the rank-adaptive class head (Pu et al., "Rank-DETR", NeurIPS 2023, section 3.2).
+
+    Before every layer but the first, the queries of each group are put into the order of the best class logit that
+    they had, and each rank's learned content is mixed into theirs. In every layer each rank has learned logits that
+    are added to the head's. Denoising slots keep their places and have no rank.
+
+    Args:
+        width: D.
+        logits: K, or one more.
+        layers: Y.
+        count: the most queries of all groups.
+    """
+
+    def __init__(self, *, width: int, logits: int, layers: int, count: int):
+        super().__init__()
+        self.count = count
+        self.content = nn.ParameterList(torch.empty(count, width) for _ in range(layers - 1))
+        self.before = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
+        self.after = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(layers - 1))
+        xavier_matrices(self)
+        self.logits = nn.ParameterList(torch.zeros(count, logits) for _ in range(layers))
+
+    def added(self, layer: int, logits: Tensor, layout: QueryLayout | None) -> Tensor:
+        """A layer's logits [B, N, K] with those of the ranks."""
+        return logits + self._of_ranks(self.logits[layer], logits, layout)
+
+    def order(self, certainty: Tensor, layout: QueryLayout | None) -> Tensor:
+        """[B, N] the places in which queries go on, each group's by their certainty [B, N], highest first."""
+        slots, sizes = _sizes(certainty, layout)
+        sets = [torch.arange(slots, device=certainty.device).expand(len(certainty), -1)] if slots else []
+        first = slots
+        for size in sizes:
+            ranks = certainty[:, first : first + size].detach().argsort(dim=1, descending=True, stable=True)
+            sets.append(ranks + first)
+            first += size
+        return torch.cat(sets, dim=1)
+
+    def mixed(self, layer: int, content: Tensor, layout: QueryLayout | None) -> Tensor:
+        """The content [B, N, D] that enters a layer after the first, in order already, with that of the ranks."""
+        ranks = cast(nn.Linear, self.before[layer - 1])(self._of_ranks(self.content[layer - 1], content, layout))
+        return cast(nn.Linear, self.after[layer - 1])(torch.cat((content, ranks.expand_as(content)), dim=-1))
+
+    def _of_ranks(self, table: Tensor, like: Tensor, layout: QueryLayout | None) -> Tensor:
+        """The first rows of a table as [N, F], and zeros for slots."""
+        slots, sizes = _sizes(like, layout)
+        if sum(sizes) > self.count:
+            raise UserError(
+                f"decoder.ranked = {self.count} is the most queries that have a rank, and here are {sum(sizes)}, all "
+                f"groups counted; set decoder.ranked = {sum(sizes)}"
+            )
+        rows = table[: sum(sizes)]
+        return torch.cat((rows.new_zeros(slots, rows.shape[1]), rows)) if slots else rows
+
+
+def reordered(queries: Queries, order: Tensor) -> Queries:
+    """The queries at places [B, N] of all that they were, layout and extras apart."""
+    return replace(
+        queries,
+        content=take(queries.content, order),
+        reference=queries.reference.take(order),
+        embedding=None if queries.embedding is None else take(queries.embedding, order),
+        read_from=None if queries.read_from is None else take(queries.read_from, order),
+    )
+
+
+def _sizes(like: Tensor, layout: QueryLayout | None) -> tuple[int, tuple[int, ...]]:
+    """Slots in front, and the queries of each set that is ranked on its own."""
+    if layout is None:
+        return 0, (like.shape[1],)
+    return 0 if layout.slots is None else len(layout.slots), layout.matching
