@@ -36,13 +36,16 @@ import detrkit.geometry.box
 import detrkit.geometry.none
 import detrkit.geometry.point
 import detrkit.heads
+import detrkit.losses.giou_aware
 import detrkit.losses.iou_aware
 import detrkit.losses.matchability
 import detrkit.losses.position_supervised
 import detrkit.losses.terms
 import detrkit.losses.varifocal
 import detrkit.matching.costs
+import detrkit.matching.high_order
 import detrkit.matching.hungarian
+import detrkit.matching.many_to_one
 import detrkit.matching.position_modulated
 import detrkit.position
 import detrkit.queries.anchor_points

@@ -19,6 +19,8 @@ class Loss:
     """its weight in extras, by their names ("denoising", "encoder"), where that is another than `weight`"""
     needs: tuple[str, ...] = ()
     """options of the head that it cannot do without"""
+    weighs_pairs = False
+    """whether it knows that pairs may count differently (`Matches.weight`)"""
 
     def applies_to(self, output: Output) -> bool:
         """Whether the predictions have what the term asks for; decides for extras, the answer has to have it."""

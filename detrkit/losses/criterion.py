@@ -33,6 +33,14 @@ class Criterion(BaseCriterion):
             raise UserError("losses is empty, so nothing would be learned; name a loss")
         self.matcher: Matcher = as_factory("matcher", matcher)()
         self.losses: dict[str, Loss] = {name: as_factory("loss", given)() for name, given in losses.items()}
+        if self.matcher.weighs_pairs:
+            for name, loss in self.losses.items():
+                if not loss.weighs_pairs:
+                    raise UserError(
+                        f"losses.{name} counts all pairs alike, and this matcher gives several queries to an object, "
+                        'which count less and less; take losses that know it, such as "iou_aware", "l1" and "giou", '
+                        'or matcher.type = "hungarian"'
+                    )
 
     @property
     def bad_costs(self) -> int:
@@ -113,7 +121,7 @@ class Criterion(BaseCriterion):
 
     def _matched(
         self, output: Output, targets: Sequence[Target], objects: Tensor | None, images: int | None
-    ) -> tuple[dict[str, tuple[float, Tensor]], Matches, Targets]:
+    ) -> tuple[dict[str, tuple[float, Tensor]], Matches | Sequence[Matches], Targets]:
         """Each term with its weight; the answer's pairs, and the truths that they speak of."""
         check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - output.background)
         self._check_extras(output)
@@ -135,7 +143,7 @@ class Criterion(BaseCriterion):
             pairs |= {name: finish() for name, finish in begun.items()}
             if objects is None:
                 objects = self.normalizer(targets, output.logits.device)
-            terms = self._terms("", output, padded, matches, objects)
+            terms = self._of_layers("", output, padded, matches, objects)
             for name, extra in output.extras.items():
                 found = extra.matches or pairs[name]
                 terms |= self._of_extra(name, extra, truths[name], found, objects * extra.copies)
@@ -145,17 +153,19 @@ class Criterion(BaseCriterion):
         self, name: str, extra: Extra, targets: Targets, matches: Matches | Sequence[Matches], objects: Tensor
     ) -> dict[str, tuple[float, Tensor]]:
         """The terms of an extra, without those that ask for what it does not predict."""
-        if isinstance(matches, Matches):
-            terms = self._terms(name, extra.output, targets, matches, objects)
-        else:  # of a number of its own in each layer
-            layers = [
-                self._terms(name, extra.output.layer(index), targets, pairs, objects)
-                for index, pairs in enumerate(matches)
-            ]
-            terms = {
-                key: (weight, torch.cat([layer[key][1] for layer in layers])) for key, (weight, _) in layers[0].items()
-            }
+        terms = self._of_layers(name, extra.output, targets, matches, objects)
         return {key: (weight, extra.weight * value) for key, (weight, value) in terms.items()}
+
+    def _of_layers(
+        self, extra: str, output: Output, targets: Targets, matches: Matches | Sequence[Matches], objects: Tensor
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The terms of an output whose layers have matches of one number, or of a number of its own each."""
+        if isinstance(matches, Matches):
+            return self._terms(extra, output, targets, matches, objects)
+        layers = [
+            self._terms(extra, output.layer(index), targets, pairs, objects) for index, pairs in enumerate(matches)
+        ]
+        return {key: (weight, torch.cat([layer[key][1] for layer in layers])) for key, (weight, _) in layers[0].items()}
 
     def _terms(
         self, extra: str, output: Output, targets: Targets, matches: Matches, objects: Tensor
@@ -182,8 +192,10 @@ class Criterion(BaseCriterion):
 
 
 @torch.no_grad()
-def class_error(output: Output, targets: Targets, matches: Matches) -> Tensor:
+def class_error(output: Output, targets: Targets, matches: Matches | Sequence[Matches]) -> Tensor:
     """100 less the percentage of the last layer's matched queries whose best class is the object's; 0 without any."""
+    if not isinstance(matches, Matches):
+        output, matches = output.layer(len(matches) - 1), matches[-1]
     if not matches.query.shape[1]:
         return output.logits.new_zeros(())
     best = matches.take(output.logits)[-1].argmax(-1)

@@ -16,7 +16,8 @@ class IoUAwareLoss(QualityLoss):
     """The target weighs score against IoU: t = p^alpha u^(1 - alpha) (IA-BCE of Align-DETR, section 3.2).
 
     BCE(x, t) at a matched query's class, t at least 0.01 and without gradient, and p^gamma BCE(x, 0) elsewhere; summed
-    over B, N and K, over the number of objects.
+    over B, N and K, over the number of objects. Where pairs count differently (matcher "many_to_one"), t is multiplied
+    by what they count.
 
     Args:
         weight: factor of the term.
@@ -25,6 +26,8 @@ class IoUAwareLoss(QualityLoss):
         eps: in the IoU's denominator.
         extra_weights: another factor in what is trained beside the answer, by name, such as { denoising = 1 }.
     """
+
+    weighs_pairs = True
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class IoUAwareLoss(QualityLoss):
 
     def positive(self, logits: Tensor, iou: Tensor, matches: Matches, images: int) -> Tensor:
         target = logits.detach().sigmoid() ** self.alpha * iou ** (1 - self.alpha)
-        return positive_entropy(logits, target.clamp(min=0.01))
+        return positive_entropy(logits, matches.weighed(target.clamp(min=0.01)))
 
     def negative(self, logits: Tensor) -> Tensor:
         return power(logits.sigmoid(), self.gamma) * negative_entropy(logits)

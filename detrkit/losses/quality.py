@@ -30,7 +30,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
 class QualityLoss(Loss):
     """A class loss with `positive` at each matched query's class, `negative` elsewhere, over the number of objects.
 
-    The target comes from the IoU of the pair, and no gradient of it reaches the boxes.
+    The target comes from the IoU of the pair (or what `quality` says), and no gradient of it reaches the boxes.
 
     Args:
         weight: factor of the term.
@@ -43,16 +43,20 @@ class QualityLoss(Loss):
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         places = (*matched_places(matches), matches.take_targets(targets.labels))
-        iou = matched_overlaps(output, targets, matches, self.eps)[0].detach()
+        quality = self.quality(*matched_overlaps(output, targets, matches, self.eps)).detach()
         matched = torch.zeros_like(output.logits, dtype=torch.bool)
         matched[places] = True
         negative = self.negative(output.logits).masked_fill(matched, 0.0)
-        positive = self.positive(output.logits[places], iou, matches, len(targets.counts))
+        positive = self.positive(output.logits[places], quality, matches, len(targets.counts))
         return (negative.flatten(1).sum(1) + positive.sum(1)) / objects
+
+    def quality(self, iou: Tensor, giou: Tensor) -> Tensor:
+        """What a matched box is worth [Y, M], in [0, 1], by its IoU and GIoU."""
+        return iou
 
     @abstractmethod
     def positive(self, logits: Tensor, iou: Tensor, matches: Matches, images: int) -> Tensor:
-        """The loss [Y, M] of the matched queries' class logits [Y, M], whose boxes have that IoU [Y, M]."""
+        """The loss [Y, M] of the matched queries' class logits [Y, M], whose boxes have that quality [Y, M]."""
 
     @abstractmethod
     def negative(self, logits: Tensor) -> Tensor:

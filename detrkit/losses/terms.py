@@ -94,12 +94,19 @@ class SoftmaxLoss(Loss):
     Args:
         weight: factor of the term.
         background: weight of a query without an object.
+        extra_weights: another factor in what is trained beside the answer, by name, such as { denoising = 1 }.
     """
 
     needs = ("background",)
 
-    def __init__(self, *, weight: Weight = 1.0, background: Annotated[float, Field(gt=0)] = 0.1):
-        self.weight, self.background = weight, background
+    def __init__(
+        self,
+        *,
+        weight: Weight = 1.0,
+        background: Annotated[float, Field(gt=0)] = 0.1,
+        extra_weights: ExtraWeights | None = None,
+    ):
+        self.weight, self.background, self.extra_weights = weight, background, extra_weights or {}
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         layers, _, queries, logits = output.logits.shape
@@ -122,15 +129,18 @@ class L1Loss(Loss):
     Args:
         weight: factor of the term.
         form: numbers compared: "center" (cx, cy, w, h), or "corners" (SAP-DETR).
+        extra_weights: another factor in what is trained beside the answer, by name, such as { denoising = 1 }.
     """
 
-    def __init__(self, *, weight: Weight = 5.0, form: BoxForm = "center"):
-        self.weight, self.form = weight, form
+    weighs_pairs = True
+
+    def __init__(self, *, weight: Weight = 5.0, form: BoxForm = "center", extra_weights: ExtraWeights | None = None):
+        self.weight, self.form, self.extra_weights = weight, form, extra_weights or {}
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         predicted, truth = matches.take(output.boxes), matches.take_targets(targets.boxes)
         difference = in_form(predicted, self.form) - in_form(truth, self.form)
-        return difference.abs().flatten(1).sum(1) / objects
+        return matches.weighed(difference.abs().sum(-1)).sum(1) / objects
 
 
 @register("loss", "giou")
@@ -143,13 +153,22 @@ class GIoULoss(Loss):
     Args:
         weight: factor of the term.
         eps: added to union and enclosing area; 1e-6 in the DAB family, 0 in DETR.
+        extra_weights: another factor in what is trained beside the answer, by name, such as { denoising = 1 }.
     """
 
-    def __init__(self, *, weight: Weight = 2.0, eps: Annotated[float, Field(ge=0)] = 1e-6):
-        self.weight, self.eps = weight, eps
+    weighs_pairs = True
+
+    def __init__(
+        self,
+        *,
+        weight: Weight = 2.0,
+        eps: Annotated[float, Field(ge=0)] = 1e-6,
+        extra_weights: ExtraWeights | None = None,
+    ):
+        self.weight, self.eps, self.extra_weights = weight, eps, extra_weights or {}
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
-        return (1 - matched_overlaps(output, targets, matches, self.eps)[1]).sum(1) / objects
+        return matches.weighed(1 - matched_overlaps(output, targets, matches, self.eps)[1]).sum(1) / objects
 
 
 def matched_overlaps(output: Output, targets: Targets, matches: Matches, eps: float) -> tuple[Tensor, Tensor]:
@@ -173,6 +192,7 @@ class ObjectnessLoss(Loss):
         eps: in the IoU's denominator.
         detach_target: whether the boxes are left out of this loss's gradient. The published weights were trained with
             False: the IoU target sends gradients into the boxes too.
+        extra_weights: another factor in what is trained beside the answer, by name, such as { denoising = 1 }.
     """
 
     needs = ("objectness",)
@@ -185,9 +205,10 @@ class ObjectnessLoss(Loss):
         gamma: Gamma = 2.0,
         eps: Annotated[float, Field(ge=0)] = 1e-6,
         detach_target: bool = False,
+        extra_weights: ExtraWeights | None = None,
     ):
         self.weight, self.alpha, self.gamma = weight, alpha, gamma
-        self.eps, self.detach_target = eps, detach_target
+        self.eps, self.detach_target, self.extra_weights = eps, detach_target, extra_weights or {}
 
     def applies_to(self, output: Output) -> bool:
         return output.objectness is not None

@@ -15,13 +15,16 @@ class Matcher(Part):
 
     costs: Mapping[str, Cost] = {}
     """the terms of its cost by name, where it has some: their `needs` are asked of the head"""
+    weighs_pairs = False
+    """whether pairs count differently (`Matches.weight`); then every loss has to know that"""
     bad_costs = 0
     """how many costs were not finite so far"""
 
-    def match(self, requests: Sequence[tuple[Output, Targets]]) -> list[Matches]:
-        """The matches of several outputs of a batch, each with its truth.
+    def match(self, requests: Sequence[tuple[Output, Targets]]) -> Sequence[Matches | Sequence[Matches]]:
+        """The matches of several outputs of a batch, each with its truth; the answer's come first.
 
-        Groups of queries are matched each on its own; pairs of an image then stand group by group.
+        Where layers have different numbers of pairs, an output's matches are one of each layer. Groups of queries are
+        matched each on its own; pairs of an image then stand group by group.
         """
         raise NotImplementedError
 

@@ -42,8 +42,31 @@ def pairs(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return predicted[:, :, :, None], truth[None, :, None]
 
 
+class ClassChance(Cost):
+    """A cost that asks how probable the object's class is.
+
+    Args:
+        weight: factor of the term.
+        objectness: times the objectness (SAP-DETR).
+    """
+
+    def __init__(self, *, weight: float, objectness: bool):
+        self.weight, self.objectness = weight, objectness
+        self.needs = ("objectness",) if objectness else ()
+
+    def probability(self, output: Output, targets: Targets) -> Tensor:
+        """p [Y, B, N, T] of each object's class at each query."""
+        index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
+        p = output.logits.gather(-1, index).sigmoid()
+        if self.objectness:
+            if output.objectness is None:
+                raise UserError("matcher.costs: objectness = true needs head.objectness = true")
+            p = p * output.objectness.sigmoid()
+        return p
+
+
 @register("cost", "focal")
-class FocalCost(Cost):
+class FocalCost(ClassChance):
     """The focal loss that the query would have for the object's class, less what it has without.
 
     alpha (1 - p)^gamma (-ln(p + 1e-8)) - (1 - alpha) p^gamma (-ln(1 - p + 1e-8)) at the object's class, as
@@ -65,18 +88,8 @@ class FocalCost(Cost):
         gamma: Annotated[float, Field(ge=0, le=100)] = 2.0,
         objectness: bool = False,
     ):
-        self.weight, self.alpha, self.gamma, self.objectness = weight, alpha, gamma, objectness
-        self.needs = ("objectness",) if objectness else ()
-
-    def probability(self, output: Output, targets: Targets) -> Tensor:
-        """p [Y, B, N, T] of each object's class at each query."""
-        index = targets.labels[None, :, None].expand(*output.logits.shape[:3], -1)
-        p = output.logits.gather(-1, index).sigmoid()
-        if self.objectness:
-            if output.objectness is None:
-                raise UserError("matcher.costs: objectness = true needs head.objectness = true")
-            p = p * output.objectness.sigmoid()
-        return p
+        super().__init__(weight=weight, objectness=objectness)
+        self.alpha, self.gamma = alpha, gamma
 
     def __call__(self, output: Output, targets: Targets) -> Tensor:
         p = self.probability(output, targets)

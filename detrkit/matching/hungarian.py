@@ -43,25 +43,29 @@ class HungarianMatcher(Matcher):
         """The weighted sum of costs [Y, B, N, T]; columns beyond an image's count mean nothing."""
         return total(cost.weight * cost(output, targets) for cost in self.costs.values())
 
-    def forward(self, output: Output, targets: Targets) -> Matches:
+    def forward(self, output: Output, targets: Targets) -> Matches | Sequence[Matches]:
         return self.match([(output, targets)])[0]
 
     @torch.no_grad()
-    def match(self, requests: Sequence[tuple[Output, Targets]]) -> list[Matches]:
+    def match(self, requests: Sequence[tuple[Output, Targets]]) -> Sequence[Matches | Sequence[Matches]]:
         """The matches of several outputs of a batch, with one wait for the device for all of them.
 
         Args:
             requests: outputs, each with its truth. Groups of queries are matched each on its own; pairs of an image
                 then stand group by group.
         """
+        device = requests[0][0].logits.device
+        return [
+            self._matches(cost, targets.counts, output.groups).to(device)
+            for cost, (output, targets) in zip(self.on_host(requests), requests, strict=True)
+        ]
+
+    def on_host(self, requests: Sequence[tuple[Output, Targets]]) -> list[np.ndarray]:
+        """The costs [Y, B, N, T] of each request, fetched at once."""
         costs = [self.cost(output, targets) for output, targets in requests]
-        device = costs[0].device
         host = torch.cat([cost.flatten() for cost in costs]).cpu()  # the step's one wait for the device
         parts = host.split([cost.numel() for cost in costs])
-        return [
-            self._matches(part.view(cost.shape).numpy(), targets.counts, output.groups).to(device)
-            for part, cost, (output, targets) in zip(parts, costs, requests, strict=True)
-        ]
+        return [part.view(cost.shape).numpy() for part, cost in zip(parts, costs, strict=True)]
 
     def _matches(self, costs: np.ndarray, counts: tuple[int, ...], groups: int) -> Matches:
         """The pairs of costs [Y, B, N, T], on the CPU."""

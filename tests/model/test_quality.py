@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 import detrkit
 from detrkit.errors import UserError
+from detrkit.matching.high_order import HighOrderCost
 from detrkit.matching.position_modulated import PositionModulatedCost
 from detrkit.structures import Matches, Output, Targets
 from tests.model.test_detector import batch, small
 
 STORED = load_file(Path(__file__).parent / "quality_losses.safetensors")
-LOSSES = ("varifocal", "matchability", "iou_aware", "position_supervised")
+LOSSES = ("varifocal", "matchability", "iou_aware", "position_supervised", "giou_aware")
 IMAGES = range(3)
 
 
@@ -53,6 +54,14 @@ def test_the_cost_is_the_official_code_s():
     for layer, image in ((layer, image) for layer in range(2) for image in (0, 2)):
         expected = STORED[f"position_modulated.{layer}.{image}"]
         assert torch.allclose(found[layer, image, :, : targets.counts[image]], expected, rtol=1e-6)
+
+
+def test_the_high_order_cost_is_the_official_code_s():
+    output, targets, _ = scene()
+    found = HighOrderCost()(output, targets)
+    for layer, image in ((layer, image) for layer in range(2) for image in (0, 2)):
+        expected = STORED[f"high_order.{layer}.{image}"]
+        assert torch.allclose(found[layer, image, :, : targets.counts[image]], expected, rtol=1e-6, atol=1e-12)
 
 
 def test_an_image_s_cost_is_its_own():
@@ -112,6 +121,29 @@ def test_denoising_has_a_weight_of_its_own():
     assert torch.isclose(losses["total"], sum(weighted.values()))
 
 
+@pytest.mark.parametrize(
+    ("name", "loss", "term"),
+    [
+        ("dino_ss_r50_12ep", "box", "encoder/box"),
+        ("dino_ss_r50_12ep", "giou", "denoising/giou"),
+        ("group_dab", "class", "groups/class"),
+        ("sap_dn_r50_12ep", "objectness", "denoising/objectness"),
+    ],
+)
+def test_every_term_takes_a_weight_beside_the_answer(name, loss, term):
+    softmax = ["losses.class={type='softmax'}", "matcher.costs.class={type='softmax'}", "head.background=true"]
+    overrides = [*softmax, "blocks.groups.count=2"] if name == "group_dab" else []
+    name = "dab_detr_r50_50ep" if name == "group_dab" else name
+    extra = term.partition("/")[0]
+    detector, criterion = small(name, *overrides, f"losses.{loss}.extra_weights={{{extra}=0.5}}")
+    images, mask, targets = batch()
+    output = detector.train()(images, mask, targets)
+    weighted, terms = criterion.weighted(output, targets), criterion.terms(output, targets)
+    assert torch.isclose(weighted[term], 0.5 * terms[term].sum())
+    assert torch.isclose(weighted[loss], criterion.losses[loss].weight * terms[loss].sum())
+    assert criterion.losses[loss].weight != 0.5
+
+
 def test_a_weight_of_what_is_not_trained_is_refused():
     detector, criterion = small("dino_ss_r50_12ep", CLASS.replace("denoising", "denoise"))
     images, mask, targets = batch()
@@ -127,6 +159,7 @@ def test_a_weight_of_what_is_not_trained_is_refused():
         ("matchability", "deformable_detr_4scale_two_stage_r50_50ep"),
         ("iou_aware", "group_detr_r50_12ep"),
         ("position_supervised", "sap_dn_r50_12ep"),
+        ("giou_aware", "sap_dn_r50_12ep"),
     ],
 )
 def test_every_loss_goes_with_other_systems(loss, name):
