@@ -38,6 +38,7 @@ SYSTEMS = [
     "stable_dino",
     "align_detr",
     "ddq_detr",
+    "rank_detr",
     "sap_stable_dino",
     "sap_align_detr",
     "rt_detr",
