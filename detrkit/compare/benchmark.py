@@ -220,7 +220,7 @@ class _WatchedMatcher(Matcher):
         self.inner: Matcher = inner.inner if isinstance(inner, _WatchedMatcher) else inner
         self.watch = watch
 
-    def match(self, requests: Sequence[tuple[Output, Targets]]) -> list[Matches]:
+    def match(self, requests: Sequence[tuple[Output, Targets]]) -> Sequence[Matches | Sequence[Matches]]:
         self.watch.lap("losses")
         found = self.inner.match(requests)
         self.watch.lap("matching")

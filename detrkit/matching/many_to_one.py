@@ -65,11 +65,11 @@ class ManyToOneMatcher(HungarianMatcher):
         """The pairs of one layer's costs [B, N, T], up to so many of each object in each group."""
         size = cost.shape[1] // groups
         images, rows, columns = [], [], []
-        for image, count in enumerate(counts):
+        for place, count in enumerate(counts):
             copies = max(min(size // (2 * count), most), 1) if count else 1
             for first in range(0, groups * size, size):
-                queries, places = self.assign(np.tile(cost[image, first : first + size, :count], (1, copies)))
-                images.append(np.full(len(queries), image))
+                queries, places = self.assign(np.tile(cost[place, first : first + size, :count], (1, copies)))
+                images.append(np.full(len(queries), place))
                 rows.append(queries + first)
                 columns.append(places % max(count, 1))
         image, query, target = (torch.from_numpy(np.concatenate(x).astype(np.int64)) for x in (images, rows, columns))
