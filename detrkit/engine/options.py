@@ -66,8 +66,8 @@ class TrainOptions:
 
     compile: bool = False
     """let `torch.compile` make a graph of the detector's forward pass, and one of the backward pass: the same losses to
-    rounding (dropout draws others), after minutes of compiling for each size of images. Matching and losses stay outside.
-    On the CPU it needs a C++ compiler, and gains nothing"""
+    rounding (dropout draws others), after minutes of compiling for each size of images. Matching and losses stay
+    outside. On the CPU it needs a C++ compiler, and gains nothing"""
 
     init_from: str | None = None
     """start from these weights: a run's folder, one of its checkpoints, or a .safetensors file"""
