@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from detrkit.losses.quality import Epsilon, QualityLoss, negative_entropy, positive_entropy
-from detrkit.losses.terms import Alpha, ExtraWeights, Gamma
+from detrkit.losses.terms import Alpha, ExtraWeights, Gamma, power
 from detrkit.matching.costs import Weight
 from detrkit.recipe import register
 from detrkit.structures import Matches
@@ -42,7 +42,7 @@ class GIoUAwareLoss(QualityLoss):
         return (giou.clamp(min=-1) + 1) / 2  # rounding passes -1
 
     def positive(self, logits: Tensor, iou: Tensor, matches: Matches, images: int) -> Tensor:
-        return self.alpha * (iou - logits.sigmoid()).abs() ** self.gamma * positive_entropy(logits, iou)
+        return self.alpha * power((iou - logits.sigmoid()).abs(), self.gamma) * positive_entropy(logits, iou)
 
     def negative(self, logits: Tensor) -> Tensor:
-        return (1 - self.alpha) * logits.sigmoid() ** self.gamma * negative_entropy(logits)
+        return (1 - self.alpha) * power(logits.sigmoid(), self.gamma) * negative_entropy(logits)

@@ -89,6 +89,11 @@ def position_modulated(cost, output, targets, layer, b, n, t):
     return focal_of(cost, p * (fit(n, t) / (best + 1e-8)) ** cost.power)
 
 
+def high_order(cost, output, targets, layer, b, n, t):
+    iou = iou_and_giou(output.boxes[layer, b, n], targets.boxes[b, t], cost.eps)[0]
+    return -probability(output, targets, layer, b, n, t, cost.objectness) * iou**cost.power
+
+
 def case(name, pair, **options):
     def run(cost, output, targets):
         return every_pair(cost(output, targets))
@@ -122,6 +127,8 @@ CASES = [
     case("giou", giou),
     case("giou", giou, eps=0.0),
     case("inner", inner),
+    case("high_order", high_order),
+    case("high_order", high_order, power=2.0, eps=0.0, objectness=True),
     case("position_modulated", position_modulated),
     case("position_modulated", position_modulated, alpha=0.4, gamma=1.5, power=2.0, eps=0.0, objectness=True),
 ]

@@ -52,14 +52,14 @@ def cross_entropy(p, target):
     return -target * torch.log(p) - (1 - target) * torch.log(1 - p)
 
 
-def every_class(positive, negative):
-    """A class loss: `positive(loss, p, iou, the image's best iou)` at a pair's class, `negative(loss, p)` elsewhere."""
+def every_class(positive, negative, quality_of=lambda iou, giou: iou):
+    """A class loss: `positive(loss, p, quality, the image's best)` at a pair's class, `negative(loss, p)` elsewhere."""
 
     def layer_loss(loss, output, targets, layer):
         total = 0.0
         quality = {}
         for (b, n), t in PAIRS[layer].items():
-            quality[b, n] = iou_and_giou(output.boxes[layer, b, n], targets.boxes[b, t], loss.eps)[0].detach()
+            quality[b, n] = quality_of(*iou_and_giou(output.boxes[layer, b, n], targets.boxes[b, t], loss.eps)).detach()
         for b in range(len(COUNTS)):
             best = max((u for (i, _), u in quality.items() if i == b), default=None)
             for n in range(QUERIES):
@@ -156,6 +156,11 @@ iou_aware = every_class(
     lambda loss, p, u, best: cross_entropy(p, max(p.detach() ** loss.alpha * u ** (1 - loss.alpha), 0 * u + 0.01)),
     lambda loss, p: p**loss.gamma * cross_entropy(p, 0.0),
 )
+giou_aware = every_class(
+    lambda loss, p, u, best: loss.alpha * abs(u - p) ** loss.gamma * cross_entropy(p, u),
+    lambda loss, p: (1 - loss.alpha) * p**loss.gamma * cross_entropy(p, 0.0),
+    lambda iou, giou: (giou + 1) / 2,
+)
 
 
 def _position_supervised(loss, p, u, best):
@@ -202,6 +207,8 @@ CASES = [
     case("matchability", matchability, alpha=0.4, gamma=2.0, eps=1e-6),
     case("iou_aware", iou_aware),
     case("iou_aware", iou_aware, alpha=0.4, gamma=1.5, eps=0.0),
+    case("giou_aware", giou_aware),
+    case("giou_aware", giou_aware, alpha=0.4, gamma=1.5, eps=0.0),
     case("position_supervised", position_supervised),
     case("position_supervised", position_supervised, alpha=0.4, gamma=1.5, power=1.0, eps=0.0),
 ]
