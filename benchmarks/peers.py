@@ -7,9 +7,9 @@
     python benchmarks/peers.py faster_rcnn --out peers.json
 
 `transformers` has DETR, Conditional, DAB and Deformable DETR, torchvision Faster R-CNN; all with ResNet-50, fresh
-weights and frozen norms, and losses of all layers. Detection is ours to the boxes, and `transformers`' to the raw
-output; its matching and losses are part of its forward pass. A ratio is the peer's time over ours. SAP-DETR has no
-peer, and stands beside our DAB-DETR.
+weights, frozen norms, the same dropout and losses of all layers. Detection is ours to the boxes, and `transformers`' to
+the raw output; its matching and losses are part of its forward pass. A ratio is the peer's time over ours. SAP-DETR has
+no peer, and stands beside our DAB-DETR.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ OURS = {
 THEIRS = {"detr": "Detr", "conditional": "ConditionalDetr", "dab": "DabDetr", "deformable": "DeformableDetr"}
 
 
-def of_transformers(name: str) -> tuple[nn.Module, Callable[[Tensor], Any], Callable[..., Tensor]]:
-    """A model, what detects and what gives the loss."""
+def of_transformers(name: str, dropout: float) -> tuple[nn.Module, Callable[[Tensor], Any], Callable[..., Tensor]]:
+    """A model that drops out where ours does, what detects and what gives the loss."""
     import transformers
 
-    config = getattr(transformers, f"{THEIRS[name]}Config")(num_labels=CLASSES, auxiliary_loss=True)
+    # Theirs is 0.1 for outputs alone unless told: more than DAB-DETR's official code has, and less than DETR's.
+    drops = {f"{where}dropout": dropout for where in ("", "attention_", "activation_")}
+    config = getattr(transformers, f"{THEIRS[name]}Config")(num_labels=CLASSES, auxiliary_loss=True, **drops)
     model = getattr(transformers, f"{THEIRS[name]}ForObjectDetection")(config)
 
     def loss(images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
@@ -80,8 +82,10 @@ def peer(name: str, ours: Any, device: torch.device, precision: str, height: int
     if name == "sap":
         dab = detrkit.load_recipe(OURS["dab"], [f"detector.classes={CLASSES}"])
         return of_recipe(dab, device=device, precision=precision, height=height, width=width)
-    made = of_torchvision(height, width) if name == "faster_rcnn" else of_transformers(name)
-    model, detect, loss = made
+    if name == "faster_rcnn":
+        model, detect, loss = of_torchvision(height, width)
+    else:
+        model, detect, loss = of_transformers(name, ours.get("decoder.dropout"))
     model.to(device)
     options = ours.section("train")
     optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4, fused=True)
