@@ -12,13 +12,27 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from detrkit.errors import UserError
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """A batch norm whose gradients are right for one image, too.
+
+    On a CPU PyTorch 2.14's backward pass reads a gradient [1, C, h, w] as channels-last memory by the image's stride,
+    which means nothing where there is one image: that of a map turned into tokens [1, h * w, C] it misreads.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        normed = super().forward(input)
+        if not torch.compiler.is_compiling() and normed.requires_grad and len(normed) == 1:
+            normed.register_hook(Tensor.contiguous)
+        return normed
+
+
 class ConvNorm(nn.Module):
     """A convolution without bias that keeps sizes or halves them (rounded up), a batch norm, and SiLU where asked."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, activated: bool = True):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=False)
-        self.norm: Any = nn.BatchNorm2d(outputs)
+        self.norm: Any = BatchNorm2d(outputs)
         self.activation = nn.SiLU() if activated else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

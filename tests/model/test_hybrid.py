@@ -91,3 +91,21 @@ def test_no_cell_looks_at_a_padded_one():
 def test_levels_of_one_size_are_refused():
     with pytest.raises(UserError, match=r"a map of 4 x 6 cells is followed by one of 4 x 6; set backbone\.dilated"):
         encoder()(features((8, 12), (4, 6), (4, 6)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_norm_s_gradient_is_that_of_its_formula_when_its_map_becomes_tokens(images, training):
+    """PyTorch's own is another for one image."""
+    torch.manual_seed(0)
+    layer = ConvNorm(3, 8, 1, activated=False).double().train(training)
+    maps, factors = torch.randn(images, 3, 3, 4, dtype=torch.float64), torch.randn(images, 12, 8, dtype=torch.float64)
+    (layer(maps).flatten(2).transpose(1, 2) * factors).sum().backward()
+    torch.testing.assert_close(layer.norm.bias.grad, factors.sum((0, 1)))
+    found = layer.conv(maps)
+    mean, variance = (x[:, None, None] for x in (layer.norm.running_mean, layer.norm.running_var))
+    if training:
+        mean, variance = found.mean((0, 2, 3), keepdim=True), found.var((0, 2, 3), correction=0, keepdim=True)
+    normed = (found - mean) / (variance + layer.norm.eps).sqrt()
+    scale = (normed.flatten(2).transpose(1, 2) * factors).sum((0, 1))
+    torch.testing.assert_close(layer.norm.weight.grad, scale.detach())
