@@ -67,9 +67,9 @@ def build(made: detrkit.Recipe) -> tuple[nn.Module, nn.Module]:
     """Detector and criterion in float64, with nothing that starts at zero: that would hide what is unused."""
     torch.manual_seed(0)
     detector, criterion = detrkit.build_detector(made).double(), detrkit.build_criterion(made)
-    for module in detector.modules():
-        if isinstance(module, nn.Linear) and (module.weight == 0).all():
-            nn.init.normal_(module.weight, std=0.05)
+    for name, weight in detector.state_dict().items():
+        if name.endswith("weight") and not weight.any():
+            weight.normal_(std=0.05)  # heads, and the last norms of a ResNet's blocks
     return detector, criterion
 
 
@@ -98,5 +98,10 @@ def batch(counts=(3, 1), size=(64, 96)):
     """Whole images of one size, and boxes within them."""
     torch.manual_seed(1)
     images = torch.randn(len(counts), 3, *size, dtype=torch.float64)
-    targets = [{"labels": torch.randint(0, CLASSES, (n,)), "boxes": torch.rand(n, 4) * 0.3 + 0.3} for n in counts]
+    targets = [{"labels": torch.randint(0, CLASSES, (n,)), "boxes": places(n)} for n in counts]
     return images, targets
+
+
+def places(count: int) -> torch.Tensor:
+    """Boxes [count, 4] within the image, some of them at its edges."""
+    return torch.cat((torch.rand(count, 2) * 0.7 + 0.15, torch.rand(count, 2) * 0.2 + 0.1), dim=1)
