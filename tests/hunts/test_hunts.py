@@ -19,11 +19,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tries each case
 
 SHARES = {
     "kills": lambda place: islice(kills.cases(place), 30, 200, 60),
-    "damages": lambda place: islice(damages.cases(place), 0, None, 80),
-    "disks": lambda place: islice(disks.cases(place, ["train", "evaluate"]), 2, None, 9),
-    "recipes": lambda place: islice(recipes.cases(place), 25),
-    "names": lambda place: islice(names.cases(place), 10, None, 60),
-    "strangers": lambda place: islice(strangers.cases(place), 2, None, 15),
+    "damages": lambda place: islice(damages.cases(place), 0, None, 160),
+    "disks": lambda place: islice(disks.cases(place, ["train", "evaluate"]), 2, None, 25),
+    "recipes": lambda place: islice(recipes.cases(place), 15),
+    "names": lambda place: islice(names.cases(place), 10, None, 150),
+    "strangers": lambda place: islice(strangers.cases(place), 2, None, 40),
 }
 
 
