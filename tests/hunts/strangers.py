@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sys
@@ -183,9 +184,16 @@ def cases(place: Path) -> Iterator[Case]:
             yield Case(f"{way}: --trust", partial(_trust, way, whole))
 
 
-def _try(way: str, name: str, whole: Path, folder: Path) -> str:
+def _made(way: str, whole: Path, folder: Path) -> tuple[Path, Path]:
+    """A run with a stranger's code, and the file that is there once that was run; nothing is trusted here yet."""
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     run, ran = shutil.copytree(whole, folder / "run"), folder / "ran"
     WAYS[way](run, ran)
+    return run, ran
+
+
+def _try(way: str, name: str, whole: Path, folder: Path) -> str:
+    run, ran = _made(way, whole, folder)
     told = REFUSED
     with suppress(UserError):
         verb(*verbs(run)[name])
@@ -196,8 +204,7 @@ def _try(way: str, name: str, whole: Path, folder: Path) -> str:
 
 def _trust(way: str, whole: Path, folder: Path) -> str:
     """That it would have run at all."""
-    run, ran = shutil.copytree(whole, folder / "run"), folder / "ran"
-    WAYS[way](run, ran)
+    run, ran = _made(way, whole, folder)
     for name in ("inspect", "evaluate"):
         with suppress(UserError):  # some damage the run's recipe, so that the weights' is read
             verb(name, run, "--trust")
