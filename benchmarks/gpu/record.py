@@ -16,12 +16,13 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, check: str, what: str, **values: Any) -> None:
-        """Write a line, and print it."""
+        """Write a line, and print it if it is a result."""
         line = json.dumps({"check": check, "what": what, "time": round(time.time()), **values}, default=str)
         cut_off = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n" * cut_off + line + "\n")
-        print(line, flush=True)
+        if what != "end":
+            print(line, flush=True)
 
     def end(self, check: str, state: str, seconds: float, why: str = "") -> None:
         """Say how a check ended: "done", "failed" or "stopped"."""
