@@ -250,7 +250,7 @@ def recipe_of(part: NewPart, base: str, folder: Path, *overrides: str) -> Recipe
     Raises:
         UserError: it says what the base's parts do not take.
     """
-    positions = detrkit.load_recipe(base).get("decoder.positions", [])
+    positions = detrkit.load_recipe(base).values["decoder"].get("positions", [])
     every = ", ".join([*(json_toml(one) for one in positions), "'relation'"])
     text = part.recipe.replace("{positions}", f"[{every}]")
     file = folder / f"{part.key}_on_{base}.toml"

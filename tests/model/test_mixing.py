@@ -13,6 +13,7 @@ from tests.model.test_detector import small
 DAB, CONDITIONAL, DETR = "dab_detr_r50_50ep", "conditional_detr_r50_50ep", "detr_r50_500ep"
 SAP, DEFORMABLE = "sap_detr_r50_50ep", "deformable_detr_r50_50ep"
 SIDES = "geometry.type=salient_point"
+MANY = "blocks.mixed={type='mixed', source='decoder'}"
 
 
 def terms(*names):
@@ -104,6 +105,9 @@ NEEDS = {  # recipe, a part that something is lacking for, what is said, and wha
         "a known box has none of",
         ["decoder.positions=['point']"],
     ),
+    "ranks for all queries": (DAB, ["decoder.ranked=299"], "set decoder.ranked = 300", ["decoder.ranked=300"]),
+    "what trains many predictions": (DAB, ["decoder.many_first=true"], "which no block trains", [MANY]),
+    "many predictions": (DAB, [MANY], "the decoder makes none", ["decoder.many_first=true"]),
     "groups": ("anchor_detr_r50_50ep", ["blocks.groups.count=2"], "and queries .* makes one", None),
 }
 
