@@ -38,8 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = ROOT / "tests/equivalent_mutants.txt"
 MODEL = [
     *("attention", "blocks", "boxes", "corrections", "criterion", "deformable", "dense_attention"),
-    *("geometry", "matching_and_losses", "noise", "one_to_many", "placed", "quality", "query_position"),
-    *("refusals", "selection", "softmax"),
+    *("geometry", "matcher", "matching_and_losses", "noise", "one_to_many", "placed", "quality"),
+    *("query_position", "refusals", "selection", "softmax"),
 ]
 TESTS = [*(f"tests/model/test_{name}.py" for name in MODEL), "tests/show/test_recording.py"]
 GPU_ONLY = {"device", "non_blocking", "strict"}  # arguments that nobody misses on a CPU, or where lengths agree

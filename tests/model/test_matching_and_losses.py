@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from detrkit.losses.truths import check_truths
 from detrkit.matching.costs import FocalCost, GIoUCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.sap.inner import InnerCost, InnerLoss, inner_distance
-from detrkit.structures import Output, Targets
+from detrkit.structures import Matches, Output, Targets
 
 LAYERS, QUERIES, CLASSES = 2, 5, 3
 
@@ -265,23 +264,28 @@ def test_a_class_that_is_sure_costs_what_eps_leaves():
     assert found == pytest.approx([0.3 * most, -0.7 * most, -0.4 * 0.125 * math.log(2)], rel=1e-6)
 
 
-def test_each_group_of_queries_is_matched_on_its_own():
-    output, targets = scene((2, 4), queries=6)
-    padded, made = Targets.pad(targets, torch.float64), matcher(*ALL_COSTS)
-    found = made(replace(output, groups=2), padded)
-    first, second = (made(output.rows(slice(start, start + 3)), padded) for start in (0, 3))
-    for image, count in enumerate((2, 3)):
-        here, there = found.image == image, first.image == image
-        assert here.sum() == 2 * count
-        queries = torch.cat((first.query[:, there], second.query[:, there] + 3), dim=1)
-        objects = torch.cat((first.target[:, there], second.target[:, there]), dim=1)
-        assert torch.equal(found.query[:, here], queries)
-        assert torch.equal(found.target[:, here], objects)
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("logit", [-1.5, 0.5])
+def test_focal_loss_of_a_soft_target(target, logit):
+    """With an odd power, which an even one would hide the sign of."""
+    p = 1 / (1 + math.exp(-logit))
+    away = 1 - (p * target + (1 - p) * (1 - target))
+    entropy = -target * math.log(p) - (1 - target) * math.log(1 - p)
+    expected = (0.3 * target + 0.7 * (1 - target)) * away**3 * entropy
+    found = focal_loss(torch.tensor(logit).double(), torch.tensor(target).double(), 0.3, 3.0)
+    assert found.item() == pytest.approx(expected)
 
 
-def test_several_requests_are_matched_as_each_alone():
-    requests = [(output, Targets.pad(targets, torch.float64)) for output, targets in (scene(), scene((1, 4), seed=1))]
-    made = matcher(*ALL_COSTS)
-    for (output, targets), found in zip(requests, made.match(requests), strict=True):
-        alone = made(output, targets)
-        assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(alone).values(), strict=True))
+def test_eps_reaches_the_overlaps_of_costs_and_losses():
+    boxes = torch.tensor([[[[0.3, 0.3, 0.4, 0.4]]]], dtype=torch.float64)  # 0.1 to 0.5, both ways
+    output = Output(torch.zeros(1, 1, 1, 1), boxes, objectness=torch.zeros(1, 1, 1, 1, dtype=torch.float64))
+    truth = torch.tensor([[[0.5, 0.4, 0.4, 0.4]]], dtype=torch.float64)  # 0.3 to 0.7, 0.2 to 0.6
+    targets = Targets(torch.zeros(1, 1, dtype=torch.int64), truth, (1,), 1)
+    first = torch.zeros(1, 1, dtype=torch.int64)
+    matches, objects = Matches(first[0], first, first), torch.tensor(2.0)
+    iou = 0.06 / (0.26 + 0.1)
+    giou = iou - (0.3 - 0.26) / (0.3 + 0.1)
+    assert GIoUCost(eps=0.1)(output, targets).item() == pytest.approx(-giou)
+    assert GIoULoss(eps=0.1)(output, targets, matches, objects).item() == pytest.approx((1 - giou) / 2)
+    found = ObjectnessLoss(eps=0.1, alpha=0.3, gamma=3.0)(output, targets, matches, objects).item()
+    assert found == pytest.approx((0.3 * iou + 0.7 * (1 - iou)) * 0.5**3 * math.log(2) / 2)
