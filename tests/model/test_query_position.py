@@ -69,6 +69,7 @@ def test_a_point_s_code(queries, order, scaled):
     expected = code(point if order == "xy" else point.flip(-1), WIDTH // 2, 7.0)
     torch.testing.assert_close(found.codes["point"], expected * scale if scaled else expected)
     torch.testing.assert_close(found.embeddings["point"], part.embed(expected))  # not scaled
+    assert not torch.allclose(found.embeddings["point"], expected)
     found.codes["point"].sum().backward()
     assert point.grad.any()
 
