@@ -51,6 +51,12 @@ def attention(names, first, dtype=torch.float64):
     return module.to(dtype).eval()
 
 
+def test_the_first_layer_blends_places_in_where_there_are_some():
+    assert attention(["content", "point"], True).first
+    assert not attention(["content", "point"], False).first
+    assert not attention(["content"], True).first
+
+
 def test_removing_a_term_removes_its_parameters():
     def count(names):
         return sum(p.numel() for p in attention(names, False).parameters())

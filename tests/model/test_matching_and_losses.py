@@ -168,6 +168,7 @@ def test_losses_by_hand():
         parts = {name: losses[name + suffix] for name in made.losses}
         total += sum(made.losses[name].weight * value for name, value in parts.items())
     assert losses["total"].item() == pytest.approx(float(total))
+    assert losses["total"].dtype == torch.float64
 
 
 def test_the_iou_target_sends_gradients_into_boxes_only_where_it_is_not_detached():
