@@ -189,6 +189,7 @@ def _made(way: str, whole: Path, folder: Path) -> tuple[Path, Path]:
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
     run, ran = shutil.copytree(whole, folder / "run"), folder / "ran"
     WAYS[way](run, ran)
+    sys.modules.pop("part", None)  # where it was imported before, it would not be run again
     return run, ran
 
 
