@@ -1,7 +1,7 @@
 """A CUDA device without memory: tensors there have a shape, a type and a device, and no values.
 
-Torch's fake tensors refuse what a GPU would: two devices in one operation, types that do not go together, an index on
-another device. What is on the host is computed as ever.
+Torch's fake tensors refuse two devices in one operation, as a GPU does; an index on another device is refused here.
+Products of two types are not. What is on the host is computed as ever.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_any, tree_leaves
 
 CUDA = torch.device("cuda", 0)
+ATEN = torch.ops.aten
+INDEXING = (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default)  # fake tensors do not look here
 
 
 class _HostIsReal(TorchDispatchMode):
@@ -24,6 +26,8 @@ class _HostIsReal(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if function in INDEXING and not _on_device(args[0]) and any(map(_on_device, args[1])):
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         if tree_any(_on_device, (args, kwargs)):
             return function(*args, **kwargs)
         with unset_fake_temporarily():

@@ -36,6 +36,7 @@ RECIPES = {
     "anchor_detr_r50_50ep": ["queries.points=4", "queries.patterns=2"],
     "sam_detr_smca_r50_50ep": [EIGHT],
     "smca_detr_r50_50ep": [EIGHT],
+    "ms_deformable_detr_4scale_r50_12ep": [EIGHT],
 }
 
 
@@ -130,6 +131,7 @@ def test_a_step_waits_for_the_matching_alone(name, copies, monkeypatch):
         return torch.zeros(values.shape, dtype=values.dtype)
 
     monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr("detrkit.blocks.mixed.Arriving", Sent)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # "meta" knows none
     for mask in (batch.mask, None):
         with copies:
@@ -154,6 +156,16 @@ def test_the_trainers_own_step_waits_no_more(copies, monkeypatch, tmp_path):
             trainer._step(batch, StopRequest())
     assert copies.waiting == []
     assert [values.device for values in pushed] == [META] * 2
+
+
+class Sent:
+    """`detrkit.layers.Arriving` of "meta", which has nothing to send."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def read(self):
+        return torch.ones(self.values.shape, dtype=self.values.dtype)
 
 
 class Update(torch.optim.AdamW):
