@@ -9,6 +9,7 @@ import detrkit
 from detrkit.engine.rehearsal import rehearse
 from detrkit.errors import UserError
 from tests.model.test_detector import small
+from tests.test_docs import load_script
 
 DAB, CONDITIONAL, DETR = "dab_detr_r50_50ep", "conditional_detr_r50_50ep", "detr_r50_500ep"
 SAP, DEFORMABLE = "sap_detr_r50_50ep", "deformable_detr_r50_50ep"
@@ -130,3 +131,18 @@ def test_the_pages_recipes_train(tmp_path):
         file.write_text(re.sub(r"(?m)^    ", "", recipe))
         detrkit.load_recipe(file)
         rehearse(*small(file), name="mixed")
+
+
+def test_the_table_of_new_parts_on_bases_holds_where_it_is_tried(tmp_path):
+    """All of it again: python benchmarks/new_parts.py --mixing."""
+    root = Path(__file__).resolve().parents[2]
+    script = load_script(root / "benchmarks" / "new_parts.py")
+    page = (root / "docs" / "mixing.md").read_text(encoding="utf-8")
+    table = [[c.strip() for c in line.strip("|").split(" | ")] for line in page.splitlines() if line.count("|") > 12]
+    assert table[0] == ["part", *script.BASES]
+    assert [row[0] for row in table[2:]] == [part.label for part in script.NEW]
+    for index, (part, row) in enumerate(zip(script.NEW, table[2:], strict=True)):
+        column = 5 * index % len(script.BASES)  # another base for each part
+        name = list(script.BASES)[column]
+        found = script.refusal(part, script.BASES[name], tmp_path)
+        assert (found is None) == (row[column + 1] == "yes"), (part.label, name, found)
