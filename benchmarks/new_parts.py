@@ -266,7 +266,7 @@ def json_toml(value: Any) -> str:
 
 
 def refusal(part: NewPart, base: str, folder: Path) -> str | None:
-    """Why a part does not go with a base; None where both train a step together."""
+    """Why a part does not go with a base; None where nothing refuses to predict and to take losses together."""
     try:
         recipe = recipe_of(part, base, folder)
         detector, criterion = detrkit.build_detector(recipe), detrkit.build_criterion(recipe)
