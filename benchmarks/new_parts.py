@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import nn
+
 import detrkit
 from detrkit import ranking
 from detrkit.decoder import ManyFirst
@@ -41,6 +44,7 @@ from tests.small import SMALL  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results"
 PROXIES = {"shapes": RESULTS / "new_parts_shapes.json", "bccd": RESULTS / "new_parts_bccd.json"}
 
+CLASSES = 5
 Values = Mapping[str, Any]
 
 
@@ -255,7 +259,7 @@ def recipe_of(part: NewPart, base: str, folder: Path, *overrides: str) -> Recipe
     text = part.recipe.replace("{positions}", f"[{every}]")
     file = folder / f"{part.key}_on_{base}.toml"
     file.write_text(f'extends = "{base}"\ntitle = "{part.key}"\n{text}\n', encoding="utf-8")
-    return detrkit.load_recipe(file, [*SMALL, "detector.classes=5", *overrides])
+    return detrkit.load_recipe(file, [*SMALL, f"detector.classes={CLASSES}", *overrides])
 
 
 def json_toml(value: Any) -> str:
@@ -273,7 +277,32 @@ def refusal(part: NewPart, base: str, folder: Path) -> str | None:
         rehearse(detector, criterion, name=base)
     except UserError as error:
         return str(error).partition("go together: ")[2] or str(error)
+    train_a_step(detector, criterion)
     return None
+
+
+def train_a_step(detector: nn.Module, criterion: nn.Module) -> None:
+    """On two images of noise with three and no objects; what fails here is a fault, and ends the program.
+
+    Raises:
+        AssertionError: the loss or a gradient is not finite, or few weights have changed.
+    """
+    torch.manual_seed(0)
+    mask = torch.zeros(2, 96, 128, dtype=torch.bool)
+    mask[1, 64:] = True
+    targets = [
+        {"labels": torch.randint(0, CLASSES, (count,)), "boxes": 0.2 + 0.3 * torch.rand(count, 4)} for count in (3, 0)
+    ]
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in trained]
+    total = criterion(detector.train()(torch.randn(2, 3, 96, 128), mask, targets), targets)["total"]
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in trained)
+    torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0).step()
+    changed = sum(not torch.equal(p, old) for p, old in zip(trained, before, strict=True))
+    # Not all do: behind a layer that starts at zero nothing arrives in the first step.
+    assert changed > len(trained) / 2, f"only {changed} of {len(trained)} parameters have changed"
 
 
 def mixing(wanted: Callable[[str, str], bool] = lambda part, base: True) -> Iterator[tuple[NewPart, str, str | None]]:
