@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
-from detrkit.layers import Count, take
+from detrkit.layers import Count, at_most, take
 from detrkit.structures import Output, Sizes
 
 
@@ -46,7 +46,7 @@ def best_detections(output: Output, sizes: Sizes, options: DetectOptions) -> dic
         scores, own = scores.max(-1, keepdim=True)
     classes = scores.shape[-1]
     flat = scores.flatten(1)
-    best, index = flat.topk(torch.sym_min(options.keep, flat.shape[1]))
+    best, index = flat.topk(at_most(options.keep, flat.shape[1]))
     query, label = index // classes, index % classes
     if own is not None:
         label = own.squeeze(-1).gather(1, query)

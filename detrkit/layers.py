@@ -153,6 +153,14 @@ def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Te
     return normed.to(torch.promote_types(values.dtype, norm.weight.dtype))
 
 
+def at_most(count: int, size: int) -> int:
+    """The smaller of a count and a tensor's size, without a bound on a size that an export leaves open.
+
+    `min` is right in a graph of `torch.compile`, which knows no `sym_min` of plain numbers up to torch 2.11.
+    """
+    return torch.sym_min(count, size) if isinstance(size, torch.SymInt) else min(count, size)
+
+
 def take(rows: Tensor, index: Tensor) -> Tensor:
     """Rows [B, L, F] at index [B, N]: [B, N, F]."""
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))

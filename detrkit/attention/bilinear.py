@@ -15,8 +15,7 @@ def read_bilinear(maps: Tensor, places: Tensor) -> Tensor:
     In a graph on the CPU the inductor would write the four loads of a place out and work its indices out anew for every
     channel, which takes 6 times as long as the kernel (5 times with the backward pass).
     """
-    compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    if compiling and maps.device.type == "cpu":
+    if torch.compiler.is_dynamo_compiling() and maps.device.type == "cpu":  # an export has the plain one
         return _kernel(maps, places)
     return F.grid_sample(maps, places, align_corners=False)
 

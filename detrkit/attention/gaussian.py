@@ -89,6 +89,7 @@ class GaussianTerm(Term):
 def _in_bfloat16(tokens: Tensor) -> bool:
     """Whether attention over these tokens runs in bfloat16, by its own type or by autocast."""
     device = tokens.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # torch 2.11 compiles no question whether a device has autocast; "meta" is the one that has none.
+    if not tokens.is_meta and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device) == torch.bfloat16
     return tokens.dtype == torch.bfloat16

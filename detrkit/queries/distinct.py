@@ -11,7 +11,7 @@ from torchvision.ops import nms
 
 from detrkit.boxes import center_to_corners
 from detrkit.geometry.base import Geometry
-from detrkit.layers import Count, take
+from detrkit.layers import Count, at_most, take
 from detrkit.queries.base import QueryGenerator
 from detrkit.queries.proposals import Proposals
 from detrkit.queries.selection import proposed
@@ -83,5 +83,5 @@ def distinct(boxes: Tensor, scores: Tensor, count: int, iou: float) -> Tensor:
         passed_over |= score == -torch.inf
         order = score.argsort(descending=True, stable=True)
         order = order[passed_over[order].to(torch.uint8).argsort(stable=True)]
-        chosen.append(order[: torch.sym_min(count, len(order))])
+        chosen.append(order[: at_most(count, len(order))])
     return torch.stack(chosen)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.heads import Head
+from detrkit.layers import at_most
 from detrkit.recipe import Given, as_factory
 from detrkit.structures import Memory
 
@@ -76,4 +77,4 @@ def ranked(scores: Tensor, count: int, groups: int) -> Tensor:
 
 def best(scores: Tensor, count: int) -> Tensor:
     """Places [B, N] of the best scores [B, L], best first; N = min(count, L)."""
-    return scores.topk(torch.sym_min(count, scores.shape[1]), dim=1).indices
+    return scores.topk(at_most(count, scores.shape[1]), dim=1).indices
