@@ -184,7 +184,7 @@ class Run:
     def predict(self) -> Output:
         """Predictions; `hidden` then holds every decoder layer's own output."""
         self.hidden: list[torch.Tensor] = []
-        hooks = [x.register_forward_hook(lambda *x: self.hidden.append(x[-1])) for x in self.detector.decoder.layers]
+        hooks = [x.register_forward_hook(lambda *x: self.hidden.append(x[-1][0])) for x in self.detector.decoder.layers]
         with torch.no_grad():
             output = self.detector.eval()(self.images, self.mask)
         for hook in hooks:
