@@ -50,6 +50,7 @@ class Step:
             parameters = [p for p in self.detector.parameters() if p.requires_grad]
             self.optimiser = torch.optim.AdamW(parameters, lr=1e-4, foreach=True)
         self.fused = fused
+        torch._dynamo.reset()  # torch 2.11 once went on without a graph for a detector after another one's
         self.forward: Callable = self.detector.compiled() if compiled else self.detector
         self.images, self.targets = setting.images(setting.batch), setting.targets(setting.batch)
         self.waited = self.idle = 0.0
