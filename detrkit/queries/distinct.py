@@ -61,8 +61,7 @@ class DistinctSelectionQueries(QueryGenerator):
         start, head = self.proposals(memory), self.proposals.head
         boxes = torch.sigmoid(head.offsets(0, start.tokens)["box"] + start.boxes)
         scores = head.certainty(0, start.tokens).detach()
-        if self.skip_unusable:
-            scores = scores.masked_fill(~start.usable, -torch.inf)
+        scores = start.scored(scores, skip_unusable=self.skip_unusable)
         chosen = distinct(boxes.detach(), scores, self.count, self.iou)
         raw = head(0, take(start.tokens, chosen))
         content = self.content(take(memory.tokens, chosen).detach())

@@ -23,6 +23,10 @@ class Start(NamedTuple):
     usable: Tensor
     """[B, L] bool: not padded, and away from the image's edges"""
 
+    def scored(self, scores: Tensor, *, skip_unusable: bool) -> Tensor:
+        """Scores [B, L] to choose by: -inf where a token is not usable, if those are to come last."""
+        return scores.masked_fill(~self.usable, -torch.inf) if skip_unusable else scores
+
 
 class Proposals(nn.Module):
     """A head over the encoder's tokens (Deformable DETR, section A.4).

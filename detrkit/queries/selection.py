@@ -63,8 +63,7 @@ class MixedSelectionQueries(QueryGenerator):
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         start = self.proposals(memory)
         scores = self.proposals.head.certainty(0, start.tokens)
-        if self.skip_unusable:
-            scores = scores.masked_fill(~start.usable, -torch.inf)
+        scores = start.scored(scores, skip_unusable=self.skip_unusable)
         chosen = ranked(scores, self.count, groups)
         raw = self.proposals.head(0, take(start.tokens, chosen))
         boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
@@ -125,8 +124,7 @@ class TwoStageQueries(QueryGenerator):
         raw = self.proposals.head(0, start.tokens)
         boxes = torch.sigmoid(raw.offsets["box"] + start.boxes)
         scores = raw.logits[..., 0]
-        if self.skip_unusable:
-            scores = scores.masked_fill(~start.usable, -torch.inf)
+        scores = start.scored(scores, skip_unusable=self.skip_unusable)
         chosen = take(boxes, ranked(scores, self.count, groups)).detach()
         embedding, content = self._starts(chosen)
         if self.content is not None:
