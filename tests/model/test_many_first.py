@@ -8,13 +8,10 @@ Its metadata names the code.
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
-import detrkit
-from detrkit.geometry.box import BoxGeometry
-from detrkit.structures import Memory, Queries
 from detrkit.zoo.families import FAMILIES
+from tests.model.official_decoder import official_decoder, stored_inputs
 from tests.model.test_detector import batch, small
 
 STORED = load_file(Path(__file__).parent / "many_first.safetensors")
@@ -28,30 +25,9 @@ def ours(name: str) -> str:
 
 
 def test_the_decoder_is_ms_detr_s():
-    decoder = detrkit.part(
-        "decoder",
-        "transformer",
-        layers=3,
-        feedforward=24,
-        positions=["learned"],
-        self_attention="plain",
-        cross_attention="deformable",
-        content_scale=False,
-        moved_by="normed",
-        final_norm=False,
-        many_first=True,
-    )(
-        width=16,
-        heads=2,
-        levels=2,
-        classes=3,
-        geometry=BoxGeometry(eps=1e-5),
-        head=detrkit.part("head", "mlp", class_sharing="none", offset_sharing="none"),
-    ).train()
+    decoder = official_decoder(eps=1e-5, many_first=True).train()
     decoder.load_state_dict({ours(name): value for name, value in STORED.items() if name.startswith("w.")})
-    masks = torch.cat([STORED[f"mask{level}"].flatten(1) for level in range(2)], dim=1)
-    memory = Memory(STORED["memory"], torch.zeros_like(STORED["memory"]), ((4, 5), (2, 3)), masks)
-    queries = Queries(STORED["content"], decoder.geometry.encode(STORED["reference"]), STORED["position"])
+    queries, memory = stored_inputs(STORED, decoder)
     output = decoder(queries, memory)
     for name, found in (
         ("logits", output.logits),

@@ -10,11 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import detrkit
-from detrkit.geometry.box import BoxGeometry
 from detrkit.ranking import QueryRanking
-from detrkit.structures import Memory, Queries, QueryLayout
+from detrkit.structures import QueryLayout
 from detrkit.zoo.families import FAMILIES
+from tests.model.official_decoder import official_decoder, stored_inputs
 from tests.model.test_detector import batch, small
 
 STORED = load_file(Path(__file__).parent / "query_ranking.safetensors")
@@ -30,41 +29,11 @@ def ours(name: str) -> str:
     return NAMES.ours(whole).removeprefix("decoder.")
 
 
-def official_decoder():
-    return detrkit.part(
-        "decoder",
-        "transformer",
-        layers=3,
-        feedforward=24,
-        positions=["learned"],
-        self_attention="plain",
-        cross_attention="deformable",
-        content_scale=False,
-        moved_by="normed",
-        final_norm=False,
-        ranked=15,
-    )(
-        width=16,
-        heads=2,
-        levels=2,
-        classes=3,
-        geometry=BoxGeometry(eps=1e-3),
-        head=detrkit.part("head", "mlp", class_sharing="none", offset_sharing="none"),
-    )
-
-
 def test_the_decoder_is_rank_detr_s():
-    decoder = official_decoder().train()
+    decoder = official_decoder(eps=1e-3, ranked=15).train()
     decoder.load_state_dict({ours(name): value for name, value in STORED.items() if name.startswith("w.")})
-    masks = torch.cat([STORED[f"mask{level}"].flatten(1) for level in range(2)], dim=1)
-    memory = Memory(STORED["memory"], torch.zeros_like(STORED["memory"]), ((4, 5), (2, 3)), masks)
-    queries = Queries(
-        STORED["content"],
-        decoder.geometry.encode(STORED["reference"]),
-        STORED["position"],
-        layout=QueryLayout(queries=5, groups=3, joined=True),
-    )
-    output = decoder(queries, memory)
+    layout = QueryLayout(queries=5, groups=3, joined=True)
+    output = decoder(*stored_inputs(STORED, decoder, layout=layout))
     assert (output.logits - STORED["logits"]).abs().max() < 1e-4
     assert (output.boxes - STORED["boxes"]).abs().max() < 1e-5
     (output.logits.square().sum() + 10 * output.boxes.square().sum()).backward()
