@@ -62,16 +62,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     PyTorch's own way else.
     """
     # The first is for torch.compile, which is to meet no question about shapes.
-    if torch.compiler.is_compiling() or not _gains(x, weight):
+    if torch.compiler.is_compiling() or not gains(x, weight, work=x.numel() * weight.shape[0]):
         return F.linear(x, weight, bias)
     return _Product.apply(x, weight, bias)
 
 
-def _gains(x: Tensor, weight: Tensor) -> bool:
-    fits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    if not fits or _is_watched() or x.numel() * len(weight) < ENOUGH:
+def gains(*tensors: Tensor, work: int) -> bool:
+    """Whether eager products of tensors are faster by oneDNN: float32 on a CPU, of `work` multiply-adds each."""
+    if _is_watched() or any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
         return False
-    return onednn_gain(torch.get_num_threads()) >= WORTHWHILE
+    return work >= ENOUGH and onednn_gain(torch.get_num_threads()) >= WORTHWHILE
 
 
 class _Product(torch.autograd.Function):
@@ -79,7 +79,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _by_onednn(x, weight, bias)
+        return multiply(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -89,7 +89,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         rows, given = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        by = linear if torch.is_grad_enabled() else _by_onednn  # a second derivative is wanted, or not
+        by = linear if torch.is_grad_enabled() else multiply  # a second derivative is wanted, or not
         return (
             by(grad, weight.t()) if ctx.needs_input_grad[0] else None,
             by(rows.t(), given.t()) if ctx.needs_input_grad[1] else None,
@@ -97,7 +97,8 @@ class _Product(torch.autograd.Function):
         )
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` by oneDNN whatever it costs, without gradients; x may be of any strides."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()  # of other strides it takes a thousand times as long
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -113,13 +114,13 @@ def onednn_gain(threads: int) -> float:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return 0.0
     x, weight, bias = torch.ones(320, 256), torch.ones(256, 256), torch.ones(256)
-    best: dict[Callable[..., Tensor], float] = {F.linear: math.inf, _by_onednn: math.inf}
+    best: dict[Callable[..., Tensor], float] = {F.linear: math.inf, multiply: math.inf}
     with torch.no_grad():
         for _, way in product(range(8), best):
             start = time.perf_counter()
             way(x, weight, bias)
             best[way] = min(best[way], time.perf_counter() - start)
-    return best[F.linear] / best[_by_onednn]
+    return best[F.linear] / best[multiply]
 
 
 def _is_watched() -> bool:

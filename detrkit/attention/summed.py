@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detrkit.attention import by_head
 from detrkit.attention.base import CrossAttention
 from detrkit.attention.multihead import key_mask, merge_heads
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -121,9 +122,12 @@ def fused_attention(
 
     Fused kernels want one width for queries, keys and values, a multiple of eight: the missing channels are zeros,
     which change nothing, and those of the result are dropped. Values of less than a quarter of the width stay as they
-    are: zeros would cost more than they save.
+    are: zeros would cost more than they save. On a CPU that goes head by head instead, where it is faster.
     """
     width = value.shape[-1]
+    if not dropout and by_head.gains(queries, keys, value):
+        key = torch.cat([k.expand(*value.shape[:2], -1, -1) for k in keys], dim=-1)
+        return by_head.attend(torch.cat(queries, dim=-1), key, value, mask)
     full = _padded_width(sum(k.shape[-1] for k in keys))
     missing = full - sum(k.shape[-1] for k in keys)
     dtype = value.dtype

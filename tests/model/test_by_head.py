@@ -1,0 +1,138 @@
+"""Attention of one head after another by oneDNN: its numbers, when it is taken, and what no sum of terms ever holds."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from detrkit import onednn
+from detrkit.attention import by_head
+from detrkit.attention.summed import fused_attention
+from detrkit.attention.term_sum import TermAttention
+from detrkit.structures import Memory, QueryPosition, Reference
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+PRODUCT = "mkldnn::_linear_pointwise"
+B, H, N, L, E, F = 2, 3, 40, 50, 24, 8
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[True, False], ids=["faster", "slower"])
+def faster(request, monkeypatch):
+    """As on a processor where it is faster, and on one where it is not."""
+    monkeypatch.setattr(onednn, "ENOUGH", N * L * E)
+    monkeypatch.setattr(onednn, "onednn_gain", lambda threads: 2.0 if request.param else 1.0)
+    return request.param
+
+
+def tensors(dtype=torch.float32):
+    """Queries and keys in two parts, one of the keys common to all images and heads; values as heads are split."""
+    torch.manual_seed(0)
+    queries = [torch.randn(B, H, N, 16, dtype=dtype), torch.randn(B, H, N, 8, dtype=dtype)]
+    keys = [torch.randn(B, H, L, 16, dtype=dtype), torch.randn(1, 1, L, 8, dtype=dtype)]
+    value = torch.randn(B, L, H * F, dtype=dtype).unflatten(-1, (H, F)).transpose(1, 2)
+    mask = torch.zeros(B, L, dtype=torch.bool)
+    mask[1, 30:] = True
+    return queries, keys, value, mask
+
+
+def counted(run):
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        run()
+    return sum(event.count for event in watched.key_averages() if event.key == PRODUCT)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_it_is_softmax_of_the_sum_with_its_gradients(padded, faster):
+    queries, keys, value, mask = tensors()
+    leaves = [x.requires_grad_() for x in (*queries, *keys, value)]
+    out = fused_attention(queries, keys, value, mask if padded else None, 0.0)
+    factor = torch.randn(B, N, H, F).transpose(1, 2)  # as the gradient comes where heads were merged
+    found = [out, *torch.autograd.grad((out * factor).sum(), leaves)]
+
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    logits = sum(q @ k.transpose(-1, -2) for q, k in zip(exact[:2], exact[2:4], strict=True))
+    if padded:
+        logits = logits.masked_fill(mask[:, None, None], -torch.inf)
+    expected = logits.softmax(-1) @ exact[4]
+    expected = [expected, *torch.autograd.grad((expected * factor).sum(), exact)]
+    for ours, twin in zip(found, expected, strict=True):
+        assert torch.allclose(ours.double(), twin, rtol=1e-5, atol=2e-6 * twin.abs().max().item())
+
+
+def test_it_is_taken_where_that_is_faster(faster):
+    queries, keys, value, mask = tensors()
+    value.requires_grad_()
+    products = counted(lambda: fused_attention(queries, keys, value, mask, 0.0).sum().backward())
+    assert products == (7 * B * H if faster else 0)  # two forward; five backward
+
+
+def test_it_is_not_taken_for_what_it_cannot_do(monkeypatch):
+    monkeypatch.setattr(onednn, "ENOUGH", N * L * E)
+    monkeypatch.setattr(onednn, "onednn_gain", lambda threads: 2.0)
+    queries, keys, value, mask = tensors()
+
+    def autocast():
+        with torch.autocast("cpu", torch.bfloat16):
+            fused_attention(queries, keys, value, mask, 0.0)
+
+    def on_many_threads():
+        before = torch.get_num_threads()
+        torch.set_num_threads(by_head.MOST_THREADS + 1)
+        try:
+            fused_attention(queries, keys, value, mask, 0.0)
+        finally:
+            torch.set_num_threads(before)
+
+    others = {
+        "many threads": on_many_threads,
+        "dropout": lambda: fused_attention(queries, keys, value, mask, 0.1),
+        "narrow keys": lambda: fused_attention(queries[1:], keys[1:], value, mask, 0.0),
+        "few pairs": lambda: fused_attention([q[:, :, 1:] for q in queries], keys, value, mask, 0.0),
+        "float64": lambda: fused_attention(*tensors(torch.float64), 0.0),
+        "autocast": autocast,
+    }
+    assert {name: counted(run) for name, run in others.items()} == dict.fromkeys(others, 0)
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that an operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))])
+        return out
+
+
+@pytest.mark.parametrize("form", ["fused", "head by head"])
+def test_no_tensor_has_a_number_for_each_head_query_and_cell(form, monkeypatch):
+    """Under autograd, with all terms of SAP-DETR and padding."""
+    batch, heads, queries, shape, width = 2, 8, 100, (10, 12), 64
+    # Whoever watches operations gets PyTorch's own, unless told otherwise.
+    monkeypatch.setattr(by_head, "gains", lambda *tensors: form == "head by head")
+    terms = ["content", "point", "side", "side_directed_gaussian"]
+    module = TermAttention(width=width, heads=heads, positions=("point", "side"), dropout=0.0, first=True, terms=terms)
+    cells = shape[0] * shape[1]
+    mask = torch.zeros(batch, cells, dtype=torch.bool)
+    mask[1, 60:] = True
+    memory = Memory(torch.randn(batch, cells, width), torch.randn(batch, cells, width), (shape,), mask)
+    codes = {"point": torch.randn(batch, queries, width), "side": torch.randn(batch, queries, 2 * width)}
+    embeddings = {name: torch.randn(batch, queries, width) for name in ("point", "side")}
+    reference = Reference(torch.rand(batch, queries, 2), torch.rand(batch, queries, 4))
+    content = torch.randn(batch, queries, width, requires_grad=True)
+    with Largest() as seen:
+        module(content, QueryPosition(embeddings, codes), reference, memory).square().sum().backward()
+    assert batch * queries * 2 * width <= seen.numbers < batch * heads * queries * cells
