@@ -265,8 +265,7 @@ def build_parts_index() -> str:
 
 def structures() -> list[type]:
     """What crosses a part's border."""
-    module = detrkit.structures
-    return [one for one in vars(module).values() if is_dataclass(one) and one.__module__ == module.__name__]
+    return [one for one in vars(detrkit.structures).values() if isinstance(one, type) and is_dataclass(one)]
 
 
 def build_structures_page() -> str:

@@ -1,0 +1,173 @@
+"""What the image becomes: the backbone's feature maps, and the encoder's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detrkit.errors import UserError
+from detrkit.layers import constant
+
+Extent = Literal["padded", "image"]
+"""What a place in [0, 1] is a share of, when it becomes a cell: the batch's padded map, or the image's part of it."""
+
+
+def require_bool(mask: Tensor | None, what: str) -> None:
+    """Raise UserError if a mask is not bool: other codes give ones for what is no padding."""
+    if mask is not None and mask.dtype != torch.bool:
+        raise UserError(
+            f"{what} is of {mask.dtype}; a mask is bool, True where padded (transformers' pixel_mask is 1 where it is "
+            "not: pass pixel_mask == 0)"
+        )
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One level of the backbone's output."""
+
+    values: Tensor
+    """[B, C, h, w]"""
+    mask: Tensor | None
+    """[B, h, w] bool, True where padded; None when no image of the batch is padded"""
+    pixel_mask: Tensor | None = None
+    """[B, H, W] the same for the images' pixels, for levels that an encoder adds"""
+    extent: Tensor | None = None
+    """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
+
+
+@dataclass(frozen=True)
+class AxisCodes:
+    """Codes of places along one axis at a time, for attention that looks along rows and columns apart."""
+
+    x: Tensor
+    """[B, w, D] of the map's columns"""
+    y: Tensor
+    """[B, h, D] of its rows"""
+    of: Callable[[Tensor], Tensor]
+    """the code [..., D] of any coordinate [...] in [0, 1], by the module that made the others"""
+
+    def cells(self) -> Tensor:
+        """[B, h * w, D] the codes of a cell's row and column, added."""
+        return (self.y[:, :, None] + self.x[:, None]).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The encoder's output: one token a cell, row by row, one level after another from fine to coarse."""
+
+    tokens: Tensor
+    """[B, L, D]"""
+    position: Tensor
+    """[B, L, D] the code of each cell's place, unscaled"""
+    shapes: tuple[tuple[int, int], ...]
+    """(h, w) of each level; the sum of all h * w is L"""
+    mask: Tensor | None = None
+    """[B, L] bool, True where padded; None when nothing is padded"""
+    extent: Tensor | None = None
+    """[B, 2] (width, height) of each image without padding, in cells and fractions of them"""
+    axes: AxisCodes | None = None
+    """codes along rows and columns apart, where the position part makes them"""
+    kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """what was computed of the fields and is asked for again"""
+
+    def __post_init__(self) -> None:
+        require_bool(self.mask, "a memory's mask")
+
+    @classmethod
+    def from_map(cls, values: Tensor, position: Tensor, mask: Tensor | None = None) -> Memory:
+        """One level's map [B, D, h, w] as memory.
+
+        Args:
+            position: [B or 1, D, h, w] the codes of the cells' places.
+            mask: [B, h, w] bool, True where padded.
+
+        Raises:
+            UserError: the mask is not bool: elsewhere 1 may stand for what is no padding.
+        """
+        require_bool(mask, "a memory's mask")
+        height, width = values.shape[-2:]
+        codes = position.expand(values.shape[0], -1, -1, -1).flatten(2).transpose(1, 2)
+        padded = None if mask is None else mask.flatten(1)
+        return cls(values.flatten(2).transpose(1, 2), codes, ((height, width),), padded)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) of a memory of one level.
+
+        Raises:
+            UserError: there are several, and whoever asks works on one map.
+        """
+        if len(self.shapes) > 1:
+            raise UserError(
+                f"a part of this detector works on one feature map, but the encoder gives {len(self.shapes)} levels; "
+                "leave it one (backbone.levels = [-1], encoder.extra_levels = 0), or take parts that read any number, "
+                'such as decoder.cross_attention = "deformable"'
+            )
+        return self.shapes[0]
+
+    def coarsest(self) -> Memory:
+        """The last level alone."""
+        if len(self.shapes) == 1:
+            return self
+        height, width = self.shapes[-1]
+        cells = height * width
+        mask = None if self.mask is None else self.mask[:, -cells:]
+        return Memory(self.tokens[:, -cells:], self.position[:, -cells:], self.shapes[-1:], mask)
+
+    def as_map(self) -> Tensor:
+        """The tokens of the one level as a map [B, D, h, w]."""
+        return self.tokens.transpose(1, 2).unflatten(2, self.shape)
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Values [B, L, ...] of all cells, level by level."""
+        return values.split([h * w for h, w in self.shapes], dim=1)
+
+    def centers(self) -> Tensor:
+        """[B or 1, L, 2] the middle (x, y) of each cell in the unpadded image; beyond 1 in padding."""
+        levels = []
+        for ratio, (height, width) in zip(self.valid_ratios.unbind(1), self.shapes, strict=True):
+            y = (torch.arange(height, device=ratio.device, dtype=ratio.dtype) + 0.5) / height
+            x = (torch.arange(width, device=ratio.device, dtype=ratio.dtype) + 0.5) / width
+            y, x = torch.meshgrid(y, x, indexing="ij")
+            levels.append(torch.stack((x, y), dim=-1).flatten(0, 1) / ratio[:, None])
+        return torch.cat(levels, dim=1)
+
+    def image_cells(self) -> Tensor:
+        """[B or 1, 2] (width, height) of each image in cells: `extent` where known, else counted in whole cells."""
+        return self.whole_cells() if self.extent is None else self.extent
+
+    def whole_cells(self) -> Tensor:
+        """[B or 1, 2] how many (columns, rows) of the one level belong to each image."""
+        return self.valid_ratios[:, 0] * constant(self.shape[::-1], self.valid_ratios)
+
+    def require_axes(self, asker: str) -> AxisCodes:
+        """The codes along rows and columns, or an error that names who needs them."""
+        if self.axes is None:
+            raise UserError(f'{asker} needs codes of rows and columns apart: set position.type = "axes"')
+        return self.axes
+
+    @property
+    def valid_ratios(self) -> Tensor:
+        """[B or 1, levels, 2] the share of each level's (width, height) that is image and not padding.
+
+        It turns places in the image into places in the padded map. Counted in cells, so it differs a little from level
+        to level (Deformable DETR, official code). At least float32: places do not survive bfloat16.
+        """
+        # Not functools.cached_property: in Python 3.11 it takes a lock, and torch.compile breaks its graph there.
+        if "valid_ratios" not in self.kept:
+            self.kept["valid_ratios"] = self._valid_ratios()
+        return self.kept["valid_ratios"]
+
+    def _valid_ratios(self) -> Tensor:
+        dtype = torch.promote_types(self.position.dtype, torch.float32)
+        if self.mask is None:
+            return self.position.new_ones(1, len(self.shapes), 2, dtype=dtype)
+        ratios = []
+        for mask, shape in zip(self.split(self.mask), self.shapes, strict=True):
+            valid = (~mask.unflatten(1, shape)).to(dtype)
+            ratios.append(torch.stack((valid[:, 0].sum(1) / shape[1], valid[:, :, 0].sum(1) / shape[0]), dim=-1))
+        return torch.stack(ratios, dim=1)

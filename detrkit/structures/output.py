@@ -1,0 +1,92 @@
+"""What a detector predicts: the answer, and what is trained beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrkit.structures.matches import Matches
+from detrkit.structures.targets import Targets
+
+
+@dataclass(frozen=True)
+class Output:
+    """A detector's predictions, stacked over the decoder layers (the last layer is the answer)."""
+
+    logits: Tensor
+    """[Y, B, N, K]"""
+    boxes: Tensor
+    """[Y, B, N, 4] as (cx, cy, w, h) in [0, 1] of the unpadded image, not clipped"""
+    memory: Tensor | None = None
+    """[B, L, D]"""
+    points: Tensor | None = None
+    """[Y, B, N, 2], for geometries that predict a point"""
+    objectness: Tensor | None = None
+    """[Y, B, N, 1] logits, for heads that have it"""
+    extras: Mapping[str, Extra] = field(default_factory=dict)
+    """by name, what is trained beside the answer: an encoder's proposals, denoising queries"""
+    groups: int = 1
+    """groups of N / groups queries, each of which answers for every object on its own"""
+    background: bool = False
+    """whether the last logit is "no object", which is no label of a truth"""
+    repeats: int = 1
+    """groups that share the weight of a loss, those of other outputs counted too: losses are divided by it"""
+    content: tuple[Tensor, ...] | None = None
+    """[B, N, D] of each layer, what the head read; in training only"""
+    many: Output | None = None
+    """one-to-many predictions of the same queries, where the decoder makes some; in training only"""
+
+    def rows(self, places: slice) -> Output:
+        """The same for some of the queries, as one group and without extras."""
+        cut = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
+        cut = {name: value[:, :, places] for name, value in cut.items() if value is not None}
+        content = None if self.content is None else tuple(read[:, places] for read in self.content)
+        many = None if self.many is None else self.many.rows(places)
+        return replace(self, **cut, content=content, many=many, extras={}, groups=1)
+
+    def layer(self, index: int) -> Output:
+        """The same of one decoder layer, without extras."""
+        kept = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
+        kept = {name: value[index : index + 1] for name, value in kept.items() if value is not None}
+        content = None if self.content is None else self.content[index : index + 1]
+        return replace(self, **kept, content=content, many=None, extras={})
+
+    def float(self) -> Output:
+        """The same in float32: costs and losses are never computed in half precision."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        wide: dict[str, Any] = {name: value.float() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **wide, extras={name: extra.float() for name, extra in self.extras.items()})
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Predictions beside the answer that enter the loss by the same terms and weights."""
+
+    output: Output
+    """their own stack of Y layers (one, for an encoder's proposals) and N queries"""
+    matches: Matches | None = None
+    """which of them stand for which object, where that is known; None: they are matched as the answer is"""
+    classless: bool = False
+    """they only tell objects from background: every object counts as class 0"""
+    targets: Targets | None = None
+    """the truth that `matches` speaks of, where that is not the batch's"""
+    copies: int = 1
+    """how many times each object stands in the truth; losses are divided by that many more objects"""
+    weight: float = 1.0
+    """factor of all losses"""
+    assign: Callable[[Output, Targets], Callable[[], Sequence[Matches]]] | None = None
+    """gives each layer's pairs, where neither they are known nor the answer's matcher finds them: it begins on the
+    device, and what it returns is called when the matcher has waited for that"""
+
+    def truth(self, batch: Targets) -> Targets:
+        """What these predictions are held against."""
+        targets = (batch if self.targets is None else self.targets).repeat(self.copies)
+        return replace(targets, labels=torch.zeros_like(targets.labels)) if self.classless else targets
+
+    def float(self) -> Extra:
+        """The same in float32."""
+        return replace(self, output=self.output.float())

@@ -1,0 +1,115 @@
+"""What the decoder starts from, and what its layers know of the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from detrkit.structures.output import Extra
+from detrkit.structures.reference import Reference
+
+
+@dataclass(frozen=True)
+class QueryLayout:
+    """Who sees whom in the decoder's self-attention, where training blocks have added queries.
+
+    Denoising slots stand first; then come the groups of matching queries, of which the first is the answer. A matching
+    query sees its own group, or with `joined` those beyond the answer are one. A slot sees its own denoising group and
+    the answer.
+    """
+
+    queries: int
+    """N of one group of matching queries"""
+    groups: int = 1
+    """groups of matching queries"""
+    slots: Tensor | None = None
+    """[S] int64, the denoising group of each slot, from 0 on; -1 for slots that only fill up"""
+    joined: bool = False
+    """whether the groups beyond the answer see one another; several of their queries then answer for one object"""
+    kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """what was computed of the fields and is asked for again"""
+
+    @property
+    def matching(self) -> tuple[int, ...]:
+        """The queries of each set of matching queries that sees itself alone."""
+        if self.joined:
+            return (self.queries, (self.groups - 1) * self.queries)
+        return (self.queries,) * self.groups
+
+    @property
+    def answer(self) -> slice:
+        """The places of the first group of matching queries, which alone exists outside training."""
+        first = 0 if self.slots is None else len(self.slots)
+        return slice(first, first + self.queries)
+
+    @property
+    def visible(self) -> Tensor:
+        """[S + N, S + N] bool, True where a slot or a query of the answer may look at another; on the slots' device."""
+        if "visible" not in self.kept:
+            self.kept["visible"] = self._sight(1, None if self.slots is None else self.slots.device)
+        return self.kept["visible"]
+
+    def attention_mask(self, device: torch.device | str | None = None) -> Tensor:
+        """[N, N] bool, True where a row may not look at a column: `attn_mask` of `torch.nn.MultiheadAttention`.
+
+        N counts slots and all groups. `torch.nn.functional.scaled_dot_product_attention` wants its negation.
+        """
+        return ~self._sight(self.groups, device)
+
+    def _sight(self, groups: int, device: torch.device | str | None) -> Tensor:
+        group = torch.arange(groups * self.queries, device=device) // self.queries
+        owner = -2 - (group.clamp(max=1) if self.joined else group)  # -2 is the answer
+        if self.slots is not None:
+            owner = torch.cat((self.slots.to(owner.device), owner))
+        return (owner[:, None] == owner) | ((owner > -2)[:, None] & (owner == -2))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from."""
+
+    content: Tensor
+    """[B, N, D]"""
+    reference: Reference
+    embedding: Tensor | None = None
+    """[B, N, D] a learned embedding of each query's place, the same in every layer (query position "learned")"""
+    extras: Mapping[str, Extra] = field(default_factory=dict)
+    """what is trained where the queries came from, for the output's extras"""
+    layout: QueryLayout | None = None
+    """None: all queries see one another"""
+    labels: Tensor | None = None
+    """[K + 1, D - 1] the label table that content was made of, where it was"""
+    read_from: Tensor | None = None
+    """[B, N, D] what the reference points were read off, where it was normed for that"""
+    boxes: tuple[Tensor, Tensor] | None = None
+    """[B, N, 4] the boxes that the two decoder layers before predicted, without graph; the second layer has those of
+    the first references and the first layer's (where references are points that layer's twice), the first has none"""
+
+
+@dataclass(frozen=True)
+class QueryLimit:
+    """How many objects of an image can be learned and found, since each needs a query."""
+
+    count: int
+    """queries of one group, at most"""
+    key: str
+    """the key of a recipe that changes it"""
+
+
+Relation = Callable[[slice], Tensor]
+"""Numbers among the queries at these places: to [B, H, N, N], rows look at columns."""
+
+
+@dataclass(frozen=True)
+class QueryPosition:
+    """What a decoder layer knows of its queries' places."""
+
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    """name -> [B, N, D], learned embeddings, for self-attention and the first layer's content"""
+    codes: dict[str, Tensor] = field(default_factory=dict)
+    """name -> [B, N, F], scaled sine codes, for the position terms of cross-attention"""
+    relations: dict[str, Relation | None] = field(default_factory=dict)
+    """name -> numbers among queries, for the terms of self-attention; None in a layer that has none"""
