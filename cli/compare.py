@@ -221,7 +221,7 @@ def _score(
     """What each run found by image, and what is to be said of those whose detections are not at hand."""
     from detrkit.compare.comparison import chosen_runs, equal_epoch, find_row
     from detrkit.compare.detections import PLACES, checkpoint_of, find_detections, score_runs, told_of
-    from detrkit.engine.train import workers_for
+    from detrkit.engine.cores import workers_for
     from detrkit.evaluation.precision import choose_device
     from detrkit.trained import open_trained
 

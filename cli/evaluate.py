@@ -49,9 +49,9 @@ def evaluate(
     Under torchrun the processes share the images.
     """
 
+    from detrkit.engine.cores import workers_for
     from detrkit.engine.distributed import processes
     from detrkit.engine.launch import told_to_launcher
-    from detrkit.engine.train import workers_for
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device, describe_precision
     from detrkit.trained import check_categories, open_trained

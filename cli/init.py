@@ -83,7 +83,7 @@ def init(
 def _try(path: Path) -> Trial:
     """A step of the recipe on its own data."""
     from detrkit.data.advice import BATCH
-    from detrkit.engine.train import with_classes
+    from detrkit.engine.data_checks import with_classes
     from detrkit.engine.trial import try_step
     from detrkit.recipe import load_recipe
 

@@ -43,7 +43,7 @@ def report(
     from rich.progress import track
 
     from detrkit.drawing.faults import Faults
-    from detrkit.engine.train import workers_for
+    from detrkit.engine.cores import workers_for
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device
     from detrkit.report.findings import gather

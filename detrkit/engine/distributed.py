@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,18 @@ class Processes:
         box = [thing]
         dist.broadcast_object_list(box)
         return box[0]
+
+    def in_first(self, act: Callable[[], object]) -> None:
+        """Do something in the first process; all of them raise what goes wrong with it."""
+        fault: Exception | None = None
+        if self.is_first:
+            try:
+                act()
+            except Exception as error:
+                fault = error
+        fault = self.from_first(fault)
+        if fault is not None:
+            raise fault
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the first one's values, in place."""

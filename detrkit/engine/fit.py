@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from torch import nn
 
 from detrkit.data.dataset import DataSource
-from detrkit.engine.distributed import processes
+from detrkit.engine.data_checks import left_out, require_files, require_objects
 from detrkit.engine.learner import compiled_form
 from detrkit.engine.options import EvaluateOptions, TrainOptions
-from detrkit.engine.pictures import write_pictures
 from detrkit.engine.progress import Reporter
-from detrkit.engine.train import in_first, left_out, planned, require_files, require_objects, workers_for
-from detrkit.engine.trainer import Outcome, Trainer
+from detrkit.engine.setting_up import begin_records, make_trainer, placed
+from detrkit.engine.trainer import Outcome
 from detrkit.engine.transfer import init_from
-from detrkit.engine.workload import warnings
+from detrkit.engine.workload import planned, warnings
 from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import evaluate
-from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.checkpoint import find_folder, format_categories
-from detrkit.runs.environment import describe_environment
 from detrkit.runs.lock import locked
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.run_loggers import Loggers
@@ -67,54 +61,39 @@ def fit(
         NotFiniteError: the loss was not a number any more.
     """
     options, settings = options or TrainOptions(), evaluation or EvaluateOptions()
-    with processes(options.device) as here, ExitStack() as held:
-        device = choose_device(options.device, here.local_rank)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        precision = choose_precision(options.precision, device)
+    with placed(options) as place, ExitStack() as held:
+        here = place.here
         loggers = Loggers(options.loggers)
         run = RunFolder(run_dir, loggers if here.is_first else None)
         workload = planned(options, source, here)
         require_files(source)
         require_objects(source)
         if options.compile:
-            compiled_form(detector, device)
-        in_first(here, lambda: _open(run, held, resume=resume))
+            compiled_form(detector, place.device)
+        here.in_first(lambda: _open(run, held, resume=resume))
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if options.init_from is not None and not resume:
             reporter.say(f"started from {init_from(detector, options.init_from, classes=len(source.categories))}")
-        workers = workers_for(options, here.world)
-        computed: dict[str, Any] = {"device": device, "precision": precision}
-
-        def draw(subject: nn.Module, folder: Path) -> list[Path]:
-            count, threshold = settings.pictures, settings.picture_score
-            return write_pictures(subject, source, folder, count=count, threshold=threshold, **computed)
-
-        trainer = Trainer(
-            detector=detector.to(device),
-            criterion=criterion.to(device),
+        trainer = make_trainer(
+            place,
+            detector=detector,
+            criterion=criterion,
             source=source,
             options=options,
+            settings=settings,
             workload=workload,
-            workers=workers,
-            device=device,
-            precision=precision,
-            here=here,
             run=run,
             reporter=reporter,
-            evaluate=partial(evaluate, source=source, batch_size=settings.batch_size, workers=workers, **computed),
-            draw=draw if settings.pictures else None,
+            evaluate=evaluate,
             metadata={"categories": format_categories(source.categories)},
         )
         if resume:
             trainer.resume()
             reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
         for line in [*left_out(source), *warnings(workload, options)]:
-            reporter.say(f"warning: {line}", style="yellow")
-        in_first(here, lambda: run.add_environment(describe_environment(device, here.world)))
+            reporter.warn(line)
         said = {"train": asdict(options), "evaluate": asdict(settings)}
-        begin = partial(run.begin_loggers, said, step=trainer.at.step, resumed=resume)
-        in_first(here, lambda: begin(warn=lambda line: reporter.say(f"warning: {line}", style="yellow")))
+        begin_records(place, run, reporter, said, step=trainer.at.step, resumed=resume)
         return trainer.fit()
 
 

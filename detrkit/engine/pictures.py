@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.boxes import center_to_corners
+from detrkit.data.dataset import DataSource
 from detrkit.drawing.predictions import draw_predictions, image_of
 from detrkit.evaluation.evaluate import autocast, detect
 from detrkit.pixels import MEAN, STD
@@ -17,9 +18,9 @@ from detrkit.writing import replaced_file
 @torch.no_grad()
 def write_pictures(
     detector: nn.Module,
-    source,
     folder: Path,
     *,
+    source: DataSource,
     count: int,
     threshold: float,
     device: torch.device,

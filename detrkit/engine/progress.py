@@ -82,6 +82,10 @@ class Reporter:
         if self._run is not None:
             self._run.print(text)
 
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.say(f"warning: {text}", style="yellow")
+
     def start(self, workload: Workload, step: int) -> None:
         """Begin to show progress, at `step` steps done."""
         self._workload = workload

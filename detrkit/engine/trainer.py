@@ -163,7 +163,7 @@ class Trainer:
                     f"{self.at.step} of {self.workload.total_steps}"
                 )
             if self._skipped:
-                self.reporter.say(f"warning: {_told(self._skipped)}", style="yellow")
+                self.reporter.warn(_told(self._skipped))
             if self._stats is not None:
                 result = {"AP": self._stats["AP"], "best_AP": self.at.best_ap, "best_step": self.at.best_step}
                 numbers = {name: float(value) for name, value in result.items() if value is not None}
@@ -187,7 +187,7 @@ class Trainer:
         for message in dict.fromkeys(messages):
             if message not in self._skipped:
                 self._skipped[message] = None
-                self.reporter.say(f"warning: {message}; another image stands in its place", style="yellow")
+                self.reporter.warn(f"{message}; another image stands in its place")
 
     def _is_stopped(self, request: StopRequest) -> bool:
         # Several processes agree by way of a step's numbers; one alone need not do another step for that.
@@ -367,7 +367,7 @@ class Trainer:
                 self.run.loggers.picture(f"pictures/{path.stem}", path, self.at.step)
         except Exception as error:
             reason = explain(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            self.reporter.say(f"warning: no pictures in {folder}: {reason}", style="yellow")
+            self.reporter.warn(f"no pictures in {folder}: {reason}")
 
     # --- checkpoints
 

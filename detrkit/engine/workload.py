@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from detrkit.data.dataset import DataSource
+from detrkit.engine.distributed import Processes
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import UserError
 from detrkit.wording import counted
@@ -70,6 +72,20 @@ def plan(options: TrainOptions, *, images: int, steps_per_epoch: int, world: int
         epochs=options.epochs,
         reference_batch=options.batch_size,
     )
+
+
+def planned(options: TrainOptions, source: DataSource, here: Processes) -> Workload:
+    """What a training of this data is going to do."""
+    loader = source.loader(
+        split="train",
+        batch_size=share_of_batch(options, here.world),
+        epoch=0,
+        seed=options.seed,
+        workers=0,
+        rank=here.rank,
+        world=here.world,
+    )
+    return plan(options, images=len(source.train), steps_per_epoch=len(loader), world=here.world)
 
 
 def warnings(workload: Workload, options: TrainOptions) -> list[str]:

@@ -13,7 +13,7 @@ from detrkit.data.coco import read_categories, read_coco
 from detrkit.data.coco_source import image_folder_of, open_annotations
 from detrkit.data.files import find_files
 from detrkit.data.records import Category
-from detrkit.engine.train import crowded, require_files, require_objects
+from detrkit.engine.data_checks import crowded, require_files, require_objects
 from detrkit.errors import DataError
 from detrkit.structures import QueryLimit
 

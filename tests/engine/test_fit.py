@@ -1,11 +1,13 @@
 """Training without a recipe."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from detrkit.data.shapes import ShapesSource
+from detrkit.engine.distributed import Processes
 from detrkit.engine.fit import fit
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.errors import CheckpointError, UserError
@@ -78,3 +80,21 @@ def test_a_training_starts_from_another_s_weights(tmp_path, source):
         backbone_learning_rate=1e-12,
     )
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_process_computes_in_the_precision_of_the_first(tmp_path, source, monkeypatch):
+    class Second(Processes):
+        def from_first(self, thing):
+            return "bf16" if thing == "fp32" else thing
+
+    @contextmanager
+    def joined(_):
+        yield Second()
+
+    monkeypatch.setattr("detrkit.engine.setting_up.processes", joined)
+    seen = []
+    detector = Detector()
+    detector.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    run(tmp_path / "run", source, detector=detector, precision="fp32", epochs=1)
+    assert seen
+    assert all(seen)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from detrkit.engine.data_checks import with_classes
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter, Status, duration
-from detrkit.engine.train import with_classes
 from detrkit.engine.workload import plan, warnings
 from detrkit.errors import DataError, UserError
 from detrkit.runs.run_folder import RunFolder, new_run_folder

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from detrkit.cli.app import app
 from detrkit.detector import build_detector
-from detrkit.engine.train import left_out, train
+from detrkit.engine.data_checks import left_out
+from detrkit.engine.train import train
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.recipe import load_recipe
