@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .trust import Trust
+from .options import Device, Trust
 
 PARTS = ("detection", "training", "loader")
 
 
 def benchmark(
-    targets: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipes (names or files), and KEY=VALUE.")],
+    targets: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipes (names or files), and KEY=VALUE.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Size of the images.")] = "640x640",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a detection.", show_default="1, 8")] = None,
     step_batch: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 2,
@@ -22,7 +22,7 @@ def benchmark(
         list[str] | None, typer.Option(help="detection, training or loader; several times for several.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Rounds that are measured.")] = 10,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Where to write all that was measured.")] = None,
     trust: Trust = False,
@@ -41,8 +41,8 @@ def benchmark(
     from detrkit.recipe import load_recipe
     from detrkit.writing import check_folder, write_text
 
-    from .compare import print_sheet, progress_bar, size_of
-    from .console import open_console
+    from .compare import print_sheet, size_of
+    from .console import open_console, progress_bar
 
     height, width = size_of(size)
     chosen = list(dict.fromkeys(only or PARTS))

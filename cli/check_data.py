@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .trust import Trust
+from .options import Overrides, Trust
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,22 +21,15 @@ if TYPE_CHECKING:
 SHOWN = 20  # faults of a kind that are printed; --json has all
 
 
-class SaveAs(StrEnum):
-    """The formats that a clean copy can have."""
-
-    COCO = "coco"
-    YOLO = "yolo"
-
-
 PICTURES = 8  # drawn of each split
 PICTURE = 640  # pixels of the longer side that a small image is enlarged to
 
 
 def check_data(
-    target: Annotated[str, typer.Argument(help="A recipe, the folder of a data set, or an annotation file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe.")
-    ] = None,
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A recipe, the folder of a data set, or an annotation file.")
+    ],
+    overrides: Overrides = None,
     images: Annotated[Path | None, typer.Option(help="The folder of the images of an annotation file.")] = None,
     files: Annotated[bool, typer.Option(help="Read every image file, too.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
@@ -47,7 +38,8 @@ def check_data(
         int | None, typer.Option(min=1, help="With --pictures: how many of each split.", show_default="8")
     ] = None,
     save_as: Annotated[
-        SaveAs | None, typer.Option(help="Write a clean copy in this format: clipped boxes, no faulty ones.")
+        Literal["coco", "yolo"] | None,
+        typer.Option(help="Write a clean copy in this format: clipped boxes, no faulty ones."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --save-as: a new folder for the copy.")] = None,
     trust: Trust = False,
@@ -56,13 +48,11 @@ def check_data(
 
     Exit code 1 if images or annotations are lost to faults.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from detrkit.data.check import check_split
     from detrkit.errors import UserError
     from detrkit.writing import check_file, check_folder
 
-    from .console import Console
+    from .console import Console, progress_bar
 
     if count is not None and pictures is None:
         raise UserError("--count goes with --pictures; without it nothing is drawn")
@@ -77,11 +67,9 @@ def check_data(
     console, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     datasets = open_splits(target, overrides or [], images, trust=trust)
     reports: dict[str, SplitReport] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        for name, dataset in datasets.items():
-            task = progress.add_task(f"reading {name}", total=len(dataset))
-            reports[name] = check_split(dataset, files=files, advance=partial(progress.advance, task))
+    for name, dataset in datasets.items():
+        with progress_bar(errors, f"reading {name}", len(dataset)) as advance:
+            reports[name] = check_split(dataset, files=files, advance=advance)
     for name, report in reports.items():
         print_report(console, name, report)
     if "train" in reports and "val" not in reports:
@@ -130,21 +118,20 @@ def open_splits(target: str, overrides: list[str], images: Path | None, *, trust
     return {name: source.open(name) for name in names or ["train"]}  # opening none says what is missing
 
 
-def save(datasets: dict[str, Dataset], form: SaveAs, out: Path, console: Console, errors: Console) -> None:
+def save(datasets: dict[str, Dataset], form: str, out: Path, console: Console, errors: Console) -> None:
     """Writes a clean copy, with a bar where somebody looks."""
-    from rich.progress import Progress
-
     from detrkit.data.file_dataset import FileDataset
     from detrkit.data.save import FORMATS
     from detrkit.errors import UserError
 
+    from .console import progress_bar
+
     files = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, FileDataset)}
     if not files:
         raise UserError("--save-as copies images that are files, and this data set makes its images")
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task("copying", total=sum(map(len, files.values())))
-        FORMATS[form.value](files, out, lambda: progress.advance(task))
-    console.print(f"a clean copy in the format of {form.value} written to {out}", markup=False)
+    with progress_bar(errors, "copying", sum(map(len, files.values()))) as advance:
+        FORMATS[form](files, out, advance)
+    console.print(f"a clean copy in the format of {form} written to {out}", markup=False)
 
 
 def print_report(console: Console, name: str, report: SplitReport) -> None:

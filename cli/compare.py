@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +9,9 @@ import typer
 
 from detrkit.errors import UserError
 
+from .console import progress_bar
 from .evaluate import evaluate_trained, write_evaluation
-from .trust import Trust
+from .options import Trust
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 def compare(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TARGET...", help="Recipes (names or files), runs, folders of runs, and KEY=VALUE."),
+        typer.Argument(metavar="TARGET", help="Recipes (names or files), runs, folders of runs, and KEY=VALUE."),
     ] = None,
     table: Annotated[
         list[str] | None, typer.Option(metavar="N", help="All recipes of a published table; several times for several.")
@@ -266,16 +265,6 @@ def _time(console: Console, rows: list[Row], *, height: int, width: int) -> dict
     recipes = {row.name: row.recipe for row in rows}
     with progress_bar(console, "measuring time", len(rows) * (WARMUP + ROUNDS)) as advance:
         return measure_timings(recipes, height=height, width=width, progress=advance)
-
-
-@contextmanager
-def progress_bar(console: Console, words: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar while it lasts; gives what to call at each step."""
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(words, total=total)
-        yield lambda: bars.advance(task)
 
 
 def size_of(text: str) -> tuple[int, int]:

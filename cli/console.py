@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from rich import console as rich_console
 from rich.segment import Segment
@@ -12,7 +13,9 @@ from detrkit.wording import visible
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
+    from rich.progress import Progress
 
+T = TypeVar("T")
 WIDTH_OF_FILES = 1000  # more than any table has; rich by itself cuts at 80
 
 
@@ -39,3 +42,27 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
     """What a person should know about the run that was opened."""
     for note in notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def open_progress(console: rich_console.Console) -> Progress:
+    """Bars that are gone when they are done; none in a pipe or a file."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def progress_bar(console: rich_console.Console, words: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """One such bar while it lasts; gives what to call at each step."""
+    with open_progress(console) as bars:
+        task = bars.add_task(words, total=total)
+        yield lambda: bars.advance(task)
+
+
+def tracked(console: rich_console.Console, things: Iterable[T], words: str, total: int | None = None) -> Iterator[T]:
+    """The same one by one, with such a bar."""
+    with progress_bar(console, words, total) as advance:
+        for thing in things:
+            yield thing
+            advance()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .trust import Trust
+from .options import Overrides, Trust
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,17 +21,18 @@ def convert(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="The checkpoint: .pth, .pt, .bin, .safetensors, ...; or a folder that the package transformers saved."
+            metavar="CHECKPOINT",
+            help="The checkpoint: .pth, .pt, .bin, .safetensors, ...; or a folder that the package transformers saved.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
     recipe: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RECIPE]", help="The recipe of the same system.", show_default="what the config.json beside says"
+            metavar="RECIPE", help="The recipe of the same system.", show_default="what the config.json beside says"
         ),
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Laid over the recipe.")] = None,
+    overrides: Overrides = None,
     entry: Annotated[
         str | None, typer.Option(help="The checkpoint's entry with the weights, such as ema; found if not given.")
     ] = None,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .trust import Trust
+from detrkit.wording import counted, percent
+
+from .options import Data, Overrides, Run, Split, TrainDevice, Trust, Weights, Which
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,22 +27,16 @@ RECALL_OF = ("1 found", "10 found", "100 found", "small", "medium", "large")
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Laid over the recipe.")] = None,
-    which: Annotated[
-        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="val or train.")] = "val",
-    data: Annotated[
-        Path | None, typer.Option(help="The folder of a data set in COCO's format, in place of the run's.")
-    ] = None,
+    run: Run,
+    overrides: Overrides = None,
+    which: Which = None,
+    weights: Weights = None,
+    split: Split = "val",
+    data: Data = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write; the run's folder if not given. A recipe writes only here.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; train.device if not given.")] = None,
+    device: TrainDevice = None,
     trust: Trust = False,
 ) -> None:
     """Evaluate a trained detector as COCO does: 12 numbers, and a table per class.
@@ -59,8 +55,6 @@ def evaluate(
 
     from .console import Console, print_notes
 
-    if split not in ("val", "train"):
-        raise UserError(f"--split is {split!r}; accepted are val and train")
     if out is not None:
         check_folder(out, "--out")
     trained = open_trained(run, overrides or (), which=which, weights=weights, data=data, trust=trust)
@@ -94,7 +88,9 @@ def evaluate_trained(trained: Trained, split: str, device: torch.device, workers
     """Evaluate a trained detector on a split of its data, with a bar."""
     from detrkit.evaluation.evaluate import evaluate as run_evaluation
 
-    with _progress(console) as progress:
+    from .console import open_progress
+
+    with open_progress(console) as progress:
         task = progress.add_task("evaluating", total=None)
         return run_evaluation(
             trained.detector.to(device).for_inference(),
@@ -113,7 +109,6 @@ def numbers_table(result: EvalResult) -> Table:
     from rich.table import Table
 
     from detrkit.evaluation.coco_stats import STAT_NAMES
-    from detrkit.wording import counted
 
     title = f"average precision and recall, in percent, on {counted(result.images, 'image')}"
     table = Table(title=title, title_justify="left", title_style="", show_header=False)
@@ -122,22 +117,23 @@ def numbers_table(result: EvalResult) -> Table:
         ("AR", RECALL_OF, STAT_NAMES[6:]),
     ):
         table.add_row("", *columns, style="dim")
-        table.add_row(title, *(_percent(result.stats[name]) for name in names), style="bold", end_section=True)
+        table.add_row(title, *(percent(result.stats[name]) for name in names), style="bold", end_section=True)
     return table
 
 
 def classes_table(rows: list[ClassResult]) -> Table:
     """A row per class; a dash where a class has no truths and so is no part of the mean."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     table.add_column("class")
     for title in ("AP", "AP50", "AP75", "AR100", "truths", "detections"):
         table.add_column(title, justify="right")
     for row in rows:
-        numbers = (_percent(value) for value in (row.AP, row.AP50, row.AP75, row.AR100))
+        numbers = (percent(value) for value in (row.AP, row.AP50, row.AP75, row.AR100))
         style = None if row.truths else "dim"
-        table.add_row(_plain(row.name), *numbers, str(row.truths), str(row.detections), style=style)
+        table.add_row(Text(row.name), *numbers, str(row.truths), str(row.detections), style=style)
     return table
 
 
@@ -163,21 +159,3 @@ def write_evaluation(
     write_text(detections, json.dumps(given))
     write_text(summary, json.dumps(origin | result.summary(), indent=1, ensure_ascii=False))
     return [summary, detections]
-
-
-def _progress(console):
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _plain(text: str):
-    """A name as it is: brackets in it are no markup."""
-    from rich.text import Text
-
-    return Text(text)

@@ -7,21 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from .trust import Trust
+from .options import Run, Trust, Weights, Which
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
+    run: Run,
     out: Annotated[Path, typer.Option(help="The file to write: .onnx, .pt2, or .xml (with its .bin).")],
     format: Annotated[
         Literal["onnx", "torch-export", "openvino"] | None, typer.Option(help="As --out's ending says, if not given.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
-    ] = None,
-    which: Annotated[
-        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
-    ] = None,
+    weights: Weights = None,
+    which: Which = None,
     pixels: Annotated[
         Literal["uint8", "normalised"], typer.Option(help="What goes in: RGB bytes, or normalised floats.")
     ] = "uint8",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    project: Annotated[Path, typer.Argument(help="A new folder for the recipe.")],
+    project: Annotated[Path, typer.Argument(metavar="PROJECT", help="A new folder for the recipe.")],
     data: Annotated[Path, typer.Option(help="The folder of the data set, or a YOLO set's data.yaml.")],
     weights: Annotated[
         Path | None, typer.Option(help="A file of timm's weights for the backbone; unset: downloaded from timm's hub.")
@@ -105,14 +105,13 @@ def recipe_text(
     """The recipe as a person would write it, with the reasons beside the numbers. model: weights, backbone, scratch."""
     from detrkit.data.advice import BATCH
     from detrkit.recipe.problems import format_value as toml
-    from detrkit.wording import counted
+    from detrkit.wording import counted, first_of
 
     weights, backbone, scratch = model
     images, short, epochs = len(source.train), advice.short, length.epochs
     batch = min(BATCH, images)
     scales = [round(short * factor / 16) * 16 for factor in (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)]
-    names = ", ".join(category.name for category in source.categories[:8])
-    more = f" and {len(source.categories) - 8} more" if len(source.categories) > 8 else ""
+    names = first_of([category.name for category in source.categories], 8)
     options = [f"name = {toml(backbone)}"] if backbone else []
     if scratch:
         options += ["pretrained = false", 'norm = "batch"', "frozen_stride = 0"]
@@ -120,7 +119,7 @@ def recipe_text(
         options += [f"weights = {toml(str(weights.resolve()))}"]
     lines = [
         f"# Written by `detrkit init` for {source.describe()}.",
-        f"# {counted(images, 'training image')}, {len(source.val)} for validation. Classes: {names}{more}.",
+        f"# {counted(images, 'training image')}, {len(source.val)} for validation. Classes: {names}.",
         "",
         f"extends = {toml(extends)}",
         f"title = {toml(f'A detector for {data.resolve().stem}')}",

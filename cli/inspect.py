@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .trust import Trust
+from .options import Overrides, Trust
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or the path of a TOML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe.")
-    ] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.")
+    ],
+    overrides: Overrides = None,
     height: Annotated[int, typer.Option(min=32, help="Image height that the work is counted for.")] = 800,
     width: Annotated[int, typer.Option(min=32, help="Image width that the work is counted for.")] = 1066,
     trust: Trust = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .trust import Trust
+from .options import Device, Trust, Weights, Which
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,14 +30,10 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for what is drawn and predictions.json.")],
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score that is kept.")] = 0.3,
     points: Annotated[bool, typer.Option("--points", help="Also draw the salient points.")] = False,
-    which: Annotated[
-        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
-    ] = None,
+    which: Which = None,
+    weights: Weights = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 4,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
     trust: Trust = False,
 ) -> None:
     """Draw what a trained detector finds on images or videos: boxes, names and scores.
@@ -46,8 +42,6 @@ def predict(
     video each frame, with its number and time in seconds. Videos want the extra `video` and are drawn without sound.
     A file that cannot be read or drawn is named and passed over; the exit code is then 1.
     """
-    from rich.progress import track
-
     from detrkit.errors import UserError
     from detrkit.predict import Unreadable, find_images, of_categories, with_frames
     from detrkit.predict import predict as run_prediction
@@ -55,7 +49,7 @@ def predict(
     from detrkit.wording import counted
     from detrkit.writing import check_folder, write_text
 
-    from .console import Console, print_notes
+    from .console import Console, print_notes, tracked
 
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"--out {out} is where the images are; choose another folder for their drawings")
@@ -98,7 +92,7 @@ def predict(
         device=predictor.device,
         precision=predictor.precision,
     )
-    shown = track(stream, "detecting", total=total, console=console, transient=True)
+    shown = tracked(console, stream, "detecting", total)
     try:
         for path, entries in groupby(shown, key=lambda entry: entry.path):
             with _Drawing(drawings[path]) as drawing:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def recipes(
     words: Annotated[
-        list[str] | None, typer.Argument(help="Show only recipes that have all these words in name or title.")
+        list[str] | None,
+        typer.Argument(metavar="WORD", help="Show only recipes that have all these words in name or title."),
     ] = None,
     table: Annotated[str | None, typer.Option(metavar="N", help="Show only rows of this published table.")] = None,
 ) -> None:

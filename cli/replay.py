@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from .trust import Trust
+from detrkit.wording import first_of
+
+from .options import Device, Trust
 
 SHOWN = 5
 
 
 def replay(
     step: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/not_finite/step_N_process_R.safetensors.")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, ...", show_default="the training's")] = None,
     trust: Trust = False,
 ) -> None:
@@ -39,8 +41,7 @@ def replay(
         lines.append(f"the losses are finite; on the way back: {found.operation}")
     for kind, names in (("weights", found.weights), ("gradients", found.gradients)):
         if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            lines.append(f"{kind} that are not finite: {', '.join(names[:SHOWN])}{more}")
+            lines.append(f"{kind} that are not finite: {first_of(names, SHOWN)}")
     if found.is_finite:
         lines.append("all of it is finite this time")
     for line in lines:

@@ -7,32 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Console, print_notes
+from .console import Console, print_notes, tracked
 from .evaluate import evaluate_trained
-from .trust import Trust
+from .options import Data, Overrides, Run, Split, TrainDevice, Trust, Weights, Which
 
 if TYPE_CHECKING:
     from detrkit.trained import Trained
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Laid over the recipe.")] = None,
-    which: Annotated[
-        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="val or train.")] = "val",
-    data: Annotated[Path | None, typer.Option(help="The folder of a data set in place of the run's.")] = None,
+    run: Run,
+    overrides: Overrides = None,
+    which: Which = None,
+    weights: Weights = None,
+    split: Split = "val",
+    data: Data = None,
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not given.")] = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Lowest score that counts; the one with the best F1 if not given."),
     ] = None,
     images: Annotated[int, typer.Option(min=0, help="How many of the worst and of the best images to draw.")] = 6,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; train.device if not given.")] = None,
+    device: TrainDevice = None,
     trust: Trust = False,
 ) -> None:
     """Write one HTML page about a trained detector: curves, classes, kinds of errors, confusion, images.
@@ -40,8 +36,6 @@ def report(
     It evaluates the detector first. The page needs no other file, and no network. What cannot be drawn is named and
     left out; the exit code is then 1.
     """
-    from rich.progress import track
-
     from detrkit.drawing.faults import Faults
     from detrkit.engine.cores import workers_for
     from detrkit.errors import UserError
@@ -52,8 +46,6 @@ def report(
     from detrkit.trained import check_categories, open_trained
     from detrkit.writing import check_folder, write_text
 
-    if split not in ("val", "train"):
-        raise UserError(f"--split is {split!r}; accepted are val and train")
     if out is not None:
         check_folder(out.parent, "--out")
     trained = open_trained(run, overrides or (), which=which, weights=weights, data=data, trust=trust)
@@ -71,7 +63,7 @@ def report(
     dataset = trained.source.val if split == "val" else trained.source.train
 
     def bar(ids):
-        return track(ids, "drawing", console=console, transient=True)
+        return tracked(console, ids, "drawing", len(ids))
 
     faults, folder = Faults(), trained.folder
     found = gather(result, dataset, threshold=threshold, images=images, faults=faults, each=bar)

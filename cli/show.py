@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .trust import Trust
+from .options import Run, Trust, Weights, Which
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder; or a recipe, with --weights.")],
+    run: Run,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file; or val:ID, train:ID of the data set.")],
     query: Annotated[
         list[int] | None,
@@ -28,12 +28,8 @@ def show(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; RUN/shown/IMAGE by default.")] = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of the paths shown.")] = 0.3,
-    which: Annotated[
-        str | None, typer.Option(help="Which checkpoint of the run: best or last.", show_default="best")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")
-    ] = None,
+    which: Which = None,
+    weights: Weights = None,
     trust: Trust = False,
 ) -> None:
     """Draw reference points, query scores and the attention of chosen queries, layer by layer.
@@ -41,8 +37,6 @@ def show(
     Writes PNG files and index.html, which holds them all with captions. A picture that cannot be drawn is named and
     left out; the exit code is then 1.
     """
-    from rich.progress import track
-
     from detrkit.drawing.faults import Faults
     from detrkit.errors import UserError
     from detrkit.show.inside import draw_inside, missing
@@ -51,7 +45,7 @@ def show(
     from detrkit.trained import open_trained
     from detrkit.writing import check_folder, write_bytes, write_text
 
-    from .console import Console, print_notes
+    from .console import Console, print_notes, tracked
 
     if out is not None:
         check_folder(out, "--out")
@@ -71,7 +65,7 @@ def show(
     print_notes(console, trained.notes)
     faults = Faults()
     drawing = draw_inside(look, kept=kept, queries=queries, layers=layers, faults=faults)
-    pictures = list(track(drawing, "drawing", console=console, transient=True))
+    pictures = list(tracked(console, drawing, "drawing"))
     facts = [f"{trained.recipe.get('title') or run}: {trained.origin}", *missing(look)]
     if kept[0].score < threshold:
         facts.append(f"No detection reaches {threshold:g}: the best one is shown.")

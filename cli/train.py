@@ -10,23 +10,25 @@ import typer
 from detrkit.errors import UserError
 
 from .console import Console
-from .trust import Trust
+from .options import Overrides, Trust
 
 if TYPE_CHECKING:
+    from detrkit.engine.trainer import Outcome
     from detrkit.recipe import Recipe
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="Name or path of a recipe; with --resume, a run.", show_default=False)
+        str | None,
+        typer.Argument(metavar="RECIPE", help="Name or path of a recipe; with --resume, a run.", show_default=False),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")
-    ] = None,
+    overrides: Overrides = None,
     run: Annotated[
         Path | None,
         # Two names, because torchrun takes a --run that is meant for us for the beginning of its own --run-path.
-        typer.Option("--run-dir", "--run", help="The run's folder. [default: runs/NAME, or NAME-2, ... if taken]"),
+        typer.Option(
+            "--run-dir", "--run", help="The run's folder.", show_default="runs/NAME, or runs/NAME-2, ... if taken"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name, instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
@@ -120,9 +122,8 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
     raise UserError(f"{run or recipe or name} is not the folder of a run: it has no recipe.toml, so nothing to resume")
 
 
-def _print_result(console: Console, folder: Path, outcome, *, events: bool) -> None:
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
+def _print_result(console: Console, folder: Path, outcome: Outcome, *, events: bool) -> None:
+    from detrkit.wording import percent
 
     lines = []
     if outcome.stats is not None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
+from detrkit.wording import first_of
 
 # Where training codes keep the weights inside a checkpoint, the plain ones before averages of them.
 ENTRIES = ("model", "state_dict", "model_state_dict", "model_ema", "ema_model", "ema", "module", "weights", "net")
@@ -160,8 +161,7 @@ def _is_state(content: Mapping) -> bool:
 
 
 def _listed(content: Mapping) -> str:
-    names = [str(name) for name in content]
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") if names else "none"
+    return first_of([str(name) for name in content], 12) or "none"
 
 
 def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

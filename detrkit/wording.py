@@ -14,6 +14,11 @@ def counted(count: int, name: str) -> str:
     return f"{count} {name}es" if name.endswith(("s", "x")) else f"{count} {name}s"
 
 
+def percent(share: float | None) -> str:
+    """A share in percent, "43.1"; "-" where there is none."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def first_of(names: Sequence[str], most: int = 3) -> str:
     """The first of the names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

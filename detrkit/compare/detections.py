@@ -13,6 +13,7 @@ import numpy as np
 from detrkit.errors import UserError
 from detrkit.runs.checkpoint import WEIGHTS, find_folder, metadata_number, read_metadata
 from detrkit.runs.history import Evaluation, Run
+from detrkit.wording import first_of
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -115,11 +116,7 @@ def told_of(lacking: Sequence[Lacking]) -> list[str]:
             else "no checkpoint of that epoch is left to make them with"
         )
         kinds.setdefault((one.reason, helps), []).append(str(one.run.path))
-    return [f"Not by image, {reason}; {helps}: {_some(runs)}" for (reason, helps), runs in kinds.items()]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [f"Not by image, {reason}; {helps}: {first_of(runs)}" for (reason, helps), runs in kinds.items()]
 
 
 def _score(folder: Path, dataset: Dataset, truth: COCO, evaluation: Evaluation) -> ImageScores:

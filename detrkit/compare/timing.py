@@ -20,6 +20,7 @@ from detrkit.detector import build_detector
 from detrkit.evaluation.evaluate import autocast
 from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.recipe import Recipe
+from detrkit.wording import counted
 
 WARMUP, ROUNDS = 2, 10
 T = TypeVar("T")
@@ -186,4 +187,4 @@ def device_name(device: torch.device) -> str:
     """What the device is, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"the CPU ({torch.get_num_threads()} threads)"
+    return f"the CPU ({counted(torch.get_num_threads(), 'thread')})"

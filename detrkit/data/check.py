@@ -14,10 +14,8 @@ import numpy as np
 from detrkit.data.dataset import Dataset
 from detrkit.data.decode import WrongSizeError, decode, open_orientation
 from detrkit.data.file_dataset import FileDataset
-from detrkit.data.records import Fault
+from detrkit.data.records import MEDIUM, SMALL, Fault
 from detrkit.errors import DataError
-
-SMALL, MEDIUM = 32.0**2, 96.0**2  # areas in square pixels up to which COCO calls an object small, medium
 
 
 @dataclass(frozen=True)
@@ -55,21 +53,19 @@ class SplitReport:
         return asdict(self) | {"loses_data": self.loses_data}
 
 
-def check_split(
-    dataset: Dataset, *, files: bool = True, advance: Callable[[int], None] = lambda _: None
-) -> SplitReport:
+def check_split(dataset: Dataset, *, files: bool = True, advance: Callable[[], None] = lambda: None) -> SplitReport:
     """Count and check a split.
 
     Args:
         files: read every image file too, on all cores
-        advance: called with the number of images done since the last call
+        advance: called after each image
     """
     records = dataset.records
     faults = list(dataset.faults)
     if files and isinstance(dataset, FileDataset):
         for fault in _check_files(dataset):
             faults += [fault] if fault else []
-            advance(1)
+            advance()
     image_index = np.repeat(np.arange(len(records)), np.diff(records.first))
     ordinary = ~records.crowd
     per_image = records.objects()

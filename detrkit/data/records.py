@@ -17,6 +17,7 @@ from detrkit.errors import DataError
 
 # Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
 EDGE_TOLERANCE = 0.001
+SMALL, MEDIUM = 32.0**2, 96.0**2  # square pixels up to which COCO calls an object small, medium
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from detrkit.data.dataset import DataSource
 from detrkit.errors import DataError
 from detrkit.recipe import Recipe
 from detrkit.structures import QueryLimit
-from detrkit.wording import counted
+from detrkit.wording import counted, first_of
 
 COCO_DETECTIONS = 100  # of an image, the most that COCO's AP looks at
 
@@ -45,10 +45,9 @@ def require_files(source: DataSource) -> None:
     """Raise DataError if images' files are not there, which a training would meet hours later."""
     for split, dataset in (("train", source.train), ("val", source.val)):
         if missing := dataset.missing_files:
-            named = ", ".join(f"{path} (image {image_id})" for image_id, path in missing[:3])
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            named = first_of([f"{path} (image {image_id})" for image_id, path in missing])
             raise DataError(
-                f"{len(missing)} of the {len(dataset)} images of {split} have no file: {named}{more}. "
+                f"{len(missing)} of the {len(dataset)} images of {split} have no file: {named}. "
                 "Bring them there, take them out of the annotations, or name the right folder in "
                 f"data.{split}.images; `detrkit check-data` names all"
             )

@@ -21,7 +21,7 @@ def part(slot: str, name: str, **options: Any) -> Factory:
     It is built where it is given to a constructor, or by calling it with what its slot offers (`width=256, heads=8`).
 
     Args:
-        slot: `detrkit recipes --parts` and docs/own_parts.md list them.
+        slot: docs/own_parts.md lists them.
         name: its `type` in a recipe.
         options: as in a recipe; nested parts may be anything that `as_factory` takes.
 

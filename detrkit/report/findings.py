@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
 
 from detrkit.data import Dataset
+from detrkit.data.records import MEDIUM, SMALL
 from detrkit.drawing.faults import Faults
 from detrkit.evaluation.at_threshold import Tally, confusion, sweep, tally_classes, tally_images
 from detrkit.evaluation.coco_stats import EvalResult
@@ -16,7 +17,6 @@ from detrkit.evaluation.errors import judge
 from detrkit.report.page import Findings, Shown
 from detrkit.report.pictures import draw_image, worst_and_best
 
-SMALL, MEDIUM = 32**2, 96**2  # square pixels, COCO's borders
 FALLBACK = 0.3  # the threshold where nothing is right at any
 
 
@@ -27,7 +27,7 @@ def gather(
     threshold: float | None,
     images: int,
     faults: Faults,
-    each: Callable[[Sequence[int]], Sequence[int]] = lambda ids: ids,
+    each: Callable[[Sequence[int]], Iterable[int]] = lambda ids: ids,
 ) -> Findings:
     """Kinds of errors, thresholds, confusion, and the worst and best images.
 

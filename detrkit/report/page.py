@@ -17,6 +17,7 @@ from detrkit.evaluation.at_threshold import Sweep, Tally
 from detrkit.evaluation.coco_stats import ClassResult, EvalResult
 from detrkit.evaluation.errors import AGAIN, BOTH, CLASS, MISSED, NOTHING, PLACE
 from detrkit.report.charts import draw_thresholds, draw_training
+from detrkit.wording import percent
 
 MATRIX = 30  # classes of a confusion matrix at most: beyond them a list says more
 PAIRS = 30  # lines of that list at most
@@ -98,9 +99,9 @@ def report_page(
 def _numbers(found: Findings) -> str:
     stats = found.result.stats
     rows = [
-        ["all", *(_percent(stats[name]) for name in ("AP", "AP50", "AP75", "AR100")), str(sum(found.truths_by_size))],
+        ["all", *(percent(stats[name]) for name in ("AP", "AP50", "AP75", "AR100")), str(sum(found.truths_by_size))],
         *(
-            [name, _percent(stats[f"AP{letter}"]), "-", "-", _percent(stats[f"AR{letter}"]), str(count)]
+            [name, percent(stats[f"AP{letter}"]), "-", "-", percent(stats[f"AR{letter}"]), str(count)]
             for name, letter, count in zip(("small", "medium", "large"), "SML", found.truths_by_size, strict=True)
         ),
     ]
@@ -125,7 +126,7 @@ def _class_row(row: ClassResult, tally: Tally | None) -> list[str]:
     tally = tally or Tally(0, 0, 0)
     numbers = (row.AP, row.AP50, row.AP75, row.APS, row.APM, row.APL, row.AR100, tally.precision, tally.recall)
     counts = (row.truths, tally.right, tally.wrong, tally.missed)
-    return [row.name, *map(_percent, numbers), *map(str, counts)]
+    return [row.name, *map(percent, numbers), *map(str, counts)]
 
 
 def _errors(found: Findings) -> str:
@@ -162,8 +163,8 @@ def _thresholds(found: Findings, faults: Faults) -> str:
     how = "as asked" if found.chosen else "where F1 is highest"
     tally = _sum(found.by_class.values())
     notes = [
-        f"At {found.threshold:.2f}, {how}: precision {_percent(tally.precision)} %, recall {_percent(tally.recall)} %, "
-        f"F1 {_percent(tally.f1)} %, at IoU 0.5 over all classes. What follows counts detections from this score on; "
+        f"At {found.threshold:.2f}, {how}: precision {percent(tally.precision)} %, recall {percent(tally.recall)} %, "
+        f"F1 {percent(tally.f1)} %, at IoU 0.5 over all classes. What follows counts detections from this score on; "
         f"use it with detrkit predict --threshold {found.threshold:.2f}."
     ]
     return html_section("Thresholds", chart, notes)
@@ -227,7 +228,3 @@ def _sum(tallies) -> Tally:
 def _share(count: int, row: np.ndarray, number: int) -> str:
     """The share of a class's truths; none where there is no truth."""
     return "-" if number == len(row) - 1 else f"{100 * count / row.sum():.1f} %"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

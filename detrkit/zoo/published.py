@@ -40,9 +40,8 @@ def find_published(reproduces: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return found[0]
     said = describe(reproduces)
     if found:
-        told = {_telling_keys(found)}
         raise PublishedError(
-            f"reproduces = {{ {said} }} fits {len(found)} published rows; add {' or '.join(told)} to tell them apart:"
+            f"reproduces = {{ {said} }} fits {len(found)} published rows; add {_telling_key(found)} to tell them apart:"
             + _listed(found)
         )
     raise PublishedError(f"reproduces = {{ {said} }} is no published row; the nearest are:" + _listed(_nearest(said)))
@@ -66,7 +65,7 @@ def _listed(rows: list[Mapping[str, Any]]) -> str:
     return "".join(f"\n  {{ {describe(_name(row))} }}" for row in rows)
 
 
-def _telling_keys(rows: list[Mapping[str, Any]]) -> str:
+def _telling_key(rows: list[Mapping[str, Any]]) -> str:
     """The first key in which the rows differ."""
     return next((key for key in _NAMING if len({str(row.get(key)) for row in rows}) > 1), "another key")
 
