@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -171,12 +172,18 @@ class Loader:
 
 
 def _begin_worker(worker: int) -> None:
-    """Move a worker out of the trainer's process group, whose Ctrl-C and SIGTERM only the trainer is to hear.
-
-    The trainer saves its state first, and ends its workers itself; one whose trainer is gone ends by itself.
-    """
-    os.setpgid(0, 0)
+    """Let a worker go on whatever the trainer is asked; one whose trainer is gone ends by itself."""
+    leave_group()
     keep_one_heap()
+
+
+def leave_group() -> None:
+    """Move this process out of the trainer's group, whose Ctrl-C and SIGTERM only the trainer is to hear.
+
+    The trainer saves its state first, and ends its helpers itself. Windows has no such groups.
+    """
+    if sys.platform != "win32":
+        os.setpgid(0, 0)
 
 
 def keep_one_heap() -> None:
@@ -185,6 +192,8 @@ def keep_one_heap() -> None:
     A worker hands its batches over in a thread, whose own heap would grow in pieces beside the first
     (benchmarks/loader_memory.py).
     """
+    if sys.platform == "win32":  # a process there has no library of itself
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(_M_ARENA_MAX, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -13,6 +12,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
+from detrkit.data.loader import leave_group
 from detrkit.evaluation.coco_stats import EvalResult, Evaluator, accumulate, evaluate_boxes, fastest_evaluator
 
 
@@ -64,7 +64,7 @@ class Scoring:
 
 def _score(connection: Connection, theirs: Connection, ground_truth: COCO) -> None:
     """The process: parts until None, then the numbers, or what went wrong."""
-    os.setpgid(0, 0)  # Ctrl-C and SIGTERM are for the trainer, as with the loader's workers
+    leave_group()
     theirs.close()  # so that the pipe ends where the trainer does
     parts = Parts(ground_truth, fastest_evaluator(in_parts=True))
     try:

@@ -1,5 +1,6 @@
 """Batches: padding, order, resuming, sharing between processes, and workers that change nothing."""
 
+import ctypes
 import io
 import os
 import pickle
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from torch.utils import data
 
 from detrkit.data.batch import Example, collate, normalise
-from detrkit.data.loader import SampleKey, WorkerPool, plan_batches
+from detrkit.data.loader import SampleKey, WorkerPool, _begin_worker, plan_batches
 from detrkit.data.transforms import FlipAugment, NoAugment
 from detrkit.errors import DataError
 
@@ -354,3 +355,10 @@ def test_threads_of_a_worker_share_a_heap_unless_the_environment_says_otherwise(
     command = [sys.executable, "-c", HEAPS]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert (told.count("<heap nr=") > 1) == bool(said)
+
+
+def test_a_worker_begins_where_there_are_no_process_groups(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "setpgid")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: name + "")  # as there, where a library needs a name
+    _begin_worker(0)
