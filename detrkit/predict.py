@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from detrkit.data.batch import Example, collate, to_pixels
+from detrkit.data.batch import Example, collate
 from detrkit.data.decode import decode, to_rgb
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects, autocast, detect
@@ -139,9 +138,7 @@ def predict(
             path, frame, image = given.path, given, given.image
         else:
             image = to_rgb(given)
-        nothing: dict[str, Any] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-        size = (image.height, image.width)
-        example = Example(image=to_pixels(transform(image)), image_id=index, size=size, **nothing)
+        example = Example.without_truth(transform(image), index, (image.height, image.width))
         return Prediction(index, path, image, {}, frame), example
 
     coming = enumerate(images)

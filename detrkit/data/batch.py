@@ -28,6 +28,11 @@ class Example:
     size: tuple[int, int]
     skipped: str = ""
 
+    @classmethod
+    def without_truth(cls, image: Image.Image, image_id: int, size: tuple[int, int], skipped: str = "") -> Example:
+        """An image that objects are only to be found on."""
+        return cls(to_pixels(image), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), image_id, size, skipped)
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -71,12 +70,11 @@ class Dataset(data.Dataset, ABC):
         """The image that is used where this one cannot be read; None: nothing is, the error ends the run."""
         return None
 
-    def blank(self, index: int) -> Example:
+    def blank(self, index: int, skipped: str) -> Example:
         """A black image of the size of one that cannot be read, so that an evaluation finds nothing on it."""
         height, width = self.records.sizes[index].tolist()
-        image = to_pixels(self.augment.evaluate(Image.new("RGB", (width, height))))
-        labels = torch.zeros(0, dtype=torch.int64)
-        return Example(image, torch.zeros(0, 4), labels, self.image_id(index), (height, width))
+        black = Image.new("RGB", (width, height))
+        return Example.without_truth(self.augment.evaluate(black), self.image_id(index), (height, width), skipped)
 
     @property
     def missing_files(self) -> list[tuple[int, Path]]:
@@ -106,7 +104,7 @@ class Dataset(data.Dataset, ABC):
         index, epoch, seed = SampleKey(*key)
         index, sample, skipped = self._readable(index, epoch, seed)
         if sample is None:
-            return replace(self.blank(index), skipped=skipped)
+            return self.blank(index, skipped)
         size = sample.size
         image = sample.image
         if self.split == "train":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from detrkit.data.batch import Example, collate, to_pixels
+from detrkit.data.batch import Example, collate
 from detrkit.data.decode import decode
 from detrkit.evaluation.evaluate import detect
 from detrkit.export.loading import ExportedDetector
@@ -99,9 +98,7 @@ def check(
         examples = []
         for index, path in enumerate(images[start : start + step]):
             image = decode(path)
-            size = (image.height, image.width)
-            nothing: dict[str, Any] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-            examples.append(Example(image=to_pixels(transform(image)), image_id=index, size=size, **nothing))
+            examples.append(Example.without_truth(transform(image), index, (image.height, image.width)))
         batch = collate(examples)
         ours = detect(detector, batch.images, batch.mask, batch.sizes)
         theirs = exported.detect(batch.images, batch.mask, batch.sizes)

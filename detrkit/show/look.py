@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from detrkit.boxes import center_to_corners
-from detrkit.data.batch import Example, collate, to_pixels
+from detrkit.data.batch import Example, collate
 from detrkit.detector import Detector
 from detrkit.errors import UserError
 from detrkit.show.recording import LayerRecord, record_layers
@@ -83,8 +82,7 @@ def look_at(detector: nn.Module, image: Image.Image, names: Sequence[str]) -> Lo
     """
     if not isinstance(detector, Detector):
         raise UserError(f"this shows what a DETR's decoder does, and {type(detector).__name__} has none")
-    nothing: dict[str, Any] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-    batch = collate([Example(to_pixels(image), image_id=0, size=(image.height, image.width), **nothing)])
+    batch = collate([Example.without_truth(image, 0, (image.height, image.width))])
     with record_layers(detector.decoder) as layers:
         output = detector(batch.images, batch.mask).float()
     classes = torch.stack([detector.scores(output, layer)[0] for layer in range(len(layers))])  # [Y, N, K]
