@@ -162,6 +162,8 @@ class Predictor:
         """As `predict`, one by one as soon as their batch is done: for more images than memory holds, and videos."""
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold is {threshold}; accepted are numbers from 0 to 1")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; accepted are numbers from 1 on")
         listed: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         given = [picture for one in listed for picture in _opened(one)]
         entries = predict(
@@ -277,7 +279,7 @@ def _opened(given: Picture) -> list[Path | Image.Image]:
 
 
 def _of_tensor(tensor: Tensor) -> Image.Image:
-    if tensor.ndim != 3 or tensor.shape[0] != 3:
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.numel():
         raise UserError(f"a tensor should be one image [3, H, W], but is {list(tensor.shape)}")
     if tensor.is_floating_point():
         low, high = float(tensor.min()), float(tensor.max())
@@ -292,7 +294,8 @@ def _of_tensor(tensor: Tensor) -> Image.Image:
 
 
 def _of_array(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not is_image or not array.size:
         raise UserError(
             f"an array should be [H, W, 3] (RGB) or [H, W] (grey) of uint8, but is {list(array.shape)} of {array.dtype}"
         )

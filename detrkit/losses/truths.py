@@ -32,6 +32,10 @@ def check_truths(targets: Sequence[Target], *, images: int, classes: int) -> Non
         labels, boxes = target["labels"], target["boxes"]
         if len(labels) != len(boxes):
             raise UserError(f"{where} has {len(labels)} labels and {len(boxes)} boxes; a target holds {_FORM}")
+        if len(boxes) and boxes.shape[1:] != (4,):
+            raise UserError(f"{where} has boxes {list(boxes.shape)}; a target holds {_FORM}")
+        if labels.is_floating_point():
+            raise UserError(f"{where} has labels of {labels.dtype}; a target holds {_FORM}")
         if labels.device.type == "cpu" and len(labels):
             _check_values(labels, boxes, where, classes)
 
@@ -42,5 +46,7 @@ def _check_values(labels: Tensor, boxes: Tensor, where: str, classes: int) -> No
         wrong = low if low < 0 else high
         raise UserError(f"{where} has the label {wrong}; labels are 0 to {classes - 1}, as the detector's classes are")
     largest = float(boxes.abs().max())
-    if largest > 2:  # a box that is cut at the image's edge passes 1 by rounding, one in pixels by far
+    if not largest <= 2:  # a box that is cut at the image's edge passes 1 by rounding, one in pixels by far; and nan
         raise UserError(f"{where} has a box with {largest:g} in it; a target holds {_FORM}")
+    if float(boxes[:, 2:].min()) < 0:
+        raise UserError(f"{where} has a box of a negative width or height; a target holds {_FORM}")

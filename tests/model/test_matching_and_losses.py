@@ -241,6 +241,10 @@ def test_published_weights_reach_the_criterion():
             lambda targets: targets[0]["boxes"].mul_(640),
             r"targets\[0\] has a box with \d+\.?\d* in it; a target",
         ),
+        (lambda targets: targets[0]["boxes"][0].fill_(torch.nan), r"targets\[0\] has a box with nan in it"),
+        (lambda targets: targets[0]["boxes"][1, 2:].neg_(), r"targets\[0\] has a box of a negative width or height"),
+        (lambda targets: targets[0].update(boxes=torch.rand(2, 3)), r"targets\[0\] has boxes \[2, 3\]; a target"),
+        (lambda targets: targets[0].update(labels=torch.ones(2)), r"targets\[0\] has labels of torch\.float32"),
     ],
 )
 def test_truths_in_another_form_are_named(change, said):

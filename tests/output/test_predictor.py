@@ -74,6 +74,8 @@ def test_whatever_an_image_is(predictor, photos):
         (np.zeros((4, 4, 3)), r"an array should be .* of uint8, but is \[4, 4, 3\] of float64"),
         (np.zeros((4, 4, 4), dtype=np.uint8), "an array should be"),
         (torch.zeros(1, 3, 4, 4), r"one image \[3, H, W\], but is \[1, 3, 4, 4\]"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), r"an array should be .* but is \[0, 4, 3\] of uint8"),
+        (torch.zeros(3, 0, 4), r"one image \[3, H, W\], but is \[3, 0, 4\]"),
         (torch.full((3, 4, 4), -2.0), r"not normalised, but goes from -2 to -2"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "of uint8, or of floats"),
         ("nowhere.jpg", "nowhere.jpg: there is no such file"),
@@ -97,6 +99,8 @@ def test_a_broken_file_stops_or_is_left_out(predictor, photos, tmp_path):
         predictor.predict(tmp_path / "bad.png", skip_unreadable=True)  # nothing would be left to return
     with pytest.raises(UserError, match="threshold is 30"):
         predictor.predict(files, threshold=30)
+    with pytest.raises(UserError, match="batch_size is 0"):
+        predictor.predict(files, batch_size=0)
 
 
 def test_what_was_found_is_drawn_and_handed_on(predictor, photos):
