@@ -1,9 +1,7 @@
-"""The detector, and how a recipe becomes one."""
+"""The detector of the one loop, and how a recipe becomes a detector."""
 
 from __future__ import annotations
 
-import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrkit.backbones.base import Backbone
 from detrkit.blocks.base import Extension, TrainingBlocks, exact, rounded
@@ -24,82 +22,9 @@ from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
 from detrkit.onednn import use_onednn
 from detrkit.queries.base import QueryGenerator
-from detrkit.recipe import Factory, Recipe, Slot, define_slot, register
-from detrkit.structures import Output, QueryLimit, Sizes, Target, require_bool
-
-define_slot("checkpoint_names")
-CheckpointNames = Annotated[Factory | None, Slot("checkpoint_names")]
-
-
-class System(ABC):
-    """A part of the slot "detector": what kind of detector a recipe describes, and how it is built.
-
-    Besides the options `classes` (K; None: the data set's) and `checkpoint_names` (a factory of the `zoo.names.Family`
-    whose official parameter names `detrkit convert` reads) it names in `sections` those tables of a recipe that only
-    some detectors have.
-    """
-
-    sections: ClassVar[tuple[str, ...]] = ()
-    classes: int | None
-    checkpoint_names: Factory | None
-
-    @abstractmethod
-    def build_detector(self, recipe: Recipe, classes: int) -> BaseDetector:
-        """The detector, for K classes."""
-
-    @abstractmethod
-    def build_criterion(self, recipe: Recipe) -> BaseCriterion:
-        """What trains such a detector."""
-
-
-define_slot("detector", offers=(), base=System)
-
-
-class BaseDetector(nn.Module):
-    """What a system builds: a module with `forward(images, mask, targets)` and `detect(images, mask, sizes)`."""
-
-    backbone: Backbone
-    no_export = ""
-    """why `detrkit export` cannot write it, where it cannot"""
-
-    def refuse_half(self) -> None:
-        """Raise UserError if the weights are in half precision: places are computed in float32, and meet them."""
-        dtype = next(self.parameters()).dtype
-        if dtype in (torch.float16, torch.bfloat16):
-            raise UserError(
-                f"the detector's weights are in {str(dtype).removeprefix('torch.')}, and places do not survive that; "
-                "keep them in float32 (detector.float()) and run it under torch.autocast, which saves as much time"
-            )
-
-    @property
-    def limit(self) -> QueryLimit | None:
-        """How many objects of an image it can find at most, for want of queries; None: as many as there are."""
-        return None
-
-    def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
-        """Detections of a batch, in torchvision's form, best first; see `Detector.detect`."""
-        raise NotImplementedError
-
-    def compiled(self, **options: Any) -> Callable[..., Any]:
-        """`forward` for training by `torch.compile`, whose `options` these are.
-
-        Raises:
-            UserError: this detector is no graph that holds for batches of other shapes.
-        """
-        raise UserError(
-            "train.compile = true needs a detector that is one graph for torch.compile, and this one is not "
-            f"({type(self).__name__}); leave it false"
-        )
-
-    def for_inference(self) -> Self:
-        """A copy for detection alone: the same detections in less time, in evaluation mode, not to be trained or saved.
-
-        Norms after convolutions are in their weights for good; other weights share their memory with this detector's.
-        """
-        shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in self.parameters()}
-        form = copy.deepcopy(self, {**shared, **{id(b): b.detach() for b in self.buffers()}}).eval()
-        form.backbone.fold_norms()
-        return form
+from detrkit.recipe import Factory, Recipe, register
+from detrkit.structures import Output, QueryLimit, Sizes, Target
+from detrkit.system import BaseDetector, CheckpointNames, System, check_sizes
 
 
 class Detector(BaseDetector):
@@ -143,7 +68,7 @@ class Detector(BaseDetector):
                 the rest, nor outside training.
 
         Raises:
-            UserError: the weights are in half precision (`detector.half()`).
+            UserError: the weights are in half precision (`detector.half()`), or the mask is no mask of these images.
         """
         return self._forward(images, mask, targets, self._predict, exact)
 
@@ -170,8 +95,7 @@ class Detector(BaseDetector):
         predict: Callable[..., Output],
         room: Callable[[int], int],
     ) -> Output:
-        self.refuse_half()
-        require_bool(mask, "the mask of images")
+        self.check_input(images, mask)
         if not (self.training and targets is not None and self.blocks):
             return predict(images, mask)
         extension = self.blocks.prepare(targets, next(self.parameters()).dtype, room)
@@ -204,7 +128,11 @@ class Detector(BaseDetector):
             for each image `scores` [k], `labels` [k] in 0 .. K - 1 (or K, see `DetectOptions.scores`), `boxes` [k, 4]
             as (x0, y0, x1, y1) in pixels of the original image, not clipped, `queries` [k] (which query each came
             from), and `points` [k, 2] in pixels where the geometry has them.
+
+        Raises:
+            UserError: as `forward`, or there is not a size for each image.
         """
+        check_sizes(sizes, images)
         return self.select(self(images, mask).float(), sizes)
 
     def scores(self, output: Output, layer: int) -> Tensor:

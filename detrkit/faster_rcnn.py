@@ -22,12 +22,12 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detrkit.backbones.base import Backbone
 from detrkit.backbones.timm_backbone import image_sizes, pad_to_multiple
-from detrkit.detector import BaseDetector, CheckpointNames, System
 from detrkit.errors import UserError
 from detrkit.layers import Count, at_least_float32
 from detrkit.losses.base import OwnLosses
 from detrkit.recipe import Recipe, register
-from detrkit.structures import Sizes, Target, require_bool
+from detrkit.structures import Sizes, Target
+from detrkit.system import BaseDetector, CheckpointNames, System, check_sizes
 from detrkit.torchvision_form import absolute
 
 POOL = 7  # cells of a region along each side
@@ -156,8 +156,7 @@ class FasterRcnn(BaseDetector):
         """
         if self.training and targets is None:
             raise UserError("Faster R-CNN computes its losses itself: in training mode it needs the targets")
-        self.refuse_half()
-        require_bool(mask, "the mask of images")
+        self.check_input(images, mask)
         sizes = image_sizes(images, mask)
         images, mask = pad_to_multiple(images, mask, STRIDE)
         levels = self.pyramid(OrderedDict((str(i), f.values) for i, f in enumerate(self.backbone(images, mask))))
@@ -187,6 +186,7 @@ class FasterRcnn(BaseDetector):
             images, mask: as in `forward`.
             sizes: [B, 2] (height, width) of the original images, in pixels.
         """
+        check_sizes(sizes, images)
         sizes = torch.as_tensor(sizes).to(images.device)
         scale = sizes.flip(-1) / image_sizes(images, mask)  # [B, 2] of (width, height)
         found = self(images, mask)

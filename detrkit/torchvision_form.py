@@ -15,12 +15,12 @@ from torchvision.ops import clip_boxes_to_image
 from detrkit.backbones.timm_backbone import image_sizes
 from detrkit.boxes import center_to_corners, corners_to_center
 from detrkit.data.batch import stack
-from detrkit.detector import BaseDetector
 from detrkit.errors import UserError
 from detrkit.layers import constant
 from detrkit.losses.base import BaseCriterion
 from detrkit.pixels import MEAN, STD
 from detrkit.structures import Sizes, Target
+from detrkit.system import BaseDetector
 
 
 class AsTorchvision(nn.Module):

@@ -11,8 +11,8 @@ from detrkit.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from detrkit.data import Category, DataSource
-    from detrkit.detector import BaseDetector
     from detrkit.recipe import Recipe
+    from detrkit.system import BaseDetector
 
 
 @dataclass(frozen=True)

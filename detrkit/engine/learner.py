@@ -14,7 +14,7 @@ from detrkit.evaluation.evaluate import autocast
 from detrkit.losses.base import BaseCriterion
 
 if TYPE_CHECKING:
-    from detrkit.detector import BaseDetector
+    from detrkit.system import BaseDetector
 
 AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
 

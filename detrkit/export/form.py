@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.detections import best_detections
-from detrkit.detector import BaseDetector, Detector
+from detrkit.detector import Detector
 from detrkit.errors import UserError
 from detrkit.pixels import MEAN, STD
+from detrkit.system import BaseDetector
 
 Pixels = Literal["uint8", "normalised"]
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"  # names of the dimensions that are free

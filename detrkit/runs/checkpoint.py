@@ -23,8 +23,8 @@ from detrkit.writing import naming
 
 if TYPE_CHECKING:
     from detrkit.data import Category
-    from detrkit.detector import BaseDetector
     from detrkit.recipe import Recipe
+    from detrkit.system import BaseDetector
 
 WEIGHTS, AVERAGE, STATE = "weights.safetensors", "ema.safetensors", "state.pt"
 FORMAT = 1

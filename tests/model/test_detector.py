@@ -112,6 +112,16 @@ def test_weights_in_half_precision_are_refused(name):
     detector.float()(torch.rand(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize("name", ["sap_detr_r50_50ep", "faster_rcnn_r50_108ep"])
+def test_masks_and_sizes_of_other_images_are_refused(name):
+    detector, _ = small(name)
+    images = torch.rand(2, 3, 64, 64)
+    with pytest.raises(UserError, match=r"mask of images is \[2, 32, 64\], and the images are \[2, 3, 64, 64\]"):
+        detector.eval()(images, torch.zeros(2, 32, 64, dtype=torch.bool))
+    with pytest.raises(UserError, match="1 sizes for a batch of 2 images"):
+        detector.detect(images, None, [[64, 64]])
+
+
 @pytest.mark.parametrize("name", ["sap_detr_r50_50ep", "dab_detr_r50_50ep"])
 def test_detections(name):
     detector, _ = small(name)
