@@ -100,6 +100,6 @@ def fit(
 def _open(run: RunFolder, held: ExitStack, *, resume: bool) -> None:
     """Lock the folder; raise UserError if a run is there that is not resumed."""
     if not resume and (run.exists or run.metrics_path.exists() or find_folder(run.last)):
-        raise UserError(f"{run.path} already holds a run; go on with it (resume=True), or choose another folder")
+        raise UserError(f"{run.path} already holds a run. Go on with it: {run.way_on}; or choose another folder")
     run.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(run.path))

@@ -21,7 +21,6 @@ from detrkit.engine.microbatch import cut
 from detrkit.errors import CheckpointError
 from detrkit.losses.base import BaseCriterion
 from detrkit.reading import not_finite
-from detrkit.recipe import Recipe
 from detrkit.recipe.recipe import parse_recipe
 from detrkit.runs.checkpoint import load_exactly, read_weights, save_weights
 from detrkit.writing import replaced_file
@@ -86,12 +85,10 @@ def write_step(path: Path, detector: nn.Module, batch: Batch, settings: Settings
         save_weights(tensors, temporary, {**metadata, **said})
 
 
-def read_step(path: Path, *, trust: bool = False) -> tuple[Recipe, dict[str, Tensor], Batch, Settings]:
-    """The recipe, weights, batch and settings of a file of `write_step`.
+def read_step(path: Path) -> tuple[dict[str, Tensor], Batch, Settings, Mapping[str, str]]:
+    """The weights, batch and settings of a file of `write_step`, and its metadata.
 
-    Raises:
-        CheckpointError: it is something else.
-        UserError: its recipe names code that is not trusted.
+    Raises CheckpointError if it is something else.
     """
     tensors, metadata = read_weights(path)
     try:
@@ -103,13 +100,12 @@ def read_step(path: Path, *, trust: bool = False) -> tuple[Recipe, dict[str, Ten
             if point:
                 targets[int(place)][key] = tensor
         batch = Batch(own["images"], own.get("mask"), targets, images, own["sizes"])
-        text = metadata["recipe"]
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise CheckpointError(
             f"{path} is no step that a training has kept, as RUN/not_finite/*.safetensors are ({error})"
         ) from None
     weights = {name.removeprefix(WEIGHTS): t for name, t in tensors.items() if name.startswith(WEIGHTS)}
-    return parse_recipe(text, path, run=path.parent.parent, trust=trust), weights, batch, settings
+    return weights, batch, settings, metadata
 
 
 def replay(
@@ -120,12 +116,20 @@ def replay(
     Args:
         precision: "fp32", "bf16", ...; the training's if None
 
-    Raises: as `read_step`; CheckpointError where the weights do not fit the recipe.
+    Raises:
+        CheckpointError: the file is something else, has no recipe, or its weights do not fit that.
+        UserError: its recipe names code that is not trusted.
     """
     from detrkit.detector import build_criterion, build_detector
     from detrkit.engine.optimiser import build_optimiser
 
-    recipe, weights, batch, settings = read_step(path, trust=trust)
+    weights, batch, settings, metadata = read_step(path)
+    if "recipe" not in metadata:
+        raise CheckpointError(
+            f"{path} is of a training without a recipe (`fit`); detrkit.engine.replay.compute takes its detector and "
+            "criterion, and what read_step gives"
+        )
+    recipe = parse_recipe(metadata["recipe"], path, run=path.parent.parent, trust=trust)
     detector = build_detector(recipe, pretrained=False)
     load_exactly(detector, weights, path)
     build_optimiser(detector, recipe.section("train"))  # which may freeze parts

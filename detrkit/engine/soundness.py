@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.engine.ema import MovingAverage
+from detrkit.errors import UserError
 from detrkit.reading import not_finite
+
+MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
+
+
+class NotFiniteError(UserError):
+    """The loss, its gradient or what it trains was not a number any more."""
 
 
 class Soundness:

@@ -32,8 +32,8 @@ from detrkit.wording import counted
 from detrkit.writing import explain
 
 if TYPE_CHECKING:
-    from detrkit.detector import BaseDetector
     from detrkit.recipe import Recipe
+    from detrkit.system import BaseDetector
 
 
 def train(
@@ -144,12 +144,17 @@ def train(
         except BrokenPipeError:
             raise  # whoever read what is printed has gone
         except OSError as error:
-            raise UserError(f"{explain(error)}.\n{trainer.kept()}: detrkit train --resume {run.path}") from error
+            told = f"{explain(error)}.\n{trainer.checkpoints.left()}"
+            raise UserError(f"{told}. Once that is mended, go on: {run.way_on}") from error
 
 
 def introduction(recipe: Recipe, workload: Workload, device: torch.device) -> list[str]:
     """What is going to happen, in a few lines."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
     w = workload
     lines = [
         recipe.title or recipe.name,

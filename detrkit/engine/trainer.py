@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,55 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detrkit.engine.checkpoints import Checkpoints, Position
 from detrkit.engine.distributed import Processes, accumulating
 from detrkit.engine.ema import MovingAverage
 from detrkit.engine.interrupt import StopRequest, stop_on_signals
 from detrkit.engine.learner import AVERAGED, Learner
 from detrkit.engine.meter import Meter
 from detrkit.engine.microbatch import cut
-from detrkit.engine.optimiser import build_optimiser, clip_and_step, restore_optimiser, set_rate
+from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
 from detrkit.engine.replay import Settings, seed_step, write_step
 from detrkit.engine.schedule import rate_factor
-from detrkit.engine.soundness import Soundness
+from detrkit.engine.soundness import MAY_HELP, NotFiniteError
 from detrkit.engine.workload import Workload
-from detrkit.errors import CheckpointError, UserError
 from detrkit.losses.base import BaseCriterion
-from detrkit.runs.checkpoint import (
-    AVERAGE,
-    WEIGHTS,
-    copy_checkpoint,
-    find_folder,
-    load_exactly,
-    read_weights,
-    write_checkpoint,
-)
 from detrkit.runs.run_folder import RunFolder
-from detrkit.runs.state import read_trainer_state, way_out
-from detrkit.wording import counted, first_of
+from detrkit.wording import counted, first_of, percent
 from detrkit.writing import explain
-
-MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
-
-
-class NotFiniteError(UserError):
-    """The loss or its gradient was not a number any more."""
-
-
-@dataclass
-class Position:
-    """Where a run stands: all of it goes into the checkpoint."""
-
-    step: int = 0
-    """optimiser steps done"""
-    evaluated: int = 0
-    """the step of the last evaluation"""
-    best_ap: float | None = None
-    best_step: int = 0
-    minutes: float = 0.0
-    """spent by all starts of the run"""
 
 
 @dataclass(frozen=True)
@@ -133,11 +102,20 @@ class Trainer:
             reporter=reporter,
             bad_costs=lambda: criterion.bad_costs,
         )
-        self._soundness = Soundness(detector, self.average, self.optimiser)
+        self.checkpoints = Checkpoints(
+            run=run,
+            is_first=here.is_first,
+            options=options,
+            workload=workload,
+            detector=detector,
+            average=self.average,
+            optimiser=self.optimiser,
+            meter=self.meter,
+            metadata=self._metadata,
+        )
         self._readback = Readback()
         self._skipped: dict[str, None] = {}  # in the order met
         self._stop_at: int | None = None
-        self._saved_at, self._saved_step = time.monotonic(), 0
         self._stats: Mapping[str, float | None] | None = None
         self._recent: dict[int, tuple[Any, float]] = {}  # step: batch and objects, until its numbers have come back
 
@@ -214,7 +192,7 @@ class Trainer:
             self._take(self._step(batch, request))
             if self._stop_at is not None and self.at.step >= self._stop_at:
                 break
-            if self._checkpoint_is_due():
+            if self.checkpoints.are_due(self.at.step):
                 self._save()
         self._save()
 
@@ -273,14 +251,14 @@ class Trainer:
         values = reading.values
         shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop"))
         batch, objects = self._recent[reading.step]
-        faults = self._soundness.faults()
+        faults = self.checkpoints.faults()
         again = self._keep_step(reading.step, batch, objects)
         self._readback.flush()
         if not faults:
             self._save()
-            advice = f"The state without this update is saved: detrkit train --resume {self.run.path} goes on after it"
+            advice = f"The state without this update is saved: {self.run.way_on} goes on after it"
         else:
-            advice = f"Not finite either: {first_of(faults)}. {self._kept()}"
+            advice = f"Not finite either: {first_of(faults)}. {self.checkpoints.left()}"
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {reading.step + 1} of {self.workload.total_steps}: "
             f"{shown}; gradient norm {values['norm']:.4g}\n"
@@ -303,19 +281,9 @@ class Trainer:
             write_step(path, self.detector, batch, settings, self._metadata)
         except OSError as error:
             return f"The step itself could not be kept: {explain(error)}"
+        if "recipe" not in self._metadata:
+            return f"The step is kept in {path}, for detrkit.engine.replay.compute"
         return f"Where it stops to be finite: detrkit replay {path}"
-
-    def kept(self) -> str:
-        """What a training that failed has left, and where it goes on."""
-        if find_folder(self.run.last) is None:
-            return "There is no checkpoint yet; from its beginning the run goes on with"
-        return f"{self.run.last} is whole, of step {self._saved_step}; from there the run goes on with"
-
-    def _kept(self) -> str:
-        """Which checkpoint there is beside weights that are not finite."""
-        if find_folder(self.run.last) is None:
-            return "There is no checkpoint yet"
-        return f"{self.run.last} is of step {self._saved_step} and stays as it was"
 
     # --- evaluation
 
@@ -350,11 +318,11 @@ class Trainer:
             epoch = step // self.workload.steps_per_epoch
             minutes = round(self._minutes(), 3)
             self.run.log("evaluate", step, {"epoch": epoch, "minutes": minutes, **result.stats})
-            numbers = "  ".join(f"{name} {_percent(result.stats.get(name))}" for name in ("AP", "AP50", "AP75"))
+            numbers = "  ".join(f"{name} {percent(result.stats.get(name))}" for name in ("AP", "AP50", "AP75"))
             self.reporter.say(f"epoch {epoch}  {numbers}{'  (best so far)' if is_best else ''}")
         self._save()
-        if is_best and self.here.is_first:
-            copy_checkpoint(self.run.last, self.run.best)
+        if is_best:
+            self.checkpoints.keep_best()
         if self.here.is_first and self._draw is not None:
             self._draw_pictures(self._draw, subject)
         self.meter.clock.evaluated()
@@ -371,42 +339,9 @@ class Trainer:
 
     # --- checkpoints
 
-    def _checkpoint_is_due(self) -> bool:
-        steps, minutes = self.options.checkpoint_steps, self.options.checkpoint_minutes
-        return bool(
-            (steps and self.at.step % steps == 0) or (minutes and time.monotonic() - self._saved_at >= 60 * minutes)
-        )
-
     def _save(self) -> None:
-        """Write `last`, in the first process.
-
-        Raises NotFiniteError, and writes nothing, if an update has left weights that are not finite.
-        """
         self._take(self._readback.flush())
-        self._saved_at = time.monotonic()
-        if not self.here.is_first:
-            return
-        if faults := self._soundness.faults():
-            raise NotFiniteError(
-                f"the training has diverged: after step {self.at.step} of {self.workload.total_steps} "
-                f"{first_of(faults)} are not finite, though loss and gradient were. Nothing of that is saved. "
-                f"{self._kept()}. {MAY_HELP}"
-            )
-        write_checkpoint(
-            self.run.last,
-            weights=self.detector.state_dict(),
-            average=self.average.module.state_dict() if self.average is not None else None,
-            state={
-                "position": {**vars(self.at), "minutes": self._minutes()},
-                "meter": self.meter.state(),
-                "metrics_size": self.run.metrics_size(),
-                "optimiser": self.optimiser.state_dict(),
-                "average_updates": self.average.updates if self.average is not None else 0,
-                "steps_per_epoch": self.workload.steps_per_epoch,
-            },
-            metadata={**self._metadata, "step": str(self.at.step)},
-        )
-        self._saved_step = self.at.step
+        self.checkpoints.save(self.at, minutes=self._minutes())
 
     def _minutes(self) -> float:
         """Wall clock of the run so far, over all its starts."""
@@ -418,40 +353,7 @@ class Trainer:
         Raises:
             CheckpointError: there is none, it is damaged, or it does not belong to this recipe and data
         """
-        folder = folder or find_folder(self.run.last)
-        if folder is None:
-            raise CheckpointError(f"{self.run.path} holds no checkpoint yet, so there is nothing to resume")
-        state = read_trainer_state(folder)
-        position = Position(**state.position)
-        before, now = state.steps_per_epoch, self.workload.steps_per_epoch
-        if before != now:  # rates, records and random numbers all go by the step
-            raise CheckpointError(
-                f"{folder} is of a run whose epochs have {before} steps, but an epoch has {now} steps now: the batch "
-                "size or the data have changed. train.micro_batch takes the same batch in smaller pieces; a new run "
-                f"begins from these weights with train.init_from={self.run.path}"
-            )
-        load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
-        restore_optimiser(self.optimiser, state.names, state.moments, folder)
-        if self.average is not None:
-            path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
-            load_exactly(self.average.module, read_weights(path)[0], path)
-            self.average.updates = state.average_updates
-        if faults := self._soundness.faults():
-            raise CheckpointError(
-                f"{folder} cannot be gone on from: {first_of(faults)} are not finite. {way_out(folder)}"
-            )
-        self.at, self._saved_step = position, position.step
-        self.meter.load_state(state.meter)
-        if self.here.is_first:
-            if find_folder(self.run.last) != folder:
-                copy_checkpoint(folder, self.run.last)  # or the next resume would go on from what is left behind here
-            self.run.rewind_metrics(state.metrics_size)
-            if find_folder(self.run.best) != folder and position.best_step == position.evaluated == position.step > 0:
-                copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+        self.at = self.checkpoints.restore(folder)
 
 
 def _told(skipped: Collection[str]) -> str:

@@ -52,6 +52,11 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / self.RECIPE).is_file()
 
+    @property
+    def way_on(self) -> str:
+        """What goes on with the run, as a person types it."""
+        return f"detrkit train --resume {self.path}" if self.exists else "fit(..., resume=True)"
+
     def create(self, *, recipe: str, categories: str) -> None:
         """Begin a run: write its recipe (TOML) and categories (JSON).
 
@@ -59,8 +64,8 @@ class RunFolder:
         """
         if self.exists:
             raise UserError(
-                f"{self.path} already holds a run. Go on with it: detrkit train --resume {self.path}; "
-                "or choose another folder with --run"
+                f"{self.path} already holds a run. Go on with it: {self.way_on}; "
+                "or choose another folder with --run-dir"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         # The recipe comes last: with it the folder counts as a run.

@@ -1,6 +1,5 @@
 """A step that was not finite is kept in one file, which gives the same numbers again and says where it goes wrong."""
 
-import json
 import re
 
 import pytest
@@ -10,12 +9,11 @@ from typer.testing import CliRunner
 
 from detrkit.cli.app import app
 from detrkit.data import Batch
-from detrkit.engine.replay import Settings, compute, read_step
+from detrkit.engine.replay import Settings, compute, read_step, replay
+from detrkit.engine.soundness import NotFiniteError
 from detrkit.engine.train import train
-from detrkit.engine.trainer import NotFiniteError
 from detrkit.errors import CheckpointError
 from detrkit.recipe import load_recipe
-from detrkit.runs.checkpoint import read_metadata
 from tests.engine.toys import ToyCriterion, ToyDetector, toy_trainer
 
 LOSS = """
@@ -51,11 +49,15 @@ def test_a_kept_step_gives_the_numbers_that_the_training_had(tmp_path):
     toy_trainer(tmp_path / "sound", criterion=recorded, epochs=1).fit()
     fail = lambda call, one: setattr(one, "factor", float("inf") if call == 3 else 1.0)  # noqa: E731
     failing = toy_trainer(tmp_path / "run", hook=fail, epochs=1)
-    with pytest.raises(NotFiniteError, match=r"detrkit replay .*step_3_process_0\.safetensors"):
+    with pytest.raises(
+        NotFiniteError, match=r"kept in .*step_3_process_0\.safetensors, for detrkit\.engine\.replay\.compute"
+    ):
         failing.fit()
     [path] = (tmp_path / "run" / "not_finite").iterdir()
-    settings = Settings(**json.loads(read_metadata(path)["settings"]))
-    batch, _ = failing._recent[2]
+    weights, batch, settings, _ = read_step(path)
+    assert all(torch.equal(failing.detector.state_dict()[name], tensor) for name, tensor in weights.items())
+    with pytest.raises(CheckpointError, match="without a recipe"):
+        replay(path)
     again = {"batch": batch, "settings": settings, "device": torch.device("cpu"), "precision": "fp32"}
     found = compute(failing.detector, ToyCriterion(), **again)
     assert found.is_finite

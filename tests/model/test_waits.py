@@ -146,7 +146,8 @@ def test_the_trainers_own_step_waits_no_more(copies, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.optim, "AdamW", Update)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda values: torch.zeros(values.shape, dtype=values.dtype))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    monkeypatch.setattr("detrkit.engine.trainer.Soundness", lambda *_: None)  # it looks at a start, and after a fault
+    # It looks at a start, and after a fault.
+    monkeypatch.setattr("detrkit.engine.checkpoints.Soundness", lambda *_: None)
     trainer = toy_trainer(tmp_path, detector=detector, criterion=criterion, ema_decay=0.9)
     trainer.device = trainer._learner.device = META
     pushed = []
