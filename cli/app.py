@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -48,17 +51,22 @@ def options(
 
 
 # In the order of the help page.
-app.command("init")(init)
-app.command("train")(train)
-app.command("evaluate")(evaluate)
-app.command("report")(report)
-app.command("predict")(predict)
-app.command("compare")(compare)
-app.command("benchmark")(benchmark)
-app.command("show")(show)
-app.command("recipes")(recipes)
-app.command("inspect")(inspect)
-app.command("check-data")(check_data)
-app.command("convert")(convert)
-app.command("export")(export)
-app.command("replay")(replay)
+VERBS: dict[str, Callable] = {
+    "init": init,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+    "predict": predict,
+    "compare": compare,
+    "benchmark": benchmark,
+    "show": show,
+    "recipes": recipes,
+    "inspect": inspect,
+    "check-data": check_data,
+    "convert": convert,
+    "export": export,
+    "replay": replay,
+}
+for _name, _verb in VERBS.items():
+    # The lines of a docstring's paragraph as one, which is folded where the terminal ends.
+    app.command(_name, help=re.sub(r"(?<!\n)\n(?!\n)", " ", cleandoc(_verb.__doc__ or "")))(_verb)

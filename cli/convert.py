@@ -43,7 +43,6 @@ def convert(
     Known are the official codes and the package transformers, told apart by their names. Where the recipe has to say
     something that it does not, a recipe is written beside the weights.
     """
-
     from detrkit.errors import UserError
     from detrkit.reading import read_checkpoint, read_json
     from detrkit.recipe import load_recipe

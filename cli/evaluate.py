@@ -44,7 +44,6 @@ def evaluate(
     Writes evaluation.json and detections.json (COCO results) into the run's folder; with --data only into --out.
     Under torchrun the processes share the images.
     """
-
     from detrkit.engine.cores import workers_for
     from detrkit.engine.distributed import processes
     from detrkit.engine.launch import told_to_launcher

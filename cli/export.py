@@ -33,10 +33,11 @@ def export(
     ] = 1e-3,
     trust: Trust = False,
 ) -> None:
-    """Write a detector whose batch, height and width are free, with all that is needed to use it in its metadata.
+    """Write a detector as a file that runs without detrkit: ONNX, a program of torch.export, or OpenVINO.
 
-    `detrkit predict` and `detrkit.load` take .onnx and .xml files as they take a run. With --check, the exit code is 1
-    where the file differs from PyTorch by more than the tolerance.
+    Batch, height and width are free, and all that is needed to use it stands in its metadata. `detrkit predict` and
+    `detrkit.load` take .onnx and .xml files as they take a run. With --check, the exit code is 1 where the file differs
+    from PyTorch by more than the tolerance.
     """
     from time import perf_counter
 

@@ -29,7 +29,6 @@ def init(
     A step is tried on the CPU: on its speed the epochs depend where there is no GPU, and on its memory how many images
     are taken at once.
     """
-
     from detrkit.data.advice import BATCH, advise, advise_length, advise_pieces
     from detrkit.data.auto_source import AutoSource
     from detrkit.data.transforms import NoAugment

@@ -22,8 +22,9 @@ def recipes(
     ] = None,
     table: Annotated[str | None, typer.Option(metavar="N", help="Show only rows of this published table.")] = None,
 ) -> None:
-    """List the recipes, detrkit's own and those of installed packages, folder by folder, with the table and AP of the
-    published row that each reproduces.
+    """List the recipes by folder, with the table and AP of the published row that each reproduces.
+
+    detrkit's own come first, then those of installed packages.
     """
     from rich.table import Table as Listing
     from rich.text import Text

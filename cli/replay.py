@@ -24,7 +24,6 @@ def replay(
 
     The file holds batch, weights, seeds and recipe. The exit code is 1 where the step is not finite again.
     """
-
     from detrkit.engine.replay import replay as run_again
     from detrkit.evaluation.precision import choose_device, choose_precision
 

@@ -88,7 +88,7 @@ def _load(
         loaded = run_recipe(folder, values, trust=trust)
     elif recipe is None:
         raise UserError(
-            "which recipe? `detrkit recipes` lists those that ship; `detrkit train quickstart` is the first"
+            "which recipe? `detrkit recipes` lists those that ship; to begin with: detrkit train quickstart"
         )
     elif Path(recipe, RunFolder.RECIPE).is_file() and Path(recipe, RunFolder.CATEGORIES).is_file():
         raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {recipe}")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
-from detrkit.losses.terms import Loss
+from detrkit.losses.base import Loss
 from detrkit.matching.costs import Cost, Weight, pairs
 from detrkit.recipe import register
 from detrkit.structures import Matches, Output, Targets

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from detrkit.cli import main
+from detrkit.cli.app import VERBS
 from detrkit.cli.before_torch import set_environment
 from detrkit.errors import DataError
 from detrkit.recipe import list_recipes, load_recipe
@@ -41,6 +42,18 @@ def test_the_help_page_lists_the_verbs_and_does_not_wait_for_torch():
     assert done.returncode == 0, done.stderr
     for verb in ("train", "evaluate", "predict", "recipes", "inspect", "check-data", "convert"):
         assert re.search(rf"\b{verb}\b", done.stdout)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_is_whole(run, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "70")
+    code, told, _ = run(verb, "--help")
+    usage = re.search(r"Usage: (.*)", told)[1]
+    assert (code, "[[" in usage, "...]..." in usage, "...}..." in usage) == (0, False, False, False)
+    paragraphs = re.split(r"\n *\n", told.split("╭")[0])[1:]
+    for line in [line.strip() for text in paragraphs for line in text.strip().splitlines()[:-1]]:
+        assert len(line) > 40, "a paragraph is folded within its lines"
+    assert verb != "train" or "runs/NAME" in told
 
 
 def test_threads_that_wait_spin_shortly_unless_somebody_says_otherwise(monkeypatch):
