@@ -322,7 +322,7 @@ def aligned_twin(module, *, content, position, reference, memory):
         def logit(head, place, row, column):
             key = linear(module.key, memory.tokens[b, place]) + mlp(module.key_position, memory.position[b, place])
             value = queries[head] @ key / WIDTH**0.5
-            if module.gaussian is not None:
+            if module.gaussian:
                 spread = named[2 * heads + 2 * head : 2 * heads + 2 * head + 2]
                 away = torch.stack((column + 0.5 - spots[head][0], row + 0.5 - spots[head][1]))
                 value = value - (spread**2 * away**2).sum() / 8

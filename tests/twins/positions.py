@@ -97,7 +97,6 @@ def box(module, queries, scale, memory):
 
 def relation(module, queries, scale, memory):
     before, now = queries.boxes
-    unit = module.scale * 2 * torch.pi
     out = torch.zeros(len(before), HEADS, QUERIES, QUERIES, dtype=before.dtype)
     for b in range(len(before)):
         for n in range(QUERIES):
@@ -111,7 +110,9 @@ def relation(module, queries, scale, memory):
                     torch.log(w / a),
                     torch.log(h / c),
                 )
-                code = sines([unit * value / (2 * torch.pi) for value in four], module.channels, module.temperature)
+                code = sines(
+                    [module.scale * value / (2 * torch.pi) for value in four], module.channels, module.temperature
+                )
                 x = linear(module.project, code)
                 out[b, :, n, m] = x * (x > 0)
     return {"relation": out}
