@@ -1,10 +1,10 @@
 """Change one thing in a module and see whether a test notices: `python -m tests.mutants detrkit/boxes.py --sample 80`.
 
 Prints each mutant that lived, and for each module the share that was killed with its 95 % (Wilson) interval. A mutant
-meets the tests that enter its function, quickest first, until one fails. Needs the package mutmut (3.8 or newer), whose
-operators make the mutants. Its runner is not used: it puts a switch into each function, leaves decorated ones out, and
-runs all tests first. Here everything is imported and collected once, and each mutant is a fork in which one function
-has other code.
+meets the tests that enter its function until one fails, first those that are quick and have killed others. Needs the
+package mutmut (3.8 or newer), whose operators make the mutants. Its runner is not used: it puts a switch into each
+function, leaves decorated ones out, and runs all tests first. Here everything is imported and collected once, and each
+mutant is a fork in which one function has other code.
 
 What is changed: operators, comparisons, conditions, numbers, names and arguments in the bodies of functions. Left
 alone: defaults, module and class level, annotations, error messages, and arguments that only a GPU would miss. Mutants
@@ -18,116 +18,28 @@ import gc
 import json
 import math
 import os
-import random
 import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import NamedTuple
 
-import libcst as cst
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from mutmut.mutation.mutators import mutation_operators
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.mutations import ROOT, mutants_of
+
 EQUIVALENT = ROOT / "tests/equivalent_mutants.txt"
 MODEL = [
     *("attention", "blocks", "boxes", "corrections", "criterion", "deformable", "dense_attention"),
     *("geometry", "matcher", "matching_and_losses", "noise", "one_to_many", "placed", "quality"),
     *("query_position", "refusals", "selection", "softmax"),
 ]
-TESTS = [*(f"tests/model/test_{name}.py" for name in MODEL), "tests/show/test_recording.py"]
-GPU_ONLY = {"device", "non_blocking", "strict"}  # arguments that nobody misses on a CPU, or where lengths agree
-OPPOSITES = [
-    *(("minimum", "maximum"), ("min", "max"), ("amin", "amax"), ("low", "high"), ("sin", "cos"), ("all", "any")),
-    *(("zeros", "ones"), ("zeros_like", "ones_like"), ("new_zeros", "new_ones")),
-]
-SWAPS = {**dict(OPPOSITES), **{b: a for a, b in OPPOSITES}}
-
-
-class Mutant(NamedTuple):
-    module: str
-    function: str
-    change: str
-    code: str
-
-    def __str__(self) -> str:
-        return f"{self.module}: {self.function}: {self.change}"
-
-
-def changed(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """What a node becomes, one change at a time; without those that only ever crash."""
-    for kind, operator in mutation_operators:
-        if isinstance(node, kind) and not isinstance(node, cst.Assign | cst.AnnAssign):
-            yield from (other for other in operator(node) if wanted(node, other))
-    if isinstance(node, cst.Name) and node.value in SWAPS:
-        yield node.with_changes(value=SWAPS[node.value])
-    if isinstance(node, cst.If):
-        inside = node.test.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
-        yield node.with_changes(test=cst.UnaryOperation(cst.Not(), inside))
-
-
-def wanted(node: cst.CSTNode, other: cst.CSTNode) -> bool:
-    if isinstance(node, cst.Call) and isinstance(other, cst.Call):  # an argument dropped, not one that becomes None
-        dropped = [arg for arg in node.args if arg not in other.args]
-        return len(other.args) < len(node.args) and not any(on_gpu_only(arg) for arg in dropped)
-    if isinstance(node, cst.SimpleString) and isinstance(other, cst.SimpleString):  # a name changed, not a text
-        return " " not in node.value and "XX" in other.value
-    return True
-
-
-def on_gpu_only(node: cst.CSTNode) -> bool:
-    return isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value in GPU_ONLY
-
-
-def nodes(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """Those of a function's body that are looked at."""
-    if isinstance(node, cst.Raise | cst.Annotation | cst.FormattedString) or on_gpu_only(node):
-        return
-    yield node
-    for child in node.body.children if isinstance(node, cst.FunctionDef) else node.children:
-        yield from nodes(child)
-
-
-def functions(body: cst.CSTNode, owner: str = "") -> Iterator[tuple[str, cst.FunctionDef]]:
-    for child in body.children:
-        if isinstance(child, cst.FunctionDef):
-            yield owner + child.name.value, child
-        elif isinstance(child, cst.ClassDef):
-            yield from functions(child.body, f"{owner}{child.name.value}.")
-
-
-def mutants_of(module: str, seed: int) -> tuple[int, Iterator[Mutant]]:
-    """How many there are, and all of them in a random order."""
-    tree = cst.parse_module((ROOT / module).read_text())
-    changes = [(*f, node, other) for f in functions(tree) for node in nodes(f[1]) for other in changed(node)]
-    random.Random(seed).shuffle(changes)
-
-    def made() -> Iterator[Mutant]:
-        for name, function, node, other in changes:
-            mutated = function.deep_replace(node, other)
-            change = difference(tree.code_for_node(function), tree.code_for_node(mutated))
-            yield Mutant(module, name, change, tree.deep_replace(function, mutated).code)
-
-    return len(changes), made()
-
-
-def difference(before: str, after: str) -> str:
-    """The lines that differ, as one line."""
-    old, new = before.splitlines(), after.splitlines()
-    start = shared(old, new)
-    end = shared(old[start:][::-1], new[start:][::-1])
-    return "  ->  ".join(" ".join(map(str.strip, lines[start : len(lines) - end])) for lines in (old, new))
-
-
-def shared(old: list[str], new: list[str]) -> int:
-    """How many lines are the same from the start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
+TESTS = ["tests/twins", *(f"tests/model/test_{name}.py" for name in MODEL), "tests/show/test_recording.py"]
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
@@ -178,19 +90,20 @@ class Hunt:
         for item in session.items:
             entered, failed = set(), session.testsfailed
 
-            def note(frame, event, _, entered=entered):
-                if event == "call" and frame.f_code.co_filename in paths:
+            def note(frame, _event, _arg, entered=entered):  # of calls alone: what it returns would hear of lines
+                if frame.f_code.co_filename in paths:
                     entered.add(f"{frame.f_code.co_filename}:{frame.f_code.co_qualname.split('.<locals>')[0]}")
 
             start = time.process_time()
-            sys.setprofile(note)
+            sys.settrace(note)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-            sys.setprofile(None)
+            sys.settrace(None)
             found.append([] if session.testsfailed > failed else [sorted(entered), time.process_time() - start])
         return found
 
     def pytest_runtestloop(self, session):
-        known = EQUIVALENT.read_text() if EQUIVALENT.exists() else ""
+        known = EQUIVALENT.read_text()
+        again = self.options.again.read_text() if self.options.again else None
         functions = held(self.options.modules)
         gc.freeze()  # forks share what they do not touch
         tests = []
@@ -200,33 +113,38 @@ class Hunt:
             else:
                 print(f"{'takes too long' if found else 'fails as it is'}: {item.nodeid}", flush=True)
         tests.sort(key=lambda test: test[0])
+        self.kills = Counter()
         spent = sum(test[0] for test in tests)
         print(f"{len(tests)} of {len(session.items)} tests take part, {spent:.0f} CPU seconds", flush=True)
         for module in self.options.modules:
             count, mutants = mutants_of(module, self.options.seed)
-            drawn = list(islice((m for m in mutants if f"{m} | " not in known), self.options.sample))
-            killed = 0
+            open_ones = (m for m in mutants if f"{m} | " not in known and (again is None or f": {m}\n" in again))
+            drawn = list(islice(open_ones, self.options.sample))
+            killed, start = 0, cpu_seconds()
             for mutant in drawn:
                 verdict = self.verdict(mutant, tests, functions[module, mutant.function], session)
                 killed += verdict == "killed"
                 if verdict != "killed":
                     print(f"{verdict}: {mutant}", flush=True)
             share = interval(killed, len(drawn))
-            print(f"== {module}: {killed} of {len(drawn)} killed, {share}, out of {count}", flush=True)
+            took = f"{cpu_seconds() - start:.0f} CPU seconds"
+            print(f"== {module}: {killed} of {len(drawn)} killed, {share}, out of {count}; {took}", flush=True)
         return True
 
     def verdict(self, mutant, tests, functions, session) -> str:
         chosen, spent = [], 0.0
-        for seconds, entered, item in tests:
+        for seconds, entered, item in sorted(tests, key=lambda test: test[0] / (0.1 + self.kills[test[2].nodeid])):
             if f"{ROOT / mutant.module}:{mutant.function}" in entered and spent < self.options.seconds:
                 chosen.append(item)
                 spent += seconds
         if not chosen:
             return "no test"
-        lives = forked(lambda: self.lives(mutant, functions, chosen, session), 5 * spent + 10)
-        return "lives" if lives else "killed"
+        killer = forked(lambda: self.killer(mutant, functions, chosen, session), 5 * spent + 10)
+        self.kills[killer] += 1
+        return "lives" if killer == "none" else "killed"
 
-    def lives(self, mutant, functions, items, session) -> bool:
+    def killer(self, mutant, functions, items, session) -> str:
+        """Which test fails."""
         code = compile(mutant.code, str(ROOT / mutant.module), "exec", dont_inherit=True)
         new = {c.co_qualname: c for c in codes(code)}[mutant.function]
         for function in functions:
@@ -234,8 +152,13 @@ class Hunt:
         for item, following in zip(items, [*items[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed:
-                return False
-        return True
+                return item.nodeid
+        return "none"
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    return sum(os.times()[:4])
 
 
 def interval(part: int, whole: int, z: float = 1.96) -> str:
@@ -255,6 +178,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slowest", type=int, default=2, help="CPU seconds of a test that takes part")
     parser.add_argument("--seconds", type=float, default=10.0, help="of tests for each mutant, the quickest of them")
+    parser.add_argument(
+        "--again", type=Path, help="what an earlier run printed: take no mutants but those that it names"
+    )
     parser.add_argument("--tests", nargs="+", default=TESTS)
     options = parser.parse_args()
     settings.register_profile(
@@ -269,7 +195,15 @@ def main() -> None:
         ),
     )
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["-q", "-s", "-p", "no:cacheprovider", "--hypothesis-profile=mutants", f"--basetemp={folder}/tests"]
+        arguments = [
+            "-q",
+            "-s",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-profile=mutants",
+            f"--basetemp={folder}/tests",
+        ]
         sys.exit(pytest.main([*arguments, *options.tests], plugins=[Hunt(options)]))
 
 
