@@ -5,7 +5,9 @@ import torch
 
 from detrkit.attention.conditional import ConditionalSelfAttention
 from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_bfloat16
+from detrkit.attention.head_gaussian import HeadGaussianTerm
 from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.attention.self_terms import SelfTerm, SelfTermSum
 from detrkit.attention.summed import zero_channels
 from detrkit.attention.term_sum import TermAttention
 from detrkit.attention.terms import ContentTerm, PointTerm
@@ -199,3 +201,43 @@ def test_channels_of_shared_keys():
     forms = module.product_forms(*scene())
     pairs = 2 * HEADS * QUERIES * SHAPE[0] * SHAPE[1]
     assert (forms.saved, forms.zeros) == (8 * pairs, (4 + 16) * pairs)  # 20 channels to 24, 8 of the values to 24
+
+
+def test_a_self_term_is_told_the_sizes_and_stands_once():
+    class Told(SelfTerm):
+        relations = ("told",)
+
+        def __init__(self, *, width, heads):
+            super().__init__()
+            self.told = width, heads
+
+        def forward(self, content, position):
+            return None
+
+    terms = SelfTermSum(["relation", Told], width=WIDTH, heads=HEADS)
+    assert [*terms.values()][1].told == (WIDTH, HEADS)
+    assert terms.relations == ("relation", "told")
+    with pytest.raises(UserError, match='the term "relation" stands twice'):
+        SelfTermSum(["relation", Told, "relation"], width=WIDTH, heads=HEADS)
+
+
+@pytest.mark.parametrize(
+    ("first", "norm", "given", "remedy"),
+    [
+        (True, "queries", "entering", r"needs queries\.point_norm = true"),
+        (True, "own", "read_from", r'needs "entering" in decoder\.positions'),
+        (False, "queries", "read_from", r'needs "entering" in decoder\.positions'),
+    ],
+)
+def test_what_a_gaussian_of_the_heads_reads(first, norm, given, remedy):
+    term = HeadGaussianTerm(width=WIDTH, heads=HEADS, first=first, first_norm=norm)
+    code = {name: torch.rand(2, QUERIES, WIDTH) for name in ("entering", "read_from")}
+    embedded = torch.rand(2, QUERIES, WIDTH)
+    read = term.read(QueryPosition({"learned": embedded}, code))
+    if given == "entering":  # of the queries, which normed it
+        assert torch.equal(read, code["read_from"])
+    else:
+        summed = code["entering"] + embedded
+        torch.testing.assert_close(read, torch.nn.functional.layer_norm(summed, (WIDTH,)))
+    with pytest.raises(UserError, match=remedy):
+        term.read(QueryPosition({}, {given: code[given]}))

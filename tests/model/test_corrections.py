@@ -8,7 +8,7 @@ import detrkit
 from detrkit.layers import masked_group_norm
 from detrkit.recipe import list_recipes
 from detrkit.sap.geometry import SalientPointGeometry
-from detrkit.sap.inner import InnerLoss
+from detrkit.sap.inner import InnerCost, InnerLoss
 from detrkit.sap.queries import MemoryContent, SalientGridQueries
 from detrkit.sap.terms import SideDirectedGaussianTerm
 from detrkit.structures import Matches, Memory, Output, QueryPosition, Targets
@@ -72,6 +72,7 @@ def test_points_that_start_in_the_middle_of_their_cells():
     torch.testing.assert_close(center.origin, corner.origin)
     half = torch.tensor([0.5 / GRID[1], 0.5 / GRID[0]]).expand_as(corner.point)
     torch.testing.assert_close(center.point - corner.point, half)
+    assert not make["corner"].points.requires_grad
 
 
 def test_content_at_the_border():
@@ -161,6 +162,16 @@ def test_inner_loss_with_and_without_gradient():
     torch.testing.assert_close(distance, torch.tensor([0.1]))
     distance.sum().backward()
     assert points.grad[0, 0].tolist() == [[-0.5, 0.0], [0.0, 0.0]]  # to the right, into the box
+
+
+def test_a_point_on_an_edge_is_inside():
+    points = torch.tensor([(0.25, 0.5), (0.5, 0.25), (0.75, 0.5), (0.5, 0.75), (0.25, 0.75), (0.24, 0.5), (0.5, 0.76)])
+    output = Output(torch.zeros(1, 1, 7, 3), torch.zeros(1, 1, 7, 4), points=points[None, None])
+    targets = Targets(torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1, 4), 0.5), (1,), 1)  # 0.25 to 0.75
+    assert InnerCost()(output, targets).flatten().tolist() == [0, 0, 0, 0, 0, 1, 1]
+    query = torch.arange(7)
+    matches = Matches(torch.zeros_like(query), query[None], torch.zeros(1, 7, dtype=torch.int64))
+    assert InnerLoss()(output, targets, matches, torch.tensor(1.0)).tolist() == [2]
 
 
 def values_of(name):

@@ -1,15 +1,19 @@
 """The criterion: what it divides by, what it leaves out, and what it reports."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
 import torch
 
+import detrkit
 from detrkit.errors import UserError
+from detrkit.losses.base import BaseCriterion, Loss
 from detrkit.losses.criterion import Criterion, class_error
-from detrkit.losses.terms import L1Loss
-from detrkit.matching.costs import GIoUCost, L1Cost
+from detrkit.losses.terms import L1Loss, power
+from detrkit.matching.costs import Cost, GIoUCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
+from detrkit.recipe.registry import load_registered_parts, parts
 from detrkit.structures import Extra, Matches, Output, Targets
 from tests.model.test_matching_and_losses import CLASSES, criterion, matcher, scene
 
@@ -22,6 +26,9 @@ def test_the_class_error_is_of_the_last_layer_s_matched_queries():
     targets = Targets(torch.tensor([[0, 1, 0, 1]]), torch.zeros(1, 4, 4), (4,), 1)
     pairs = torch.arange(4).expand(2, -1)
     assert class_error(output, targets, Matches(torch.zeros(4, dtype=torch.int64), pairs, pairs)).item() == 50
+    right, wrong = (Matches(torch.zeros(1, dtype=torch.int64), *torch.full((2, 1, 1), place)) for place in (0, 3))
+    longer = Output(torch.cat((logits, logits[1:])), torch.zeros(3, 1, 4, 4))
+    assert class_error(longer, targets, [wrong, wrong, right]).item() == 0
     none = Matches(torch.zeros(0, dtype=torch.int64), *torch.zeros(2, 2, 0, dtype=torch.int64))
     assert class_error(output, targets, none).item() == 0
 
@@ -52,3 +59,69 @@ def test_a_sum_of_nothing_is_refused():
         Criterion(matcher=matcher(L1Cost()), losses={})
     with pytest.raises(UserError, match=r"matcher\.costs is empty"):
         HungarianMatcher(costs={})
+
+
+def test_costs_and_losses_of_halves_are_in_float32_under_autocast_too():
+    """Even of a product, which autocast would take in bfloat16."""
+    seen = []
+
+    class Product(Cost):
+        weight = 1.0
+
+        def __call__(self, output, targets):
+            product = output.boxes @ targets.boxes.mT
+            seen.append(product.dtype)
+            return product
+
+    class ProductLoss(Loss):
+        weight = 1.0
+
+        def __call__(self, output, targets, matches, objects):
+            product = output.logits @ output.logits.mT
+            seen.append(product.dtype)
+            return product.sum((1, 2, 3)) / objects
+
+    output, targets = scene()
+    half = Output(output.logits.bfloat16(), output.boxes.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        Criterion(matcher=matcher(Product()), losses={"product": ProductLoss()})(half, targets)
+    assert seen == [torch.float32] * 2
+
+
+load_registered_parts()
+
+
+@pytest.mark.parametrize(("slot", "name"), [(slot, name) for slot in ("loss", "cost") for name in parts(slot)])
+def test_a_weight_that_is_given_is_the_part_s(slot, name):
+    weights = {"weight": 0.7, "extra_weights": {"denoising": 3.0}}
+    known = inspect.signature(parts(slot)[name]).parameters
+    weights = {key: value for key, value in weights.items() if key in known}
+    made = detrkit.part(slot, name, **weights)()
+    assert {key: getattr(made, key) for key in weights} == weights
+
+
+def test_labels_are_held_to_the_classes_but_no_object_is_none():
+    output, targets = scene((2, 1))  # of 2 images, 5 queries and 3 classes
+    targets[1]["labels"][0] = 2
+    criterion().terms(output, targets)
+    with pytest.raises(UserError, match=r"targets\[1\] has the label 2; labels are 0 to 1"):
+        criterion().terms(replace(output, background=True), targets)
+
+
+def test_a_criterion_of_ones_own_has_a_total_and_counts_no_costs():
+    class Own(BaseCriterion):
+        def forward(self, output, targets, objects=None, images=None):
+            return {"total": (output, targets, objects, images), "shown": 0}
+
+    assert Own().weighted("output", "targets", "objects", "images") == {
+        "total": ("output", "targets", "objects", "images")
+    }
+    assert Own().bad_costs == 0
+
+
+@pytest.mark.parametrize(("exponent", "slope"), [(0.0, 0.0), (0.5, 0.0), (1.0, 1.0), (2.0, 0.0)])
+def test_a_power_of_nothing_has_a_slope(exponent, slope):
+    """The root's is cut: it has none at 0."""
+    base = torch.zeros((), requires_grad=True)
+    power(base, exponent).backward()
+    assert base.grad.item() == slope

@@ -154,6 +154,7 @@ def sigmoid(x):
 
 def test_without_a_geometry_every_point_is_the_middle_and_a_box_is_what_is_predicted():
     geometry, boxes = NoGeometry(), torch.rand(2, 3, 4)
+    assert geometry.offset_widths == {"box": 4}
     start = geometry.start(torch.rand(2, 3, 2), torch.rand(2, 3, 4), torch.rand(2, 3, 2), (0.1, 0.1))
     for reference in (geometry.encode(boxes), start):
         assert reference.point.tolist() == [[[0.5, 0.5]] * 3] * 2

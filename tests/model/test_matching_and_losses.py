@@ -223,6 +223,9 @@ def test_published_weights_reach_the_criterion():
     }
 
 
+LABELS = torch.tensor([[0, 6, 4], [3, -2, 1]])  # each with one among others that is out of range
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -237,6 +240,8 @@ def test_published_weights_reach_the_criterion():
         (lambda targets: targets[2]["boxes"].fill_(2.5), r"targets\[2\] has a box with 2\.5 in it"),
         (lambda targets: targets[2]["boxes"].fill_(-2.5), r"targets\[2\] has a box with 2\.5 in it"),
         (lambda targets: targets[2]["labels"].fill_(-1), r"targets\[2\] has the label -1; labels are 0 to 4"),
+        (lambda targets: targets[2]["labels"].copy_(LABELS[0]), r"targets\[2\] has the label 6; labels are 0 to 4"),
+        (lambda targets: targets[2]["labels"].copy_(LABELS[1]), r"targets\[2\] has the label -2; labels are 0 to 4"),
         (
             lambda targets: targets[0]["boxes"].mul_(640),
             r"targets\[0\] has a box with \d+\.?\d* in it; a target",

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import detrkit
 from detrkit.errors import UserError
+from detrkit.matching import position_modulated
 from detrkit.matching.high_order import HighOrderCost
 from detrkit.matching.position_modulated import PositionModulatedCost
 from detrkit.structures import Matches, Output, Targets
@@ -89,6 +90,16 @@ def share(a, b) -> float:
     )
     union = aw * ah + bw * bh - width * height
     return (width * height / union - (hull - union) / hull + 1) / 2
+
+
+def test_a_giou_below_minus_one_counts_as_that(monkeypatch):
+    """Where a processor multiplies and adds in one, a union may come out below 0."""
+    giou = torch.tensor([-1.001, -1.0, 0.0, 1.0], dtype=torch.float64)
+    assert detrkit.part("loss", "giou_aware")().quality(None, giou).tolist() == [0, 0, 0.5, 1]
+    output, targets, _ = scene()
+    monkeypatch.setattr(position_modulated, "overlaps", lambda a, b, eps: (None, torch.full((2, 3, 12, 4), -1.001)))
+    cost = PositionModulatedCost()(output, targets)
+    torch.testing.assert_close(cost, torch.full_like(cost, -0.25 * math.log(1e-8)))  # of a chance of 0
 
 
 @pytest.mark.parametrize("name", LOSSES)

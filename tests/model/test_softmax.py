@@ -46,8 +46,9 @@ def test_cost_is_minus_the_probability():
     assert cost[1, 2, 4, 1] == -output.logits[1, 2, 4].softmax(-1)[targets.labels[2, 1]]
 
 
-def test_loss_is_torchs_weighted_mean():
-    output, targets = predictions(), truth()
+@pytest.mark.parametrize("counts", [(2, 1, 3), (QUERIES,) * BATCH])
+def test_loss_is_torchs_weighted_mean(counts):
+    output, targets = predictions(), truth(counts)
     criterion = Criterion(matcher=FixedMatcher(), losses={"class": SoftmaxLoss(background=0.25)})
     losses = criterion(output, targets)
     label = torch.full((BATCH, QUERIES), CLASSES)
