@@ -45,6 +45,7 @@ SYSTEMS = [
     "sap_hybrid",
     "ms_deformable_detr",
     "relation_dino",
+    "relation_detr",
     "faster_rcnn",
 ]
 """Base recipes, in order of publication; last the one that is no DETR."""

@@ -24,11 +24,12 @@ import torch
 from torch import nn
 
 import detrkit
-from detrkit import ranking
+from detrkit import ranking, suppression
 from detrkit.decoder import ManyFirst
 from detrkit.encoders.deformable import MemoryFusion
 from detrkit.engine.rehearsal import rehearse
 from detrkit.errors import UserError
+from detrkit.queries.proposals import SecondProposals
 from detrkit.queries.selection import by_rank
 from detrkit.recipe import Recipe
 from detrkit.recipe.registry import load_registered_parts, parts
@@ -188,12 +189,48 @@ NEW = [
         (row("relation_detr", "DINO++"), DINO),
     ),
     NewPart(
+        "block",
+        "hybrid",
+        "queries.type = 'mixed_selection'\nblocks.hybrid = { type = 'hybrid', count = 40, copies = 6 }",
+        f"{OFFICIAL}: a whole training step, `tests/model/test_relation_detr.py`",
+        (row("relation_detr", "Relation DETR"), DINO),
+        whole=True,
+        option="count",
+        source=SecondProposals,
+    ),
+    NewPart(
         "queries",
         "distinct_selection",
         "queries = { type = 'distinct_selection' }",
         f"{OFFICIAL}: chosen places, `tests/model/test_selection.py`",
         (row("ddq_detr", "DDQ-DETR-4scale"), DINO),
         whole=True,
+    ),
+    NewPart(
+        "decoder",
+        "transformer",
+        "decoder.distinct = 0.8",
+        f"{OFFICIAL}: a whole training step, `tests/model/test_ddq_detr.py`",
+        (row("ddq_detr", "DDQ-DETR-4scale"), DINO),
+        whole=True,
+        option="distinct",
+        source=suppression,
+    ),
+    NewPart(
+        "block",
+        "dense",
+        "queries.type = 'distinct_selection'\ndecoder.second_head = true\n"
+        "blocks.dense = { type = 'dense', count = 40 }\nlosses.class_of_dense = { type = 'quality_focal', weight = 0, "
+        "extra_weights = { dense = 1, dense_encoder = 1 } }",
+        f"{OFFICIAL}: a whole training step, `tests/model/test_ddq_detr.py`",
+        (row("ddq_detr", "DDQ-DETR-4scale"), DINO),
+        whole=True,
+    ),
+    NewPart(
+        "loss",
+        "quality_focal",
+        "losses.class = { type = 'quality_focal', weight = 1 }",
+        f"{OFFICIAL}: a whole training step, `tests/model/test_ddq_detr.py`",
     ),
     NewPart(
         "queries",

@@ -7,17 +7,19 @@ from dataclasses import replace
 from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention, SelfAttention
 from detrkit.attention.query_position import QueryPositions
 from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
-from detrkit.heads import Head, HeadOutput
+from detrkit.heads import Head, HeadOutput, HeadPair
 from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, take, xavier_matrices
 from detrkit.ranking import QueryRanking, reordered
 from detrkit.recipe import Given, Slot, as_factory, define_slot, register
-from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
+from detrkit.structures import SILENT, Memory, Output, Queries, QueryLayout, QueryPosition, Reference
+from detrkit.suppression import Suppression
 
 SelfAttentionPart = Annotated[Given, Slot("self_attention")]
 CrossAttentionPart = Annotated[Given, Slot("cross_attention")]
@@ -89,6 +91,8 @@ class QueryDecoder(Part):
     """how many layers predict and say in training what their heads read (`Output.content`); None: it does not say so"""
     gives_many = False
     """whether it makes one-to-many predictions in training (`Output.many`), which a block has to train"""
+    has_second_head = False
+    """whether a second set of queries has heads of its own, which a block's queries have to train"""
     answer_only = False
     """whether only the last layer's predictions are asked for; a decoder may give all the same"""
 
@@ -144,6 +148,11 @@ class Decoder(QueryDecoder):
         many_first: a layer looks at the memory first and lets queries see one another after that; what it knows in
             between, through a feed-forward network of its own, makes one-to-many predictions by the same heads in
             training (MS-DETR, section 3.3). Needs a block that trains them: "mixed" with `source = "decoder"`.
+        second_head: a second set of queries has heads of its own in all layers (DDQ). Needs a block that wants such a
+            set: "dense", or "hybrid" with a `count`.
+        distinct: between layers, suppress queries of the answer whose box overlaps a better one's by more than this
+            IoU, better by the head's logits of the raw output: in the next layer they do not see one another, and they
+            are neither matched nor detections (`suppression.Suppression`, DDQ; published 0.8). "none": all stand.
     """
 
     def __init__(
@@ -170,8 +179,12 @@ class Decoder(QueryDecoder):
         start: Literal["xavier", "copies"] = "xavier",
         ranked: Count | None = None,
         many_first: bool = False,
+        second_head: bool = False,
+        distinct: Annotated[float, Field(ge=0, le=1)] | None = None,
     ):
         super().__init__()
+        if ranked is not None and distinct is not None:
+            raise UserError("decoder.ranked moves queries that decoder.distinct tells apart by their places; keep one")
         if norm_carried and not final_norm:
             raise UserError("decoder.norm_carried = true carries the final norm on; it needs decoder.final_norm = true")
         self.geometry, self.depth, self.gives_many = geometry, layers, many_first
@@ -209,13 +222,24 @@ class Decoder(QueryDecoder):
                 layer.load_state_dict(self.layers[0].state_dict(), strict=False)  # a first layer may hold more
         self.positions = sources  # after the draw, as they start by themselves
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
-        self.head: Head = as_factory("head", head)(
-            width=width,
-            classes=classes,
-            layers=layers,
-            offset_widths=geometry.offset_widths,
-            size_offsets=geometry.size_offsets,
-        )
+
+        def make_head() -> Head:
+            return as_factory("head", head)(
+                width=width,
+                classes=classes,
+                layers=layers,
+                offset_widths=geometry.offset_widths,
+                size_offsets=geometry.size_offsets,
+            )
+
+        self.head = make_head()
+        self.second_head = make_head() if second_head else None
+        self.has_second_head = second_head
+        if distinct is not None and self.head.background:
+            raise UserError(
+                'decoder.distinct silences queries by their class logits, and head.background has "no object"'
+            )
+        self.suppression = None if distinct is None else Suppression(distinct)
         self.ranking: QueryRanking | None = None
         if ranked is not None:
             logits = classes + self.head.background
@@ -235,6 +259,8 @@ class Decoder(QueryDecoder):
         many: list[tuple[HeadOutput, Decoded]] = []
         before = None if reference.sides is None else reference.boxes().detach()
         boxes = None
+        head, standing = self._heads(queries.layout, content.shape[1]), None
+        listed: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             if self.ranking is not None and index:
                 content = self.ranking.mixed(index, content, queries.layout)
@@ -249,42 +275,56 @@ class Decoder(QueryDecoder):
                 normed = self.norm(normed) if is_last else normed
             predicts = is_last or not self.answer_only
             if predicts:
-                raw.append(self._predicted(index, normed, queries.layout))
+                raw.append(self._predicted(head, index, normed, queries.layout))
                 read.append(normed)
+                if self.suppression is not None:
+                    everyone = torch.ones(content.shape[:2], dtype=torch.bool, device=content.device)
+                    listed.append(everyone if standing is None else standing.listed)
                 decoded.append(self.geometry.decode(raw[-1].offsets, attached))
             if early is not None:
-                found = self._predicted(index, self.norm(early), queries.layout)
+                found = self._predicted(head, index, self.norm(early), queries.layout)
                 many.append((found, self.geometry.decode(found.offsets, attached)))
             if self.positions.reads_boxes and not is_last:
-                offsets = raw[-1].offsets if predicts else self.head.offsets(index, normed)
+                offsets = raw[-1].offsets if predicts else head.offsets(index, normed)
                 latest = self.geometry.decode(offsets, attached).boxes.detach()
                 boxes, before = (latest if before is None else before, latest), latest
             if self.geometry.moves and not is_last:
                 if self.moved_by == "normed" and predicts:
                     offsets = raw[-1].offsets
                 else:
-                    offsets = self.head.offsets(index, content if self.moved_by == "raw" else normed)
+                    offsets = head.offsets(index, content if self.moved_by == "raw" else normed)
                 moved = self.geometry.move(offsets, reference)
                 reference = moved.detach()
                 attached = moved if self.look_forward_twice else reference
+            if self.suppression is not None and not is_last:
+                with torch.no_grad():
+                    certainty = head.certainty(index, content)
+                standing = self.suppression(reference.boxes(), certainty, standing, queries.layout)
+                layout = queries.layout or QueryLayout(content.shape[1])
+                queries = replace(queries, layout=replace(layout, passed_over=~standing.distinct))
             if self.ranking is not None and not is_last:
                 with torch.no_grad():
-                    order = self.ranking.order(self.head.certainty(index, normed), queries.layout)
+                    order = self.ranking.order(head.certainty(index, normed), queries.layout)
                 queries = reordered(replace(queries, content=content, reference=reference), order)
                 content, reference, attached = queries.content, queries.reference, attached.take(order)
                 before = None if before is None else take(before, order)
                 boxes = None if boxes is None else (take(boxes[0], order), take(boxes[1], order))
         return replace(
-            self._stacked(raw, decoded, memory),
+            self._stacked(raw, decoded, memory, listed),
             extras=queries.extras,
             content=tuple(read) if self.training else None,
             many=self._stacked([one for one, _ in many], [one for _, one in many], memory) if many else None,
         )
 
-    def _stacked(self, raw: Sequence[HeadOutput], decoded: Sequence[Decoded], memory: Memory) -> Output:
-        """All layers' predictions as one output."""
+    def _stacked(
+        self, raw: Sequence[HeadOutput], decoded: Sequence[Decoded], memory: Memory, listed: Sequence[Tensor] = ()
+    ) -> Output:
+        """All layers' predictions as one output; those of queries that are not `listed` [B, N] say nothing."""
+        logits = torch.stack([r.logits for r in raw])
+        standing = torch.stack(list(listed)) if listed else None
         return Output(
-            logits=torch.stack([r.logits for r in raw]),
+            logits=logits if standing is None else logits.masked_fill(~standing[..., None], SILENT),
+            standing=standing,
             boxes=torch.stack([d.boxes for d in decoded]),
             memory=memory.tokens,
             points=_stack([d.points for d in decoded]),
@@ -292,9 +332,15 @@ class Decoder(QueryDecoder):
             background=self.head.background,
         )
 
-    def _predicted(self, layer: int, content: Tensor, layout: QueryLayout | None) -> HeadOutput:
-        """The head's raw predictions, with the ranks' logits where queries have ranks."""
-        raw = self.head(layer, content)
+    def _heads(self, layout: QueryLayout | None, queries: int) -> Head | HeadPair:
+        """What predicts for so many queries."""
+        if self.second_head is None or layout is None or not layout.second:
+            return self.head
+        return HeadPair(self.head, self.second_head, queries - layout.second)
+
+    def _predicted(self, head: Head | HeadPair, layer: int, content: Tensor, layout: QueryLayout | None) -> HeadOutput:
+        """The heads' raw predictions, with the ranks' logits where queries have ranks."""
+        raw = head(layer, content)
         return raw if self.ranking is None else raw._replace(logits=self.ranking.added(layer, raw.logits, layout))
 
 

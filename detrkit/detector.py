@@ -105,7 +105,8 @@ class Detector(BaseDetector):
         memory = self.encoder(self.backbone(images, mask))
         if extension is None:
             return self.decoder(self.queries(memory), memory)
-        queries = self.queries(memory, self.blocks.groups)
+        make = self.queries.with_second if self.blocks.second else self.queries
+        queries = make(memory, self.blocks.groups)
         embed_boxes = self.queries.embed_boxes if self.queries.embeds_boxes else None
         return self.decoder(self.blocks.extend(queries, extension, embed_boxes), memory)
 
@@ -193,11 +194,16 @@ class Detr(System):
             }
         )
         answer = {"classes": classes, "geometry": geometry, "head": recipe.section("head")}
-        generator = queries(width=self.width, groups=blocks.groups, **answer)
+        generator = queries(width=self.width, groups=blocks.groups, second=blocks.second, **answer)
         if blocks.groups > 1 and not generator.makes_groups:
             raise UserError(
                 f"blocks.{blocks.grouping} wants {blocks.groups} groups of queries, "
                 f'and queries "{queries.name}" makes one'
+            )
+        if blocks.second and not generator.makes_second:
+            raise UserError(
+                f"blocks.{blocks.seconding} wants a second set of queries with proposals of their own, which queries "
+                f'"{queries.name}" does not make; take "mixed_selection" or "distinct_selection"'
             )
         backbone = recipe.section("backbone")()
         encoder = recipe.section("encoder")(
@@ -208,6 +214,11 @@ class Detr(System):
         for block in blocks.named.values():
             block.check(generator, decoder)
             block.join(decoder)
+        if decoder.has_second_head and not (blocks.second or any(b.joins_groups for b in blocks.named.values())):
+            raise UserError(
+                "decoder.second_head = true has heads for a second set of queries, which no block makes; add "
+                'blocks.dense = "dense"'
+            )
         if decoder.gives_many and not any(block.trains_many for block in blocks.named.values()):
             raise UserError(
                 "decoder.many_first = true makes one-to-many predictions, which no block trains; add "

@@ -50,6 +50,34 @@ class Head(Part):
         raise NotImplementedError
 
 
+class HeadPair:
+    """A head for the queries up to a place, and another for those from there on."""
+
+    def __init__(self, head: Head, other: Head, place: int):
+        self.head, self.other, self.place = head, other, place
+
+    def offsets(self, layer: int, content: Tensor) -> dict[str, Tensor]:
+        """As of a head."""
+        first, second = (head.offsets(layer, part) for head, part in self._parts(content))
+        return {name: torch.cat((numbers, second[name]), dim=1) for name, numbers in first.items()}
+
+    def certainty(self, layer: int, content: Tensor) -> Tensor:
+        """As of a head."""
+        return torch.cat([head.certainty(layer, part) for head, part in self._parts(content)], dim=1)
+
+    def __call__(self, layer: int, content: Tensor) -> HeadOutput:
+        """As of a head."""
+        first, second = (head(layer, part) for head, part in self._parts(content))
+        objectness = None
+        if first.objectness is not None and second.objectness is not None:
+            objectness = torch.cat((first.objectness, second.objectness), dim=1)
+        offsets = {name: torch.cat((numbers, second.offsets[name]), dim=1) for name, numbers in first.offsets.items()}
+        return HeadOutput(torch.cat((first.logits, second.logits), dim=1), objectness, offsets)
+
+    def _parts(self, content: Tensor) -> tuple[tuple[Head, Tensor], ...]:
+        return (self.head, content[:, : self.place]), (self.other, content[:, self.place :])
+
+
 define_slot("head", offers=("width", "classes", "layers", "offset_widths", "size_offsets"), base=Head)
 
 

@@ -16,6 +16,7 @@ import detrkit.attention.row_column
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
 import detrkit.blocks.denoising
+import detrkit.blocks.dense
 import detrkit.blocks.groups
 import detrkit.blocks.hybrid
 import detrkit.blocks.mixed
@@ -40,6 +41,7 @@ import detrkit.losses.giou_aware
 import detrkit.losses.iou_aware
 import detrkit.losses.matchability
 import detrkit.losses.position_supervised
+import detrkit.losses.quality_focal
 import detrkit.losses.terms
 import detrkit.losses.varifocal
 import detrkit.matching.costs

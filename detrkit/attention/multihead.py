@@ -47,7 +47,7 @@ def self_attend(
         layout: None if all see one another.
         dropout: on attention weights.
         bias: what is added to the logits; None for nothing. It tells apart queries that want the same object, so it
-            leaves out those groups of which several queries answer for one (`QueryLayout.joined`).
+            leaves out the second set, of which several queries answer for one.
 
     Returns:
         [B, N, D]
@@ -55,13 +55,14 @@ def self_attend(
     if layout is None:
         added = None if bias is None else bias(slice(None)).to(query.dtype)
         return merge_heads(F.scaled_dot_product_attention(query, key, value, added, dropout))
-    sets = [(size, bias is not None and not (layout.joined and place)) for place, size in enumerate(layout.matching)]
+    tells = bias is not None or layout.passed_over is not None
+    sets = [(size, tells and place < layout.groups) for place, size in enumerate(layout.matching)]
     rows, start, mixed = (query, key, value), 0, []
     if layout.slots is not None:
         sets, start = sets[1:], layout.answer.stop
         mask = layout.visible
-        if bias is not None:
-            mask = bias(slice(0, start)).to(query.dtype).masked_fill(~mask, -torch.inf)
+        if tells:
+            mask = _told(slice(0, start), query, layout, bias).masked_fill(~mask, -torch.inf)
         q, k, v = (x[:, :, :start] for x in rows)
         mixed.append(F.scaled_dot_product_attention(q, k, v, mask, dropout))
     for (size, biased), alike in groupby(sets):  # sets of one kind are folded into the batch
@@ -69,13 +70,22 @@ def self_attend(
         end = start + count * size
         q, k, v = (x[:, :, start:end].unflatten(2, (count, size)).transpose(1, 2).flatten(0, 1) for x in rows)
         added = None
-        if bias is not None and biased:
-            parts = [bias(slice(first, first + size)) for first in range(start, end, size)]
-            added = torch.stack(parts, dim=1).flatten(0, 1).to(query.dtype)
+        if biased:
+            parts = [_told(slice(first, first + size), query, layout, bias) for first in range(start, end, size)]
+            added = torch.stack(parts, dim=1).flatten(0, 1)
         alone = F.scaled_dot_product_attention(q, k, v, added, dropout)
         mixed.append(alone.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3))
         start = end
     return merge_heads(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2))
+
+
+def _told(places: slice, query: Tensor, layout: QueryLayout, bias: Relation | None) -> Tensor:
+    """[B, H or 1, N, N] what is added to the logits among these places, -inf for those that do not see one another."""
+    numbers = query.new_zeros(()) if bias is None else bias(places).to(query.dtype)
+    if layout.passed_over is None:
+        return numbers
+    hidden = layout.passed_over[:, None, places]
+    return numbers.masked_fill(hidden[..., :, None] & hidden[..., None, :], -torch.inf)
 
 
 class MultiHeadAttention(nn.Module):

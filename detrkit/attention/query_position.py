@@ -199,6 +199,7 @@ class BoxPosition(QueryPositionPart):
             (w_hat, h_hat); a very thin box gives very large queries, as published.
         frame: what coordinates are a share of: the unpadded "image" (DAB-DETR), or the "padded_map" of the first level
             (DINO's official code), which differs where a batch pads images.
+        scaled: what `decoder.content_scale` multiplies: the "code", or the "embedding" (Relation DETR).
     """
 
     embeddings = ("box",)
@@ -211,9 +212,10 @@ class BoxPosition(QueryPositionPart):
         temperature: Temperature = 10000.0,
         modulated: bool = True,
         frame: Literal["image", "padded_map"] = "image",
+        scaled: Literal["code", "embedding"] = "code",
     ):
         super().__init__()
-        self.half_width, self.temperature, self.frame = width // 2, temperature, frame
+        self.half_width, self.temperature, self.frame, self.scaled = width // 2, temperature, frame, scaled
         self.embed = MLP(2 * width, width, width, 2)
         self.size = MLP(width, width, 2, 2) if modulated else None
         xavier_matrices(self)
@@ -226,7 +228,9 @@ class BoxPosition(QueryPositionPart):
         numbers = torch.cat((point.flip(-1), size), dim=-1)  # (y, x, w, h), the published order
         code = sine_code(numbers, self.half_width, self.temperature)
         embedding, code = self.embed(code), code[..., : 2 * self.half_width]
-        if scale is not None:
+        if scale is not None and self.scaled == "embedding":
+            embedding = embedding * scale
+        elif scale is not None:
             code = code * scale
         if self.size is not None:
             ratio = self.size(queries.content).sigmoid() / size  # (w, h)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.layers import Part
-from detrkit.queries.base import QueryGenerator
+from detrkit.queries.base import SECOND, QueryGenerator
 from detrkit.recipe import define_slot
 from detrkit.structures import Extra, Matches, Output, Queries, QueryLayout, Reference, Target, Targets
 
@@ -88,7 +88,10 @@ class Block(Part):
     trains_many = False
     """whether it trains the decoder's one-to-many predictions (`QueryDecoder.gives_many`)"""
     joins_groups = False
-    """whether those beyond the answer see one another, and several of their queries answer for one object"""
+    """whether those beyond the answer are one second set, of which several queries answer for one object"""
+    second = 0
+    """how many queries of a second set it wants that the query generator finds by proposals of their own, beside the
+    groups; they see one another, and several of them answer for one object"""
 
     def join(self, decoder: QueryDecoder) -> None:
         """Hears from which decoder it gets its predictions, before any weights are loaded or moved.
@@ -117,6 +120,10 @@ class Block(Part):
         """The predictions of the first group and of the others, with what each counts for; where it wants groups."""
         raise NotImplementedError
 
+    def share_second(self, output: Output, proposals: Output) -> tuple[Extra, Extra]:
+        """The second set's predictions and what they start from, with what each counts for; where it wants a set."""
+        raise NotImplementedError
+
     def supervise(self, answer: Output) -> Extra | None:
         """What is learned from the answer's own queries beside the answer; None for nothing."""
         return None
@@ -142,30 +149,42 @@ class Extension:
     def cut(self, output: Output) -> Output:
         """The answer, of the first group of matching queries, with everything else in its extras."""
         extras, start = {}, 0
+        given = dict(output.extras)
         for name, slots in self.slots.items():
             extras[name] = slots.read(output.rows(slice(start, start + slots.room)))
             start += slots.room
-        end = start + (output.logits.shape[2] - start) // self.blocks.groups
+        second = given.pop(SECOND, None)
+        last = output.logits.shape[2] - _count(second)
+        end = start + (last - start) // self.blocks.groups
         answer = output.rows(slice(start, end))
         if grouping := self.blocks.grouping:
-            others = output.rows(slice(end, None))
+            others = output.rows(slice(end, last))
             answer, extras[grouping] = self.blocks.named[grouping].share(answer, others)
+        if second is not None:
+            name = self.blocks.seconding
+            shared = self.blocks.named[name].share_second(output.rows(slice(last, None)), second.output)
+            extras[name], extras[f"{name}_encoder"] = shared
         for name, block in self.blocks.named.items():
             if (extra := block.supervise(answer)) is not None:
                 extras[name] = extra
-        if shared := extras.keys() & output.extras.keys():
-            raise UserError(f"blocks.{min(shared)}: the detector trains something else of that name; take another name")
-        return replace(answer, extras={**output.extras, **extras})
+        if taken := extras.keys() & given.keys():
+            raise UserError(f"blocks.{min(taken)}: the detector trains something else of that name; take another name")
+        return replace(answer, extras={**given, **extras})
+
+
+def _count(second: Extra | None) -> int:
+    """The queries of a second set, by what they start from."""
+    return 0 if second is None else second.output.logits.shape[2]
 
 
 class TrainingBlocks(nn.ModuleDict):
     """All blocks of a detector, by name.
 
     Args:
-        blocks: name -> block; at most one of them wants groups.
+        blocks: name -> block; at most one of them wants groups, and one a second set.
 
     Raises:
-        UserError: two blocks want groups, or a name is one that modules have for something else.
+        UserError: two blocks want groups or a second set, or a name is one that modules have for something else.
     """
 
     def __init__(self, blocks: dict[str, Block]):
@@ -173,10 +192,13 @@ class TrainingBlocks(nn.ModuleDict):
         grouping = [name for name, block in blocks.items() if block.groups > 1]
         if len(grouping) > 1:
             raise UserError(f"the blocks {' and '.join(grouping)} both make groups of queries; keep one of them")
+        seconding = [name for name, block in blocks.items() if block.second or block.joins_groups]
+        if len(seconding) > 1:
+            raise UserError(f"the blocks {' and '.join(seconding)} both make a second set of queries; keep one of them")
         if taken := [name for name in blocks if "." in name or hasattr(self, name)]:
             raise UserError(f'a block cannot be named "{taken[0]}"; take another name, such as "denoising"')
         self.update(blocks)
-        self.grouping = "".join(grouping)
+        self.grouping, self.seconding = "".join(grouping), "".join(seconding)
 
     @property
     def named(self) -> dict[str, Block]:
@@ -187,6 +209,11 @@ class TrainingBlocks(nn.ModuleDict):
     def groups(self) -> int:
         """Groups of matching queries that the query generator is to make in training."""
         return self.named[self.grouping].groups if self.grouping else 1
+
+    @property
+    def second(self) -> int:
+        """Queries of a second set that the query generator is to make in training, with proposals of their own."""
+        return self.named[self.seconding].second if self.seconding else 0
 
     def prepare(
         self, targets: Sequence[Target], dtype: torch.dtype = torch.float32, room: Callable[[int], int] = exact
@@ -212,16 +239,15 @@ class TrainingBlocks(nn.ModuleDict):
     def extend(
         self, queries: Queries, extension: Extension, embed_boxes: Callable[[Tensor], Tensor] | None = None
     ) -> Queries:
-        """The generator's queries [B, groups * N, D] with the blocks' own in front.
+        """The generator's queries [B, groups * N, D], and a second set after them, with the blocks' own in front.
 
         `embed_boxes` is the generator's, where it makes embeddings [..., D] of boxes [..., 4]; else None.
         """
-        layout = QueryLayout(
-            queries=queries.content.shape[1] // self.groups,
-            groups=self.groups,
-            slots=extension.owner,
-            joined=bool(self.grouping) and self.named[self.grouping].joins_groups,
-        )
+        groups, second = self.groups, _count(queries.extras.get(SECOND))
+        size = (queries.content.shape[1] - second) // groups
+        if groups > 1 and self.named[self.grouping].joins_groups:
+            groups, second = 1, (groups - 1) * size
+        layout = QueryLayout(queries=size, groups=groups, slots=extension.owner, second=second)
         content, reference, embedding = queries.content, queries.reference, queries.embedding
         for name, one in reversed(extension.slots.items()):
             known = self.named[name].content(one.labels, queries).to(queries.content.dtype)

@@ -13,7 +13,8 @@ from detrkit.attention.deformable import DeformableAttention, cells
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import FeatureLevels
-from detrkit.layers import Activation, Count, Layers, Probability, xavier_matrices, zero_bias
+from detrkit.errors import UserError
+from detrkit.layers import MLP, Activation, Count, Depth, Layers, Probability, xavier_matrices, zero_bias
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import Extent, FeatureMap, Memory
@@ -34,17 +35,24 @@ class DeformableEncoderLayer(PostNormLayer):
 class MemoryFusion(nn.Module):
     """What went into an encoder and what each of its layers made of it, as one memory (Stable-DINO, memory fusion).
 
-    A linear layer over all of them, beside one another, and a norm.
+    A linear layer over all of them, beside one another, and a norm. Relation DETR has two, with a ReLU between.
 
     Args:
         width: D.
         layers: E, encoder layers.
+        depth: linear layers.
     """
 
-    def __init__(self, *, width: int, layers: int):
+    def __init__(self, *, width: int, layers: int, depth: int):
         super().__init__()
-        self.project, self.norm = nn.Linear((layers + 1) * width, width), nn.LayerNorm(width)
-        zero_bias(self.project)
+        inputs = (layers + 1) * width
+        self.project: nn.Module
+        if depth == 1:
+            self.project = nn.Linear(inputs, width)
+            zero_bias(self.project)
+        else:
+            self.project = MLP(inputs, width, width, depth)
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: list[Tensor]) -> Tensor:
         """E + 1 times [B, L, D], in their order, to [B, L, D]."""
@@ -75,6 +83,9 @@ class DeformableEncoder(Encoder):
             on the padding of its batch), or the "image" alone.
         memory_fusion: the memory is made of the projected maps and of every layer's output (`MemoryFusion`), not of the
             last one's alone.
+        fusion_depth: linear layers of that, with ReLU between: 1 in Stable-DINO, 2 in Relation DETR.
+        projection_bias: whether the convolutions before the levels' norms have a bias, as in the codes that follow
+            Deformable DETR's; those of mmdetection and of Relation DETR have none.
     """
 
     def __init__(
@@ -93,8 +104,12 @@ class DeformableEncoder(Encoder):
         level_vectors: Literal["several", "always"] = "several",
         extent: Extent = "padded",
         memory_fusion: bool = False,
+        fusion_depth: Depth = 1,
+        projection_bias: bool = True,
     ):
         super().__init__()
+        if fusion_depth > 1 and not memory_fusion:
+            raise UserError(f"encoder.fusion_depth = {fusion_depth} needs encoder.memory_fusion = true")
         self.levels = len(channels) + extra_levels
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
@@ -106,7 +121,7 @@ class DeformableEncoder(Encoder):
             )
             for _ in range(layers)
         )
-        self.fusion = MemoryFusion(width=width, layers=layers) if memory_fusion else None
+        self.fusion = MemoryFusion(width=width, layers=layers, depth=fusion_depth) if memory_fusion else None
         xavier_matrices(self)
         self.inputs = FeatureLevels(
             channels=channels,
@@ -115,6 +130,7 @@ class DeformableEncoder(Encoder):
             extra=extra_levels,
             vectors=level_vectors == "always" or self.levels > 1,
             extent=extent,
+            bias=projection_bias,
         )
 
     def forward(self, features: list[FeatureMap]) -> Memory:

@@ -26,6 +26,7 @@ class FeatureLevels(nn.Module):
             map as it is, the next from the level before.
         vectors: add a learned vector of its level to the code of each cell.
         extent: what norms and convolutions see: the "padded" map, or the "image" alone.
+        bias: whether convolutions have one, before their norms.
     """
 
     def __init__(
@@ -37,14 +38,15 @@ class FeatureLevels(nn.Module):
         extra: int,
         vectors: bool,
         extent: Extent = "padded",
+        bias: bool = True,
     ):
         super().__init__()
         self.position, self.extra, self.extent = position, extra, extent
         coarser = [channels[-1], *[width] * extra][:extra]
         self.projections = nn.ModuleList(
             [
-                *(projection(c, width, kernel_size=1, stride=1) for c in channels),
-                *(projection(c, width, kernel_size=3, stride=2) for c in coarser),
+                *(projection(c, width, kernel_size=1, stride=1, bias=bias) for c in channels),
+                *(projection(c, width, kernel_size=3, stride=2, bias=bias) for c in coarser),
             ]
         )
         self.vectors = nn.Parameter(torch.randn(len(self.projections), width)) if vectors else None
@@ -98,9 +100,9 @@ def only_level(channels: tuple[int, ...], encoder: str) -> int:
     return channels[0]
 
 
-def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int) -> nn.Sequential:
+def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int, bias: bool = True) -> nn.Sequential:
     """A convolution and a GroupNorm of 32 groups, or of as many as divide both 32 and the channels."""
-    convolution = nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2)
+    convolution = nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias)
     nn.init.xavier_uniform_(convolution.weight)
     zero_bias(convolution)
     return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs), outputs))

@@ -13,6 +13,8 @@ from detrkit.geometry.base import Decoded, Geometry
 from detrkit.recipe import register
 from detrkit.structures import Reference
 
+Eps = Annotated[float, Field(gt=0, lt=0.5)]
+
 
 @register("geometry", "box")
 class BoxGeometry(Geometry):
@@ -22,11 +24,13 @@ class BoxGeometry(Geometry):
 
     Args:
         eps: clipping of the logit, see `inverse_sigmoid`.
+        predicted_eps: the same where a prediction is made, if it is another than where the reference moves: 1e-5 in
+            mmdetection.
     """
 
-    def __init__(self, *, eps: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3):
+    def __init__(self, *, eps: Eps = 1e-3, predicted_eps: Eps | None = None):
         super().__init__()
-        self.eps = eps
+        self.eps, self.predicted_eps = eps, eps if predicted_eps is None else predicted_eps
         self.offset_widths = {"box": 4}
 
     def encode(self, boxes: Tensor) -> Reference:
@@ -37,8 +41,13 @@ class BoxGeometry(Geometry):
         return self.encode(corners_to_center(Reference(points, sides).corners("a box geometry")))
 
     def decode(self, offsets: dict[str, Tensor], reference: Reference) -> Decoded:
-        box = torch.cat((reference.point, reference.size("a box geometry")), dim=-1)
-        return Decoded(torch.sigmoid(offsets["box"] + inverse_sigmoid(box, self.eps)), None)
+        return Decoded(_shifted(offsets, reference, self.predicted_eps), None)
 
     def move(self, offsets: dict[str, Tensor], reference: Reference) -> Reference:
-        return self.encode(self.decode(offsets, reference).boxes)
+        return self.encode(_shifted(offsets, reference, self.eps))
+
+
+def _shifted(offsets: dict[str, Tensor], reference: Reference, eps: float) -> Tensor:
+    """The boxes [B, N, 4] of references with offsets."""
+    box = torch.cat((reference.point, reference.size("a box geometry")), dim=-1)
+    return torch.sigmoid(offsets["box"] + inverse_sigmoid(box, eps))

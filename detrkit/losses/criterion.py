@@ -146,8 +146,23 @@ class Criterion(BaseCriterion):
             terms = self._of_layers("", output, padded, matches, objects)
             for name, extra in output.extras.items():
                 found = extra.matches or pairs[name]
-                terms |= self._of_extra(name, extra, truths[name], found, objects * extra.copies)
+                share = len(extra.output.logits[0]) / padded.images
+                counted = self._weights(found, share) if extra.by_weight else objects * extra.copies
+                terms |= self._of_extra(name, extra, truths[name], found, counted)
         return terms, matches, padded
+
+    def _weights(self, matches: Matches | Sequence[Matches], share: float) -> Tensor:
+        """[Y] what all pairs of a layer count, in all processes on average, at least 1.
+
+        `share`: of the process's images in this piece of its batch; the other pieces are taken to count as much.
+        """
+        layers = [matches] if isinstance(matches, Matches) else matches
+        weights = torch.stack([one.weighed(torch.ones_like(one.query, dtype=torch.float32)).sum() for one in layers])
+        weights = weights / share
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(weights)
+            weights = weights / dist.get_world_size()
+        return weights.clamp(min=1)
 
     def _of_extra(
         self, name: str, extra: Extra, targets: Targets, matches: Matches | Sequence[Matches], objects: Tensor
@@ -159,11 +174,15 @@ class Criterion(BaseCriterion):
     def _of_layers(
         self, extra: str, output: Output, targets: Targets, matches: Matches | Sequence[Matches], objects: Tensor
     ) -> dict[str, tuple[float, Tensor]]:
-        """The terms of an output whose layers have matches of one number, or of a number of its own each."""
+        """The terms of an output whose layers have matches of one number, or of a number of its own each.
+
+        `objects` is one normaliser, or one of each layer [Y].
+        """
         if isinstance(matches, Matches):
             return self._terms(extra, output, targets, matches, objects)
+        each = objects.expand(len(matches)).unbind()
         layers = [
-            self._terms(extra, output.layer(index), targets, pairs, objects) for index, pairs in enumerate(matches)
+            self._terms(extra, output.layer(index), targets, pairs, each[index]) for index, pairs in enumerate(matches)
         ]
         return {key: (weight, torch.cat([layer[key][1] for layer in layers])) for key, (weight, _) in layers[0].items()}
 

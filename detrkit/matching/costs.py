@@ -69,8 +69,8 @@ class ClassChance(Cost):
 class FocalCost(ClassChance):
     """The focal loss that the query would have for the object's class, less what it has without.
 
-    alpha (1 - p)^gamma (-ln(p + 1e-8)) - (1 - alpha) p^gamma (-ln(1 - p + 1e-8)) at the object's class, as
-    Deformable DETR matches.
+    alpha (1 - p)^gamma (-ln(p + eps)) - (1 - alpha) p^gamma (-ln(1 - p + eps)) at the object's class, as Deformable
+    DETR matches.
 
     Needs `head.objectness = true` where it asks for `objectness`.
 
@@ -78,6 +78,7 @@ class FocalCost(ClassChance):
         weight: factor of the term.
         alpha, gamma: of the focal loss.
         objectness: p is the class probability times the objectness (SAP-DETR).
+        log_eps: eps; 1e-6 in Relation DETR, 1e-12 in mmdetection.
     """
 
     def __init__(
@@ -87,14 +88,15 @@ class FocalCost(ClassChance):
         alpha: Annotated[float, Field(ge=0, le=1)] = 0.25,
         gamma: Annotated[float, Field(ge=0, le=100)] = 2.0,
         objectness: bool = False,
+        log_eps: Annotated[float, Field(gt=0, le=1e-3)] = 1e-8,
     ):
         super().__init__(weight=weight, objectness=objectness)
-        self.alpha, self.gamma = alpha, gamma
+        self.alpha, self.gamma, self.log_eps = alpha, gamma, log_eps
 
     def __call__(self, output: Output, targets: Targets) -> Tensor:
         p = self.probability(output, targets)
-        positive = self.alpha * (1 - p) ** self.gamma * -torch.log(p + 1e-8)
-        negative = (1 - self.alpha) * p**self.gamma * -torch.log(1 - p + 1e-8)
+        positive = self.alpha * (1 - p) ** self.gamma * -torch.log(p + self.log_eps)
+        negative = (1 - self.alpha) * p**self.gamma * -torch.log(1 - p + self.log_eps)
         return positive - negative
 
 

@@ -40,8 +40,12 @@ class HungarianMatcher(Matcher):
 
     @torch.no_grad()
     def cost(self, output: Output, targets: Targets) -> Tensor:
-        """The weighted sum of costs [Y, B, N, T]; columns beyond an image's count mean nothing."""
-        return total(cost.weight * cost(output, targets) for cost in self.costs.values())
+        """The weighted sum of costs [Y, B, N, T]; columns beyond an image's count mean nothing.
+
+        Queries that do not stand (`Output.standing`) are matched when no others are left.
+        """
+        costs = total(cost.weight * cost(output, targets) for cost in self.costs.values())
+        return costs if output.standing is None else costs.masked_fill(~output.standing[..., None], 1e6)
 
     def forward(self, output: Output, targets: Targets) -> Matches | Sequence[Matches]:
         return self.match([(output, targets)])[0]

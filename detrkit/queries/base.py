@@ -9,6 +9,9 @@ from detrkit.layers import Part
 from detrkit.recipe import define_slot
 from detrkit.structures import Memory, Queries, QueryLimit
 
+SECOND = "second"
+"""the name among a generator's extras of the proposals that its second set of queries starts from"""
+
 
 class QueryGenerator(Part):
     """Memory to the decoder's queries.
@@ -18,6 +21,9 @@ class QueryGenerator(Part):
 
     makes_groups = False
     """whether it makes as many groups of queries as it is asked for; its constructor then takes `groups`, their most"""
+    makes_second = False
+    """whether it makes a second set of queries by proposals of their own where it is asked (`with_second`); its
+    constructor then takes `second`, how many at most, and the proposals are the extra `SECOND`"""
     labels: Tensor | None
     """[K + 1, D - 1] the label table that its content is made of, where it is; denoising may share it"""
     embeds_boxes = False
@@ -34,6 +40,10 @@ class QueryGenerator(Part):
         """The queries [B, groups * N] of the first `groups` groups, group by group."""
         raise NotImplementedError
 
+    def with_second(self, memory: Memory, groups: int = 1) -> Queries:
+        """The same with the second set after them [B, groups * N + M]; asked only where `makes_second` says so."""
+        raise NotImplementedError
+
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """The embeddings [..., D] of boxes [..., 4] (cx, cy, w, h); asked only where `embeds_boxes` says so."""
         raise NotImplementedError
@@ -42,4 +52,4 @@ class QueryGenerator(Part):
         """Raise UserError if the queries do not go with the decoder."""
 
 
-define_slot("queries", offers=("width", "classes", "geometry", "groups", "head"), base=QueryGenerator)
+define_slot("queries", offers=("width", "classes", "geometry", "groups", "second", "head"), base=QueryGenerator)

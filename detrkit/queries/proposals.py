@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detrkit.heads import Head
-from detrkit.layers import at_most
+from detrkit.heads import Head, HeadOutput
+from detrkit.layers import at_most, take
 from detrkit.recipe import Given, as_factory
-from detrkit.structures import Memory
+from detrkit.structures import Memory, Output
 
 
 class Start(NamedTuple):
@@ -26,6 +26,21 @@ class Start(NamedTuple):
     def scored(self, scores: Tensor, *, skip_unusable: bool) -> Tensor:
         """Scores [B, L] to choose by: -inf where a token is not usable, if those are to come last."""
         return scores.masked_fill(~self.usable, -torch.inf) if skip_unusable else scores
+
+    def boxes_of(self, raw: HeadOutput, places: Tensor) -> Tensor:
+        """[B, N, 4] the boxes that a head's numbers for the tokens at places [B, N] mean."""
+        return torch.sigmoid(raw.offsets["box"] + take(self.boxes, places))
+
+
+def proposal_head(head: Given, *, width: int, classes: int) -> Head:
+    """A head of the decoder's kind for the encoder's tokens."""
+    return as_factory("head", head)(
+        width=width,
+        classes=classes,
+        layers=1,
+        offset_widths={"box": 4},
+        size_offsets=(),  # sizes start from the cell's
+    )
 
 
 class Proposals(nn.Module):
@@ -45,13 +60,7 @@ class Proposals(nn.Module):
         super().__init__()
         self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         nn.init.xavier_uniform_(self.project.weight)
-        self.head: Head = as_factory("head", head)(
-            width=width,
-            classes=classes,
-            layers=1,
-            offset_widths={"box": 4},
-            size_offsets=(),  # sizes start from the cell's
-        )
+        self.head = proposal_head(head, width=width, classes=classes)
 
     def forward(self, memory: Memory) -> Start:
         """What every token's proposal starts from; `head` reads its tokens."""
@@ -65,6 +74,40 @@ class Proposals(nn.Module):
         boxes = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], torch.inf)
         tokens = self.norm(self.project(memory.tokens.masked_fill(~usable[..., None], 0.0)))
         return Start(tokens, boxes, usable)
+
+
+class SecondProposals(nn.Module):
+    """What a second set of queries starts from: the best tokens by a head of their own (Relation DETR, DDQ).
+
+    Args:
+        width: D.
+        classes: K.
+        head: factory of the head.
+        count: M.
+    """
+
+    def __init__(self, *, width: int, classes: int, head: Given, count: int):
+        super().__init__()
+        self.count, self.head = count, proposal_head(head, width=width, classes=classes)
+
+    def forward(self, start: Start, memory: Memory, *, skip_unusable: bool) -> tuple[Tensor, Output]:
+        """The tokens' places [B, M], and what the head says of them; M is at most the number of tokens."""
+        scores = start.scored(self.head.certainty(0, start.tokens), skip_unusable=skip_unusable)
+        places = best(scores, self.count)
+        raw = self.head(0, take(start.tokens, places))
+        return places, proposed(raw, start.boxes_of(raw, places), memory, self.head)
+
+
+def proposed(raw: HeadOutput, boxes: Tensor, memory: Memory, head: Head) -> Output:
+    """The encoder's predictions as one layer's output; a box's point, for costs that ask for one, is its middle."""
+    return Output(
+        logits=raw.logits[None],
+        boxes=boxes[None],
+        memory=memory.tokens,
+        points=boxes[None, ..., :2],
+        objectness=None if raw.objectness is None else raw.objectness[None],
+        background=head.background,
+    )
 
 
 def ranked(scores: Tensor, count: int, groups: int) -> Tensor:

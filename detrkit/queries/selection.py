@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.geometry.base import Geometry
-from detrkit.heads import Head, HeadOutput
 from detrkit.layers import Count, take
 from detrkit.position import sine_code
-from detrkit.queries.base import QueryGenerator
-from detrkit.queries.proposals import Proposals, ranked
+from detrkit.queries.base import SECOND, QueryGenerator
+from detrkit.queries.proposals import Proposals, SecondProposals, proposed, ranked
 from detrkit.recipe import Given, register
-from detrkit.structures import Extra, Memory, Output, Queries, QueryLimit
+from detrkit.structures import Extra, Memory, Queries, QueryLimit
 
 
 @register("queries", "mixed_selection")
@@ -27,11 +26,13 @@ class MixedSelectionQueries(QueryGenerator):
 
     The chosen proposals are trained by the extra "encoder", matched and weighted as the answer is. With fewer tokens
     than `count`, rank r keeps its content and the ranks beyond the tokens are left out of that batch. A second group of
-    queries is the next best N tokens, with content of its own; "encoder" trains those of the first.
+    queries is the next best N tokens, with content of its own; "encoder" trains those of the first. A second set is the
+    best tokens by a head of its own, with content of its own.
 
     Args:
         width: D.
         groups: how many groups of content there are.
+        second: queries of a second set; 0 for none.
         geometry: turns the chosen boxes into references.
         classes: K.
         head: factory of the decoder's head; the encoder gets one of its own.
@@ -39,9 +40,11 @@ class MixedSelectionQueries(QueryGenerator):
         skip_unusable: choose padded cells and cells at the image's edge only when nothing else is left. The published
             code does not: such tokens share one score, and where it is high they are all chosen, with the box
             (1, 1, 1, 1).
+        start: how content is drawn: "xavier", uniform (DINO), or "normal", of deviation 1 (Relation DETR).
     """
 
     makes_groups = True
+    makes_second = True
 
     def __init__(
         self,
@@ -51,26 +54,44 @@ class MixedSelectionQueries(QueryGenerator):
         classes: int,
         head: Given,
         groups: int = 1,
+        second: int = 0,
         count: Count = 300,
         skip_unusable: bool = False,
+        start: Literal["xavier", "normal"] = "xavier",
     ):
         super().__init__()
         self.geometry, self.count, self.skip_unusable = geometry, count, skip_unusable
         self.proposals = Proposals(width=width, classes=classes, head=head)
         self.limit = QueryLimit(count, "queries.count")
-        self.content = nn.Parameter(nn.init.xavier_uniform_(torch.empty(groups * count, width)))
+        draw = nn.init.xavier_uniform_ if start == "xavier" else nn.init.normal_
+        self.content = nn.Parameter(draw(torch.empty(groups * count, width)))
+        self.second: SecondProposals | None = None
+        if second:
+            self.second = SecondProposals(width=width, classes=classes, head=head, count=second)
+            self.second_content = nn.Parameter(draw(torch.empty(second, width)))
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
+        return self._made(memory, groups, None)
+
+    def with_second(self, memory: Memory, groups: int = 1) -> Queries:
+        return self._made(memory, groups, self.second)
+
+    def _made(self, memory: Memory, groups: int, second: SecondProposals | None) -> Queries:
         start = self.proposals(memory)
         scores = self.proposals.head.certainty(0, start.tokens)
         scores = start.scored(scores, skip_unusable=self.skip_unusable)
         chosen = ranked(scores, self.count, groups)
         raw = self.proposals.head(0, take(start.tokens, chosen))
-        boxes = torch.sigmoid(raw.offsets["box"] + take(start.boxes, chosen))
+        boxes = start.boxes_of(raw, chosen)
         size = chosen.shape[1] // groups
         content = by_rank(self.content, self.count, groups, boxes)
-        encoder = Extra(proposed(raw, boxes, memory, self.proposals.head).rows(slice(size)))
-        return Queries(content, self.geometry.encode(boxes.detach()), extras={"encoder": encoder})
+        extras = {"encoder": Extra(proposed(raw, boxes, memory, self.proposals.head).rows(slice(size)))}
+        if second is not None:
+            _, output = second(start, memory, skip_unusable=self.skip_unusable)
+            boxes = torch.cat((boxes, output.boxes[0]), dim=1)
+            content = torch.cat((content, by_rank(self.second_content, second.count, 1, output.boxes[0])), dim=1)
+            extras[SECOND] = Extra(output)
+        return Queries(content, self.geometry.encode(boxes.detach()), extras=extras)
 
 
 @register("queries", "two_stage")
@@ -151,15 +172,3 @@ def by_rank(content: Tensor, count: int, groups: int, chosen: Tensor) -> Tensor:
     size = chosen.shape[1] // groups
     ranks = content[: groups * count].unflatten(0, (groups, -1))[:, :size].flatten(0, 1)
     return ranks.expand(chosen.shape[0], -1, -1)
-
-
-def proposed(raw: HeadOutput, boxes: Tensor, memory: Memory, head: Head) -> Output:
-    """The encoder's predictions as one layer's output; a box's point, for costs that ask for one, is its middle."""
-    return Output(
-        logits=raw.logits[None],
-        boxes=boxes[None],
-        memory=memory.tokens,
-        points=boxes[None, ..., :2],
-        objectness=None if raw.objectness is None else raw.objectness[None],
-        background=head.background,
-    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count, take
 from detrkit.queries.base import QueryGenerator
-from detrkit.queries.proposals import Proposals, best
-from detrkit.queries.selection import proposed
+from detrkit.queries.proposals import Proposals, best, proposed
 from detrkit.recipe import Given, register
 from detrkit.structures import Extra, Memory, Queries, QueryLimit
 
@@ -39,6 +38,6 @@ class TokenSelectionQueries(QueryGenerator):
         chosen = best(self.proposals.head.certainty(0, start.tokens), self.count)
         tokens = take(start.tokens, chosen)
         raw = self.proposals.head(0, tokens)
-        boxes = (raw.offsets["box"] + take(start.boxes, chosen)).sigmoid()
+        boxes = start.boxes_of(raw, chosen)
         encoder = Extra(proposed(raw, boxes, memory, self.proposals.head))
         return Queries(tokens.detach(), self.geometry.encode(boxes.detach()), extras={"encoder": encoder})

@@ -11,11 +11,12 @@ Shape legend, used in every docstring of the package:
 from detrkit.structures.memory import AxisCodes, Extent, FeatureMap, Memory, require_bool
 from detrkit.structures.reference import Reference
 from detrkit.structures.queries import Queries, QueryLayout, QueryLimit, QueryPosition, Relation
-from detrkit.structures.output import Extra, Output
+from detrkit.structures.output import SILENT, Extra, Output
 from detrkit.structures.targets import Sizes, Target, Targets
 from detrkit.structures.matches import Matches
 
 __all__ = [
+    "SILENT",
     "AxisCodes",
     "Extent",
     "Extra",

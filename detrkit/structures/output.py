@@ -13,6 +13,12 @@ from detrkit.structures.matches import Matches
 from detrkit.structures.targets import Targets
 
 
+PREDICTED = ("logits", "boxes", "points", "objectness", "standing")
+"""the fields of an output that are [Y, B, N, ...]"""
+SILENT = -1e4
+"""a logit that says of a class that it is not there, beyond any doubt and without a loss"""
+
+
 @dataclass(frozen=True)
 class Output:
     """A detector's predictions, stacked over the decoder layers (the last layer is the answer)."""
@@ -37,12 +43,14 @@ class Output:
     """groups that share the weight of a loss, those of other outputs counted too: losses are divided by it"""
     content: tuple[Tensor, ...] | None = None
     """[B, N, D] of each layer, what the head read; in training only"""
+    standing: Tensor | None = None
+    """[Y, B, N] bool, False for queries that answer for nothing, whose logits say so; None: all stand"""
     many: Output | None = None
     """one-to-many predictions of the same queries, where the decoder makes some; in training only"""
 
     def rows(self, places: slice) -> Output:
         """The same for some of the queries, as one group and without extras."""
-        cut = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
+        cut = {name: getattr(self, name) for name in PREDICTED}
         cut = {name: value[:, :, places] for name, value in cut.items() if value is not None}
         content = None if self.content is None else tuple(read[:, places] for read in self.content)
         many = None if self.many is None else self.many.rows(places)
@@ -50,7 +58,7 @@ class Output:
 
     def layer(self, index: int) -> Output:
         """The same of one decoder layer, without extras."""
-        kept = {name: getattr(self, name) for name in ("logits", "boxes", "points", "objectness")}
+        kept = {name: getattr(self, name) for name in PREDICTED}
         kept = {name: value[index : index + 1] for name, value in kept.items() if value is not None}
         content = None if self.content is None else self.content[index : index + 1]
         return replace(self, **kept, content=content, many=None, extras={})
@@ -58,7 +66,11 @@ class Output:
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        wide: dict[str, Any] = {name: value.float() for name, value in values.items() if isinstance(value, Tensor)}
+        wide: dict[str, Any] = {
+            name: value.float()
+            for name, value in values.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
         return replace(self, **wide, extras={name: extra.float() for name, extra in self.extras.items()})
 
 
@@ -81,6 +93,8 @@ class Extra:
     assign: Callable[[Output, Targets], Callable[[], Sequence[Matches]]] | None = None
     """gives each layer's pairs, where neither they are known nor the answer's matcher finds them: it begins on the
     device, and what it returns is called when the matcher has waited for that"""
+    by_weight: bool = False
+    """losses are divided by what the pairs count (`Matches.weight`) in sum, not by the number of objects"""
 
     def truth(self, batch: Targets) -> Targets:
         """What these predictions are held against."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +16,9 @@ from detrkit.structures.reference import Reference
 class QueryLayout:
     """Who sees whom in the decoder's self-attention, where training blocks have added queries.
 
-    Denoising slots stand first; then come the groups of matching queries, of which the first is the answer. A matching
-    query sees its own group, or with `joined` those beyond the answer are one. A slot sees its own denoising group and
-    the answer.
+    Denoising slots stand first; then come the groups of matching queries, of which the first is the answer, and last a
+    second set. A matching query sees its own group, one of the second set sees that. A slot sees its own denoising
+    group and the answer.
     """
 
     queries: int
@@ -27,17 +27,18 @@ class QueryLayout:
     """groups of matching queries"""
     slots: Tensor | None = None
     """[S] int64, the denoising group of each slot, from 0 on; -1 for slots that only fill up"""
-    joined: bool = False
-    """whether the groups beyond the answer see one another; several of their queries then answer for one object"""
+    second: int = 0
+    """queries of the second set, of which several answer for one object"""
+    passed_over: Tensor | None = None
+    """[B, N] bool of all queries, True for those that do not see one another, nor themselves; in no slot and not in the
+    second set"""
     kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     """what was computed of the fields and is asked for again"""
 
     @property
     def matching(self) -> tuple[int, ...]:
         """The queries of each set of matching queries that sees itself alone."""
-        if self.joined:
-            return (self.queries, (self.groups - 1) * self.queries)
-        return (self.queries,) * self.groups
+        return (self.queries,) * self.groups + ((self.second,) if self.second else ())
 
     @property
     def answer(self) -> slice:
@@ -49,19 +50,20 @@ class QueryLayout:
     def visible(self) -> Tensor:
         """[S + N, S + N] bool, True where a slot or a query of the answer may look at another; on the slots' device."""
         if "visible" not in self.kept:
-            self.kept["visible"] = self._sight(1, None if self.slots is None else self.slots.device)
+            self.kept["visible"] = self._sight((self.queries,), None if self.slots is None else self.slots.device)
         return self.kept["visible"]
 
     def attention_mask(self, device: torch.device | str | None = None) -> Tensor:
         """[N, N] bool, True where a row may not look at a column: `attn_mask` of `torch.nn.MultiheadAttention`.
 
-        N counts slots and all groups. `torch.nn.functional.scaled_dot_product_attention` wants its negation.
+        N counts slots, all groups and the second set. `torch.nn.functional.scaled_dot_product_attention` wants its
+        negation.
         """
-        return ~self._sight(self.groups, device)
+        return ~self._sight(self.matching, device)
 
-    def _sight(self, groups: int, device: torch.device | str | None) -> Tensor:
-        group = torch.arange(groups * self.queries, device=device) // self.queries
-        owner = -2 - (group.clamp(max=1) if self.joined else group)  # -2 is the answer
+    def _sight(self, sets: Sequence[int], device: torch.device | str | None) -> Tensor:
+        parts = [torch.full((size,), -2 - place, device=device) for place, size in enumerate(sets)]
+        owner = torch.cat(parts)  # -2 is the answer
         if self.slots is not None:
             owner = torch.cat((self.slots.to(owner.device), owner))
         return (owner[:, None] == owner) | ((owner > -2)[:, None] & (owner == -2))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from detrkit.zoo.names import Config, Family, Setting
+from detrkit.zoo.names import Config, Family, Setting, one_label_more
 
 _ENCODER = r"transformer\.encoder\.layers\.(\d+)\."
 _DECODER = r"transformer\.decoder\.layers\.(\d+)\."
@@ -81,12 +80,8 @@ RULES = (
 REPEATS = ((r"transformer\.decoder\.((?:class_embed|bbox_embed)\..+)", r"\1"),)
 
 
-def _one_label_more(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Official label tables have K rows, ours one more, which DINO's denoising does not read."""
-    labels = state.get("label_enc.weight")
-    if labels is None:
-        return state
-    return {**state, "label_enc.weight": torch.cat((labels, torch.zeros_like(labels[:1])))}
+def _prepare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return one_label_more(state, "label_enc.weight")
 
 
 def _settings(config: Config | None) -> Sequence[Setting]:
@@ -97,7 +92,7 @@ def _settings(config: Config | None) -> Sequence[Setting]:
 DETREX_DINO = Family(
     rules=RULES,
     repeats=REPEATS,
-    prepare=_one_label_more,
+    prepare=_prepare,
     coco_classes=80,
     of="dino",
     mark=_MARK,

@@ -8,7 +8,9 @@ from detrkit.recipe import register
 from detrkit.zoo.deformable_names import DEFORMABLE_DETR, DINO
 from detrkit.zoo.dense_names import ANCHOR_DETR, CONDITIONAL_DETR, DETR, SAM_DETR, SMCA_DETR
 from detrkit.zoo.detrex_names import DETREX_DEFORMABLE_DETR, DETREX_DINO
+from detrkit.zoo.mmdetection_names import MMDETECTION_DINO
 from detrkit.zoo.names import DAB_DETR, DN_DETR, SAP_DETR, Family
+from detrkit.zoo.relation_names import RELATION_DETR_DINO
 from detrkit.zoo.rt_detr_names import RT_DETR, TRANSFORMERS_RT_DETR
 from detrkit.zoo.torchvision_names import TORCHVISION
 from detrkit.zoo.transformers_names import (
@@ -28,6 +30,8 @@ FAMILIES: dict[str, Family] = {
     "detrex_dino": DETREX_DINO,
     "dino": DINO,
     "dn_detr": DN_DETR,
+    "mmdetection_dino": MMDETECTION_DINO,
+    "relation_detr_dino": RELATION_DETR_DINO,
     "rt_detr": RT_DETR,
     "sam_detr": SAM_DETR,
     "sap_detr": SAP_DETR,

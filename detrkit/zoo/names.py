@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # COCO's own ids, which the official DETR codes use as labels: 91 outputs, of which 11 are never trained.
@@ -91,6 +92,15 @@ class Family:
 
 def _expanded(rules: tuple[tuple[str, str], ...], name: str) -> list[str]:
     return [match.expand(template) for pattern, template in rules if (match := re.fullmatch(pattern, name))]
+
+
+def one_label_more(state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    """The tensors with one row more in the label table of that name, where there is one.
+
+    Some codes' tables have K rows; ours has K + 1, of which DINO's denoising does not read the last.
+    """
+    labels = state.get(name)
+    return state if labels is None else {**state, name: torch.cat((labels, torch.zeros_like(labels[:1])))}
 
 
 BACKBONE_AND_ENCODER = (

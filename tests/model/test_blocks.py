@@ -98,28 +98,29 @@ def test_folded_groups_equal_a_masked_joint_attention(groups, slots):
     torch.testing.assert_close(self_attend(*parted, layout, dropout=0.0), expected)
 
 
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("second", [0, 4, 6])
 @pytest.mark.parametrize("slots", [(), (2, 2, -1)])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_numbers_among_queries_are_added_where_no_two_answer_for_one_object(groups, slots, joined):
-    """With `joined` the groups beyond the answer see one another, and have no such numbers."""
+def test_numbers_among_queries_are_added_where_no_two_answer_for_one_object(groups, slots, second):
+    """The second set sees itself alone, and has no such numbers."""
     owners = [group for group, size in enumerate(slots[:2]) for _ in range(size)] + [-1] * (slots[2:] == (-1,))
-    layout = QueryLayout(4, groups=groups, slots=torch.tensor(owners) if owners else None, joined=joined and groups > 1)
+    layout = QueryLayout(4, groups=groups, slots=torch.tensor(owners) if owners else None, second=second)
     owner = owners + ["answer"] * 4
     for group in range(1, groups):
-        owner += ["others" if joined else f"group {group}"] * 4
+        owner += [f"group {group}"] * 4
+    owner += ["second"] * second
     sees = torch.tensor([[a == b or (isinstance(a, int) and b == "answer") for b in owner] for a in owner])
     assert torch.equal(layout.attention_mask(), ~sees)
     torch.manual_seed(0)
     total = len(owner)
     query, key, value = torch.randn(3, 2, 2, total, 4, dtype=torch.float64)
     numbers = torch.randn(2, 2, total, total, dtype=torch.float64)
-    without = torch.tensor([name == "others" for name in owner])
+    without = torch.tensor([name == "second" for name in owner])
     logits = query @ key.mT / 2 + numbers.masked_fill(without[:, None] & without, 0)
     expected = logits.masked_fill(~sees, -torch.inf).softmax(-1) @ value
     found = self_attend(query, key, value, layout, dropout=0.0, bias=lambda at: numbers[:, :, at, at])
     torch.testing.assert_close(found, expected.transpose(1, 2).flatten(2))
-    if groups == 1 and not owners:
+    if groups == 1 and not owners and not second:
         alone = self_attend(query, key, value, None, dropout=0.0, bias=lambda at: numbers[:, :, at, at])
         torch.testing.assert_close(alone, found)
 

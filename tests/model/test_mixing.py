@@ -109,6 +109,18 @@ NEEDS = {  # recipe, a part that something is lacking for, what is said, and wha
     "ranks for all queries": (DAB, ["decoder.ranked=299"], "set decoder.ranked = 300", ["decoder.ranked=300"]),
     "what trains many predictions": (DAB, ["decoder.many_first=true"], "which no block trains", [MANY]),
     "many predictions": (DAB, [MANY], "the decoder makes none", ["decoder.many_first=true"]),
+    "a second set": (
+        DAB,
+        ["blocks.dense.count=20"],
+        "which queries .* does not make",
+        ["queries.type=mixed_selection"],
+    ),
+    "heads of a second set": (
+        DAB,
+        ["decoder.second_head=true", "queries.type=mixed_selection"],
+        "which no block makes",
+        ["blocks.dense.count=20"],
+    ),
     "groups": ("anchor_detr_r50_50ep", ["blocks.groups.count=2"], "and queries .* makes one", None),
 }
 

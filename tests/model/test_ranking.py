@@ -32,7 +32,7 @@ def ours(name: str) -> str:
 def test_the_decoder_is_rank_detr_s():
     decoder = official_decoder(eps=1e-3, ranked=15).train()
     decoder.load_state_dict({ours(name): value for name, value in STORED.items() if name.startswith("w.")})
-    layout = QueryLayout(queries=5, groups=3, joined=True)
+    layout = QueryLayout(queries=5, second=10)
     output = decoder(*stored_inputs(STORED, decoder, layout=layout))
     assert (output.logits - STORED["logits"]).abs().max() < 1e-4
     assert (output.boxes - STORED["boxes"]).abs().max() < 1e-5

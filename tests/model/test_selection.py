@@ -208,16 +208,17 @@ def test_distinct_boxes_are_the_official_code_s():
     stored = load_file(Path(__file__).parent / "distinct_selection.safetensors")
     scores = stored["logits"].amax(-1)
     for count in (10, 20):
-        assert torch.equal(distinct(stored["boxes"], scores, count, 0.8), stored[f"chosen.{count}"])
-    every = distinct(stored["boxes"], scores, 99, 0.8)
+        assert torch.equal(distinct(stored["boxes"], scores, count, 0.8)[0], stored[f"chosen.{count}"])
+    every, stand = distinct(stored["boxes"], scores, 99, 0.8)
     assert [sorted(row) for row in every.tolist()] == [list(range(60))] * 2
     for boxes, points, row in zip(stored["boxes"].tolist(), scores, every.tolist(), strict=True):
-        stand = []
+        standing = []
         for place in points.argsort(descending=True).tolist():
-            if all(iou(boxes[place], boxes[other]) <= 0.8 for other in stand):
-                stand.append(place)
-        rest = [place for place in points.argsort(descending=True).tolist() if place not in stand]
-        assert row == stand + rest
+            if all(iou(boxes[place], boxes[other]) <= 0.8 for other in standing):
+                standing.append(place)
+        rest = [place for place in points.argsort(descending=True).tolist() if place not in standing]
+        assert row == standing + rest
+    assert stand.sum(1).tolist() == [32, 30]
 
 
 def test_distinct_queries_bring_their_tokens():
@@ -232,3 +233,25 @@ def test_distinct_queries_bring_their_tokens():
         assert max(iou(boxes[0], other) for other in boxes[1:3]) <= 0.05
     (chosen.content.sum() + proposed.boxes.sum()).backward()
     assert queries.content.weight.grad.any()
+
+
+def test_what_lacks_is_nothing_where_asked():
+    held, queries = memory(padded=True), build(DistinctSelectionQueries, count=12, iou=0.05)
+    chosen = queries(held)
+    _, stand = distinct(*proposed_boxes(queries, held), 12, 0.05)
+    assert 0 < (~stand).sum() < 20
+    queries.fills_up = False
+    fewer = queries(held)
+    proposed, before = fewer.extras["encoder"].output, chosen.extras["encoder"].output
+    assert torch.equal(proposed.boxes[0][stand], before.boxes[0][stand])
+    assert torch.equal(fewer.content[stand], chosen.content[stand])
+    assert (proposed.boxes[0][~stand] == 0.5).all()
+    assert (fewer.reference.size("test")[~stand] == 0.5).all()
+    assert not proposed.logits[0][~stand].any()
+    assert not fewer.content[~stand].any()
+
+
+def proposed_boxes(queries, held):
+    """All tokens' boxes and scores."""
+    start, head = queries.proposals(held), queries.proposals.head
+    return torch.sigmoid(head.offsets(0, start.tokens)["box"] + start.boxes).detach(), head.certainty(0, start.tokens)

@@ -136,7 +136,11 @@ def test_references_give_their_boxes():
     assert torch.allclose(reference.boxes(), torch.tensor([[[0.6, 0.5, 0.4, 0.4]]]))
 
 
-LAYOUTS = [QueryLayout(3), QueryLayout(2, groups=2), QueryLayout(2, groups=2, slots=torch.tensor([0, 1, 1, -1]))]
+LAYOUTS = [
+    QueryLayout(3),
+    QueryLayout(2, groups=2),
+    QueryLayout(2, groups=2, slots=torch.tensor([0, 1, 1, -1]), second=3),
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -147,7 +151,7 @@ def test_a_layout_s_mask_is_torch_s(layout):
     ours = MultiHeadAttention(width=8, heads=2)
     theirs = nn.MultiheadAttention(8, 2, batch_first=True)
     theirs.load_state_dict(ours.state_dict())
-    count = layout.answer.stop + (layout.groups - 1) * layout.queries
+    count = layout.answer.stop + (layout.groups - 1) * layout.queries + layout.second
     x = torch.randn(2, count, 8)
     mask = layout.attention_mask()
     assert mask.dtype == torch.bool

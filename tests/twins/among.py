@@ -13,15 +13,15 @@ LAYOUTS = {
     "all": None,
     "groups": QueryLayout(queries=2, groups=3),
     "slots": QueryLayout(queries=2, groups=2, slots=torch.tensor([0, 0, 1, -1])),
-    "joined": QueryLayout(queries=2, groups=3, slots=torch.tensor([1, 0]), joined=True),
+    "second": QueryLayout(queries=2, slots=torch.tensor([1, 0]), second=3),
 }
 
 
 def owners(layout: QueryLayout) -> list[tuple[str, int]]:
-    """Whose each query is: a denoising group's, the answer's (the first group's), or another group's."""
+    """Whose each query is: a denoising group's, the answer's (the first group's), another group's, the second set's."""
     slots = [] if layout.slots is None else [("slot", group) for group in layout.slots.tolist()]
-    others = [("beyond", 0 if layout.joined else g) for g in range(1, layout.groups) for _ in range(layout.queries)]
-    return [*slots, *[("answer", 0)] * layout.queries, *others]
+    others = [("beyond", g) for g in range(1, layout.groups) for _ in range(layout.queries)]
+    return [*slots, *[("answer", 0)] * layout.queries, *others, *[("second", 0)] * layout.second]
 
 
 def scene(layout):
@@ -38,7 +38,7 @@ def attended(query, key, value, layout, bias, b, n, count):
     """softmax over the queries that query n may see of q k / sqrt(F) and the bias, times values, heads in a row."""
     owner = [None] * count if layout is None else owners(layout)
     seen = [m for m in range(count) if owner[m] == owner[n] or (owner[n][0] == "slot" and owner[m][0] == "answer")]
-    biased = layout is None or not (layout.joined and owner[n][0] == "beyond")  # these answer for an object together
+    biased = layout is None or owner[n][0] != "second"  # these answer for an object together
     mixed = []
     for head in range(HEADS):
         logits = [head_of(query(n), head, HEADS) @ head_of(key(m), head, HEADS) / (WIDTH / HEADS) ** 0.5 for m in seen]
@@ -115,7 +115,7 @@ CASES = [
             ("all", {}),
             ("groups", {}),
             ("slots", {}),
-            ("joined", {"terms": ["relation"]}),
+            ("second", {"terms": ["relation"]}),
         )
     ),
     case("plain", plain_twin, "all", slot="self_term", of="relation", terms=["relation"]),

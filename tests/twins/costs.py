@@ -49,8 +49,8 @@ def probability(output, targets, layer, b, n, t, with_objectness):
 
 
 def focal_of(cost, p):
-    with_object = -cost.alpha * (1 - p) ** cost.gamma * torch.log(p + 1e-8)
-    without = -(1 - cost.alpha) * p**cost.gamma * torch.log(1 - p + 1e-8)
+    with_object = -cost.alpha * (1 - p) ** cost.gamma * torch.log(p + cost.log_eps)
+    without = -(1 - cost.alpha) * p**cost.gamma * torch.log(1 - p + cost.log_eps)
     return with_object - without
 
 
@@ -120,7 +120,7 @@ def case(name, pair, **options):
 
 CASES = [
     case("focal", focal),
-    case("focal", focal, alpha=0.4, gamma=1.5, objectness=True),
+    case("focal", focal, alpha=0.4, gamma=1.5, objectness=True, log_eps=1e-3),
     case("softmax", softmax),
     case("l1", l1),
     case("l1", l1, form="corners"),

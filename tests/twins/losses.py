@@ -162,6 +162,20 @@ giou_aware = every_class(
     lambda iou, giou: (giou + 1) / 2,
 )
 
+_quality_of_all = every_class(
+    lambda loss, p, u, best: abs(u - p) ** loss.gamma * cross_entropy(p, u),
+    lambda loss, p: p**loss.gamma * cross_entropy(p, 0.0),
+)
+
+
+def quality_focal(loss, output, targets, layer):
+    total = _quality_of_all(loss, output, targets, layer)
+    for b, count in enumerate(COUNTS):
+        if loss.empty == "nothing" and not count:
+            for x in output.logits[layer, b].flatten():
+                total = total - sigmoid(x) ** loss.gamma * cross_entropy(sigmoid(x), 0.0)
+    return total
+
 
 def _position_supervised(loss, p, u, best):
     target = u**loss.power / (best**loss.power + 1e-8)
@@ -209,6 +223,8 @@ CASES = [
     case("iou_aware", iou_aware, alpha=0.4, gamma=1.5, eps=0.0),
     case("giou_aware", giou_aware),
     case("giou_aware", giou_aware, alpha=0.4, gamma=1.5, eps=0.0),
+    case("quality_focal", quality_focal),
+    case("quality_focal", quality_focal, gamma=1.5, eps=1e-6, empty="nothing"),
     case("position_supervised", position_supervised),
     case("position_supervised", position_supervised, alpha=0.4, gamma=1.5, power=1.0, eps=0.0),
 ]

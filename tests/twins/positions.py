@@ -82,7 +82,8 @@ def box(module, queries, scale, memory):
 
     def embedding(b, n):
         x, y, w, h = place(b, n)
-        return mlp(module.embed, sines((y, x, w, h), HALF, module.temperature))
+        code = mlp(module.embed, sines((y, x, w, h), HALF, module.temperature))
+        return code * scale[b, n] if module.scaled == "embedding" else code
 
     def code(b, n):
         x, y, w, h = place(b, n)
@@ -90,7 +91,7 @@ def box(module, queries, scale, memory):
         if module.size is not None:
             wide, high = sigmoid(mlp(module.size, queries.content[b, n]))
             of_y, of_x = of_y * high / h, of_x * wide / w
-        return torch.cat((of_y, of_x)) * scale[b, n]
+        return torch.cat((of_y, of_x)) * (scale[b, n] if module.scaled == "code" else 1)
 
     return {"box": every_query(queries.content, embedding), "code point": every_query(queries.content, code)}
 
@@ -208,6 +209,7 @@ CASES = [
     query_case("box", box),
     query_case("box", box, temperature=20.0, modulated=False, frame="padded_map"),
     query_case("box", box, frame="padded_map"),
+    query_case("box", box, scaled="embedding"),
     query_case("relation", relation, scale=1.0),
     query_case("relation", relation, channels=4, temperature=20.0, scale=2.0),
     query_case("raw_box", raw_box),

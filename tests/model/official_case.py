@@ -1,0 +1,117 @@
+"""A case of a whole official detector without its backbone: weights and features by rule, numbers stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import detrkit
+from detrkit.blocks.denoising import Draws
+from detrkit.detector import Detector
+from detrkit.losses.criterion import Criterion
+from detrkit.structures import FeatureMap, Target
+from detrkit.zoo.convert import Conversion, match
+from tests.parity import golden
+
+CHANNELS = (48, 192, 96)
+SHAPES = ((8, 10), (4, 5), (2, 3))
+SIZES = ((64, 80), (48, 56))
+"""pixels (height, width) of the two images"""
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1) that the name decides."""
+    return torch.from_numpy(golden.random_state(name).random_sample(shape)).float()
+
+
+def weight(name: str, shape: list[int]) -> Tensor:
+    """The weights of that official name: norms about 1, other vectors small, matrices of about unit gain."""
+    values = draw(name, *shape)
+    if len(shape) == 1:
+        return 0.5 + values if name.endswith("weight") else (values - 0.5) * 0.5
+    if any(part in name for part in ("label_e", "tgt_embed")):
+        return 2 * values - 1
+    return (2 * values - 1) * (1.5 / values[0].numel() ** 0.5)
+
+
+def probe(name: str, gradient: Tensor) -> Tensor:
+    """A gradient's norm, and its product with numbers that the official name decides."""
+    return torch.stack((gradient.norm(), (gradient * (draw(f"probe.{name}", *gradient.shape) - 0.5)).sum()))
+
+
+class StoredFeatures(nn.Module):
+    """A backbone of three levels that has seen the case's images."""
+
+    channels = CHANNELS
+
+    def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
+        features = []
+        for index, (channels, shape) in enumerate(zip(CHANNELS, SHAPES, strict=True)):
+            small = nn.functional.interpolate(mask[None].float(), size=shape)[0].bool()
+            features.append(FeatureMap(draw(f"feature{index}", 2, channels, *shape) * 2 - 1, small, mask))
+        return features
+
+
+class Case:
+    """The stored numbers of one code.
+
+    Args:
+        name: of the file beside this one, without its ending.
+        recipe: of the system.
+        overrides: that make it as small as the case.
+    """
+
+    def __init__(self, name: str, recipe: str, overrides: list[str]):
+        with safe_open(Path(__file__).parent / f"{name}.safetensors", "pt") as file:
+            self.stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            shapes: dict[str, list[int]] = json.loads(file.metadata()["weights"])
+        self.official = {key: weight(key, shape) for key, shape in shapes.items()}
+        self.recipe = detrkit.load_recipe(recipe, [*SMALL, *overrides])
+        self.mask = torch.ones(2, 64, 80, dtype=torch.bool)
+        for image, (height, width) in enumerate(SIZES):
+            self.mask[image, :height, :width] = False
+        self.targets: list[Target] = []
+        for image, labels in enumerate(([1, 4, 2], [0, 3])):
+            numbers = draw(f"truth{image}", len(labels), 4)
+            boxes = torch.cat((0.3 + 0.4 * numbers[:, :2], 0.1 + 0.3 * numbers[:, 2:]), dim=-1)
+            self.targets.append({"labels": torch.tensor(labels), "boxes": boxes})
+
+    def conversion(self) -> Conversion:
+        return match(self.official, self.recipe)
+
+    def build(self) -> tuple[Detector, Criterion]:
+        """The detector with the official weights on the stored features, and what trains it."""
+        detector = detrkit.build_detector(self.recipe, pretrained=False)
+        lacking, strange = detector.load_state_dict(self.conversion().state, strict=False)
+        assert not strange
+        assert all(name.startswith("backbone.") for name in lacking)
+        detector.backbone = StoredFeatures()
+        return detector, detrkit.build_criterion(self.recipe)
+
+    def draws(self, entries: int) -> Draws:
+        """The noise that the official code drew."""
+        noise = {key[6:]: value for key, value in self.stored.items() if key.startswith("noise.")}
+        assert len(noise["flip"]) == entries
+        return Draws(noise["flip"], noise["flipped"], noise["boxes"], torch.zeros(entries, 2), noise["signs"])
+
+    def predict(self, detector: Detector):
+        return detector(torch.zeros(2, 3, 64, 80), self.mask, self.targets)
+
+
+SMALL = [
+    "backbone.name=test_resnet",
+    "backbone.pretrained=false",
+    "detector.classes=5",
+    "detector.width=16",
+    "detector.heads=2",
+    "encoder.layers=2",
+    "encoder.feedforward=24",
+    "decoder.layers=3",
+    "decoder.feedforward=24",
+    "queries.count=8",
+    "blocks.denoising.count=4",
+]
