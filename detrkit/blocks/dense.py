@@ -17,7 +17,7 @@ from detrkit.boxes import center_to_corners, overlaps
 from detrkit.layers import Arriving, Count
 from detrkit.matching.costs import FocalCost, GIoUCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
-from detrkit.recipe import register
+from detrkit.recipe import Given, register
 from detrkit.structures import Extra, Matches, Output, Targets
 
 Exponent = Annotated[float, Field(ge=0, le=100)]
@@ -47,7 +47,7 @@ class DenseQueries(Block):
     def __init__(self, *, count: Count = 450, copies: Count = 4, alpha: Exponent = 1.0, beta: Exponent = 6.0):
         super().__init__()
         self.second, self.copies, self.alpha, self.beta = count, copies, alpha, beta
-        costs = {"class": FocalCost(log_eps=1e-12), "box": L1Cost(form="corners"), "giou": GIoUCost(eps=0.0)}
+        costs: dict[str, Given] = {"class": FocalCost(log_eps=1e-12), "box": L1Cost(form="corners"), "giou": GIoUCost(eps=0.0)}
         self.matcher = HungarianMatcher(costs=costs)
 
     def share_second(self, output: Output, proposals: Output) -> tuple[Extra, Extra]:
@@ -72,8 +72,8 @@ class DenseQueries(Block):
         for image, count in enumerate(counts):
             copies = min(self.copies, cost.shape[1] // count) if count else 0
             if copies:
-                rows, columns = self.matcher.assign(np.repeat(cost[image, :, :count], copies, axis=1))
-                for part, values in zip(parts, (np.full(len(rows), image), rows, columns // copies), strict=True):
+                chosen, copied = self.matcher.assign(np.repeat(cost[image, :, :count], copies, axis=1))
+                for part, values in zip(parts, (np.full(len(chosen), image), chosen, copied // copies), strict=True):
                     part.append(values)
         images, rows, columns = (
             torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *part]).astype(np.int64)) for part in parts
@@ -82,9 +82,8 @@ class DenseQueries(Block):
 
     def _weighed(self, matches: Matches, output: Output, targets: Targets) -> Matches:
         """The pairs [1, M] of one layer with what they count."""
-        iou = overlaps(
-            *(center_to_corners(x) for x in (matches.take(output.boxes), matches.take_targets(targets.boxes)))
-        )[0]
+        predicted, true = matches.take(output.boxes), matches.take_targets(targets.boxes)
+        iou = overlaps(center_to_corners(predicted), center_to_corners(true))[0]
         labels = matches.take_targets(targets.labels)
         chance = matches.take(output.logits).gather(-1, labels[..., None]).squeeze(-1).sigmoid()
         aligned = chance**self.alpha * iou**self.beta

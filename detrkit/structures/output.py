@@ -12,7 +12,6 @@ from torch import Tensor
 from detrkit.structures.matches import Matches
 from detrkit.structures.targets import Targets
 
-
 PREDICTED = ("logits", "boxes", "points", "objectness", "standing")
 """the fields of an output that are [Y, B, N, ...]"""
 SILENT = -1e4
