@@ -47,7 +47,11 @@ class DenseQueries(Block):
     def __init__(self, *, count: Count = 450, copies: Count = 4, alpha: Exponent = 1.0, beta: Exponent = 6.0):
         super().__init__()
         self.second, self.copies, self.alpha, self.beta = count, copies, alpha, beta
-        costs: dict[str, Given] = {"class": FocalCost(log_eps=1e-12), "box": L1Cost(form="corners"), "giou": GIoUCost(eps=0.0)}
+        costs: dict[str, Given] = {
+            "class": FocalCost(log_eps=1e-12),
+            "box": L1Cost(form="corners"),
+            "giou": GIoUCost(eps=0.0),
+        }
         self.matcher = HungarianMatcher(costs=costs)
 
     def share_second(self, output: Output, proposals: Output) -> tuple[Extra, Extra]:

@@ -24,6 +24,7 @@ from detrkit.runs.checkpoint import (
     find_folder,
     load_exactly,
     read_weights,
+    remove_leftovers,
     write_checkpoint,
 )
 from detrkit.runs.run_folder import RunFolder
@@ -161,4 +162,6 @@ class Checkpoints:
             self.run.rewind_metrics(state.metrics_size)
             if find_folder(self.run.best) != folder and position.best_step == position.evaluated == position.step > 0:
                 copy_checkpoint(folder, self.run.best)  # a kill may have come between the two
+            for kept in (self.run.last, self.run.best):
+                remove_leftovers(kept)  # a training that was over writes no more, which would remove them
         return position

@@ -72,6 +72,13 @@ def find_folder(folder: Path) -> Path | None:
     return None
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill in the middle of a replacement has left beside a whole checkpoint folder."""
+    if (folder / WEIGHTS).is_file():
+        for leftover in [folder.with_name(f".{folder.name}.old"), *folder.parent.glob(f".{folder.name}.*.tmp")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 def write_checkpoint(
     folder: Path,
     *,

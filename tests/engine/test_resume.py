@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 
 import pytest
@@ -110,6 +111,20 @@ def test_killed_in_evaluation(tmp_path):
     resumed.fit()
     steps = [line["step"] for line in comparable_metrics(tmp_path) if line["kind"] == "evaluate"]
     assert steps == [5, 10, 15]
+
+
+def test_what_a_kill_left_beside_the_last_checkpoint_of_all_goes(tmp_path):
+    """A training that is over replaces no checkpoint any more, which would remove it."""
+    assert toy_trainer(tmp_path, aps=[0.5]).fit().finished
+    for name in ("last", "best"):
+        shutil.copytree(tmp_path / name, tmp_path / f".{name}.old")
+        (tmp_path / f".{name}.7.tmp").mkdir()
+    resumed = toy_trainer(tmp_path)
+    resumed.resume()
+    assert resumed.fit().finished
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith((".last", ".best"))]
+    assert (tmp_path / "last/state.pt").is_file()
+    assert (tmp_path / "best/state.pt").is_file()
 
 
 def test_resume_keeps_the_best(tmp_path):
