@@ -95,9 +95,10 @@ def open_splits(target: str, overrides: list[str], images: Path | None, *, trust
     from detrkit.data.file_source import FileSource
     from detrkit.data.transforms import NoAugment
     from detrkit.errors import UserError
+    from detrkit.paths import with_home
     from detrkit.recipe import Factory, load_recipe
 
-    path = Path(target).expanduser()
+    path = with_home(target)
     is_file = path.suffix.lower() == ".json"
     if overrides and (is_file or path.is_dir()):
         raise UserError(f"{overrides[0]}: {target} is no recipe, so there are no values to lay something over")

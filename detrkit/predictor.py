@@ -19,6 +19,7 @@ from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects
 from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.export.loading import is_exported, open_exported
+from detrkit.paths import with_home
 from detrkit.predict import Unreadable, find_images, of_categories, predict, with_frames
 from detrkit.recipe import Recipe
 from detrkit.trained import open_trained
@@ -140,13 +141,16 @@ class Predictor:
             UserError: no such file or folder, or something that is no image; a video in a list.
             DataError: a file cannot be read as an image, or as a video.
         """
+        listed: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         alone = not isinstance(images, list | tuple) and not _is_folder(images)
-        for given in [images] if alone else images if isinstance(images, list | tuple) else []:
-            if isinstance(given, str | Path) and is_video(given):
-                if alone:
-                    return self.stream(images, threshold=threshold, batch_size=batch_size)
-                raise UserError(f"{given} is a video, and a list of results would hold all its frames in memory; "
-                                "predict it alone, or go over all with stream(...)")  # fmt: skip
+        videos = [one for one in listed if isinstance(one, str | Path) and is_video(one) and not _is_folder(one)]
+        if videos and alone:
+            return self.stream(images, threshold=threshold, batch_size=batch_size)
+        if videos:
+            raise UserError(
+                f"{videos[0]} is a video, and a list of results would hold all its frames in memory; predict it alone, "
+                "or go over all with stream(...)"
+            )
         skip = skip_unreadable and not alone
         found = list(self.stream(images, threshold=threshold, batch_size=batch_size, skip_unreadable=skip))
         return found[0] if alone else found
@@ -223,13 +227,14 @@ def load(
     Raises:
         UserError: neither a run nor a recipe nor an exported file, no such device, weights that do not fit.
     """
+    target = with_home(target)
     if is_exported(target):
         if overrides or weights is not None or which is not None:
             raise UserError(f"{target} is an exported file, which has weights and options of its own")
         wanted = "fp32" if precision in (None, "auto") else precision
-        return _load_exported(Path(target), "cpu" if device == "auto" else device, wanted)
+        return _load_exported(target, "cpu" if device == "auto" else device, wanted)
     chosen = choose_device(device)
-    file = None if weights is None else Path(weights)
+    file = None if weights is None else with_home(weights)
     trained = open_trained(str(target), overrides, which=which, weights=file, trust=trust)
     for note in trained.notes:
         warnings.warn(note, stacklevel=2)
@@ -259,13 +264,13 @@ def _load_exported(path: Path, device: str, precision: str) -> Predictor:
 
 
 def _is_folder(given: object) -> bool:
-    return isinstance(given, str | Path) and Path(given).is_dir()
+    return isinstance(given, str | Path) and with_home(given).is_dir()
 
 
 def _opened(given: Picture) -> list[Path | Image.Image]:
     """The images that something stands for: files are opened later, as they are needed."""
     if isinstance(given, str | Path):
-        return [path for path, _ in find_images([Path(given).expanduser()])]
+        return [path for path, _ in find_images([with_home(given)])]
     if isinstance(given, Image.Image):
         return [given]
     if isinstance(given, Tensor):

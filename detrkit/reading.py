@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
+from detrkit.paths import with_home
 from detrkit.wording import first_of
 
 # Where training codes keep the weights inside a checkpoint, the plain ones before averages of them.
@@ -45,7 +46,7 @@ def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Ten
         CheckpointError: the file is missing, damaged or no checkpoint, holds a class that could run code, or has
             no weights where they were looked for
     """
-    path = Path(path)
+    path = with_home(path)
     if path.is_dir():
         state: dict[str, Tensor] = {}
         for file in _files_of(path):

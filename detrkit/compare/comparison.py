@@ -14,6 +14,7 @@ from detrkit.compare.paired import Paired, RunScores, pair
 from detrkit.compare.targets import Row
 from detrkit.errors import UserError
 from detrkit.evaluation.errors import KINDS
+from detrkit.paths import with_home
 from detrkit.recipe.problems import nearest
 from detrkit.runs.history import Evaluation, Run
 
@@ -178,7 +179,7 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
 
 def _path(text: Path | str) -> Path:
     """A target or a run's folder, whatever way it was typed."""
-    return Path(str(text).removesuffix(".toml")).expanduser().resolve()
+    return with_home(str(text).removesuffix(".toml")).resolve()
 
 
 def equal_epoch(rows: Sequence[Row]) -> int | None:

@@ -19,6 +19,7 @@ from detrkit.data.voc_source import VocSource
 from detrkit.data.yolo import find_yaml
 from detrkit.data.yolo_source import YoloSource
 from detrkit.errors import DataError
+from detrkit.paths import with_home
 from detrkit.recipe import Given, Slot, as_factory, register
 
 SHARE = 0.2
@@ -50,7 +51,7 @@ class AutoSource(FileSource):
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
-            root=Path(root).expanduser() if root is not None else None,
+            root=with_home(root) if root is not None else None,
             labels=labels,
             exif=exif,
             val_share=SHARE if val_share is None else val_share,

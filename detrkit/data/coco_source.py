@@ -16,6 +16,7 @@ from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
+from detrkit.paths import with_home
 from detrkit.recipe import Given, Slot, as_factory, register
 
 # Annotation file and image folder below the root: COCO's own, the plain one, and Roboflow's export.
@@ -123,7 +124,7 @@ class CocoSource(FileSource):
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
-            root=Path(root).expanduser() if root is not None else None,
+            root=with_home(root) if root is not None else None,
             labels=labels,
             exif=exif,
             val_share=val_share,
@@ -180,7 +181,7 @@ class CocoSource(FileSource):
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
         if given.annotations is not None:
-            annotations = base / Path(given.annotations).expanduser()
+            annotations = base / with_home(given.annotations)
             images = None
         else:
             found = [(base / a, base / b) for a, b in LAYOUTS[split] if (base / a).is_file()]
@@ -191,7 +192,7 @@ class CocoSource(FileSource):
                 )
             annotations, images = found[0]
         if given.images is not None:
-            images = base / Path(given.images).expanduser()
+            images = base / with_home(given.images)
         if not annotations.is_file():
             raise DataError(f"data.{split}.annotations: {annotations} is not a file")
         if images is None:

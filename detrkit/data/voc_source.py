@@ -16,6 +16,7 @@ from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.voc import find_list, find_voc, listed, read_voc, read_xml
 from detrkit.errors import DataError
+from detrkit.paths import with_home
 from detrkit.recipe import Given, Slot, as_factory, register
 from detrkit.wording import counted
 
@@ -48,7 +49,7 @@ class VocSource(FileSource):
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
-            root=Path(root).expanduser() if root is not None else None,
+            root=with_home(root) if root is not None else None,
             labels=labels,
             exif=exif,
             val_share=val_share,

@@ -16,6 +16,7 @@ from detrkit.data.decode import Exif, stored_size
 from detrkit.data.file_dataset import Annotations
 from detrkit.data.records import Category, Fault
 from detrkit.errors import DataError
+from detrkit.paths import with_home
 
 IMAGES = frozenset(["bmp", "dib", "jpe", "jpeg", "jpg", "jp2", "png", "ppm", "pgm", "tif", "tiff", "webp", "avif"])
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}
@@ -147,13 +148,9 @@ def _truth(words: list[str], size: tuple[int, int], classes: int) -> Truth | str
 
 def _base(file: Path, path: Any) -> Path:
     """The folder that entries are relative to. Exporters write paths of their own machine: those are passed over."""
-    if isinstance(path, str):
-        for candidate in (Path(path).expanduser(), file.parent / path, file.parent / Path(path).name):
-            if candidate.is_absolute() and candidate.is_dir():
-                return candidate.resolve()
-            if not candidate.is_absolute() and (file.parent / candidate).is_dir():
-                return (file.parent / candidate).resolve()
-    return file.parent.resolve()
+    here = file.parent.resolve()
+    said = with_home(path) if isinstance(path, str) else Path()
+    return next(folder.resolve() for folder in (here / said, here / said.name, here) if folder.is_dir())
 
 
 def _entry(file: Path, base: Path, split: str, said: str) -> Path:

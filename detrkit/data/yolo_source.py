@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
 from detrkit.data.yolo import YoloSet, find_yaml, read_yaml, read_yolo
 from detrkit.errors import DataError
+from detrkit.paths import with_home
 from detrkit.recipe import Given, Slot, as_factory, register
 from detrkit.wording import counted
 
@@ -45,7 +45,7 @@ class YoloSource(FileSource):
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
-            root=Path(root).expanduser() if root is not None else None,
+            root=with_home(root) if root is not None else None,
             labels=labels,
             exif=exif,
             val_share=val_share,

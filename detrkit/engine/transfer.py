@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
+from detrkit.paths import with_home
 from detrkit.reading import not_finite
 from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, locate, metadata_number, parse_categories, read_weights
 from detrkit.wording import first_of
@@ -51,7 +52,7 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
             shape for a reason other than the number of classes or queries; or less than half of the detector's tensors
             are in it: then it is another recipe's
     """
-    path = weights_path(Path(path).expanduser())
+    path = weights_path(with_home(path))
     weights, metadata = read_weights(path)
     old_classes = _classes_of(metadata)
     own = detector.state_dict()

@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from detrkit.errors import UserError
+from detrkit.paths import with_home
 from detrkit.recipe.checking import ROOT_KEYS, Checker
 from detrkit.recipe.layers import Layer, merge
 from detrkit.recipe.library import display_name, find_recipe, recipe_name, recipe_names
@@ -231,7 +232,7 @@ def _find(name: str) -> Path:
     known = find_recipe(name)
     if known:
         return known
-    path = Path(name).expanduser()
+    path = with_home(name)
     candidates = [
         path,
         Path(f"{path}.toml"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from detrkit.errors import UserError
+from detrkit.paths import with_home
 from detrkit.runs.loggers import flat
 from detrkit.runs.run_loggers import Loggers
 from detrkit.wording import visible
@@ -39,7 +40,7 @@ class RunFolder:
     METRICS: ClassVar = "metrics.jsonl"
 
     def __init__(self, path: Path | str, loggers: Loggers | None = None) -> None:
-        self.path = Path(path)
+        self.path = with_home(path)
         self.loggers = loggers or Loggers()
         self.last = self.path / "last"
         self.best = self.path / "best"

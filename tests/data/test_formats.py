@@ -158,6 +158,16 @@ def test_yolo_s_layouts(tmp_path, said, files):
         assert truth(source.val) == {"c.png": []}  # no label file: no objects
 
 
+def test_a_path_of_another_machine_is_passed_over_wherever_one_stands(tmp_path, monkeypatch):
+    said = {"path": "/another/machine/sub", "train": "t", "val": "v", "names": ["a", "b"]}
+    yolo(tmp_path, said, {"sub/t/a.png": None, "sub/t/a.txt": LINE, "sub/v/c.png": None})
+    monkeypatch.chdir(tmp_path.parent)
+    for root in (tmp_path, Path(tmp_path.name)):
+        assert list(truth(auto(root).train)) == ["a.png"]
+    with pytest.raises(DataError, match="there is no ~nobody-of-that-name/set"):
+        _ = auto(Path("~nobody-of-that-name/set")).train
+
+
 def test_polygons_become_boxes_and_other_lines_are_named(tmp_path):
     lines = (
         "0 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n0 0.5 0.5\n5 0.5 0.5 0.1 0.1\nx 1 1 1 1\n0 nan 0 0 0\n0 0.5 0.5 0 0.1\n"

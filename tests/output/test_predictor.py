@@ -49,7 +49,7 @@ def test_a_folder_gives_what_the_verb_writes(predictor, run, photos, tmp_path): 
         assert one.names == tuple(predictor.classes[label] for label in one.labels.tolist())
 
 
-def test_whatever_an_image_is(predictor, photos):
+def test_whatever_an_image_is(predictor, photos, monkeypatch):
     path = photos / "b.png"
     pixels = np.asarray(Image.open(path))
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
@@ -59,6 +59,8 @@ def test_whatever_an_image_is(predictor, photos):
         found = predictor.predict(form, threshold=0.0)
         assert torch.equal(found.scores, expected.scores), type(form)
         assert torch.equal(found.boxes, expected.boxes)
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert len(predictor.predict(f"~/{photos.name}")) == 3
     several = predictor.predict([photos / "b.png", photos], threshold=0.0, batch_size=1)
     assert len(several) == 4  # the file, and the folder's three
     assert torch.equal(several[0].scores, expected.scores)
