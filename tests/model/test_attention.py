@@ -68,6 +68,13 @@ def test_removing_a_term_removes_its_parameters():
     assert full - count(["content", "point", "side_directed_gaussian"]) == 2 * WIDTH * WIDTH + WIDTH
 
 
+def test_a_gaussian_towards_sides_that_there_are_none_of():
+    content, position, reference, memory = scene()
+    term = SideDirectedGaussianTerm(width=WIDTH, heads=HEADS).double()
+    with pytest.raises(UserError, match=r"^side_directed_gaussian needs references with sides"):
+        term(content, position, Reference(reference.point), memory)
+
+
 def test_gaussian_channels_give_the_gaussian_up_to_a_constant():
     torch.manual_seed(2)
     shape = (25, 42)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import detrkit
 from detrkit.errors import UserError
@@ -39,6 +40,14 @@ def test_a_batch_without_objects_counts_one():
     assert made.normalizer([{"labels": torch.zeros(2)}, {"labels": torch.zeros(3)}], torch.device("cpu")).item() == 5
 
 
+def test_objects_are_those_of_all_processes_over_the_processes(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count.add_(7))  # of two others
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    found = criterion().normalizer([{"labels": torch.zeros(2)}] * 2, torch.device("cpu"))
+    assert found == torch.tensor(11) / 3
+
+
 def test_terms_that_ask_for_what_an_extra_does_not_predict_are_left_out():
     output, targets = scene()
     bare = Output(logits=output.logits, boxes=output.boxes)
@@ -52,6 +61,12 @@ def test_terms_that_ask_for_what_an_extra_does_not_predict_are_left_out():
     torch.testing.assert_close(terms["more/box"], 0.25 * expected["box"])
     with pytest.raises(UserError, match=r"objectness loss needs head\.objectness = true"):
         made.losses["objectness"](bare, Targets.pad(targets), None, None)
+
+
+def test_groups_share_the_weight_of_a_term():
+    output, targets = scene()
+    alone, shared = (criterion().terms(replace(output, repeats=count), targets) for count in (1, 4))
+    torch.testing.assert_close(shared, {name: value / 4 for name, value in alone.items()})
 
 
 def test_a_sum_of_nothing_is_refused():

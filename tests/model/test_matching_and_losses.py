@@ -239,6 +239,7 @@ LABELS = torch.tensor([[0, 6, 4], [3, -2, 1]])  # each with one among others tha
         (lambda targets: targets[2]["labels"].fill_(5), r"targets\[2\] has the label 5; labels are 0 to 4"),
         (lambda targets: targets[2]["boxes"].fill_(2.5), r"targets\[2\] has a box with 2\.5 in it"),
         (lambda targets: targets[2]["boxes"].fill_(-2.5), r"targets\[2\] has a box with 2\.5 in it"),
+        (lambda targets: targets[2]["boxes"][1, 2].fill_(2.5), r"targets\[2\] has a box with 2\.5 in it"),
         (lambda targets: targets[2]["labels"].fill_(-1), r"targets\[2\] has the label -1; labels are 0 to 4"),
         (lambda targets: targets[2]["labels"].copy_(LABELS[0]), r"targets\[2\] has the label 6; labels are 0 to 4"),
         (lambda targets: targets[2]["labels"].copy_(LABELS[1]), r"targets\[2\] has the label -2; labels are 0 to 4"),

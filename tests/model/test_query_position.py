@@ -52,6 +52,11 @@ def code(numbers, channels, temperature):
     return torch.tensor(coded, dtype=torch.float64)
 
 
+def two_layers(mlp, x):
+    first, second = mlp.layers
+    return second(first(x).relu())
+
+
 def box(queries):
     """(cx, cy, w, h) of each query."""
     left, top, right, bottom = queries.reference.sides.unbind(-1)
@@ -68,7 +73,7 @@ def test_a_point_s_code(queries, order, scaled):
     point = queries.reference.point
     expected = code(point if order == "xy" else point.flip(-1), WIDTH // 2, 7.0)
     torch.testing.assert_close(found.codes["point"], expected * scale if scaled else expected)
-    torch.testing.assert_close(found.embeddings["point"], part.embed(expected))  # not scaled
+    torch.testing.assert_close(found.embeddings["point"], two_layers(part.embed, expected))  # not scaled
     assert not torch.allclose(found.embeddings["point"], expected)
     found.codes["point"].sum().backward()
     assert point.grad.any()
@@ -97,12 +102,12 @@ def test_a_box_s_code(queries, memory, frame, modulated, scaled):
         share = torch.ones(2, 1, 2, dtype=torch.float64)
     (x, y), (w, h) = ((v * share).unbind(-1) for v in (queries.reference.point, box(queries)[..., 2:]))
     whole = code(torch.stack((y, x, w, h), dim=-1), WIDTH // 2, 7.0)
-    torch.testing.assert_close(found.embeddings["box"], part.embed(whole))
+    torch.testing.assert_close(found.embeddings["box"], two_layers(part.embed, whole))
     expected = whole[..., :WIDTH]
     if scaled:
         expected = expected * scale
     if modulated:
-        width, height = part.size(queries.content).sigmoid().unbind(-1)
+        width, height = two_layers(part.size, queries.content).sigmoid().unbind(-1)
         half = WIDTH // 2
         ratios = (height / h)[..., None].expand(-1, -1, half), (width / w)[..., None].expand(-1, -1, half)
         expected = expected * torch.cat(ratios, dim=-1)
@@ -116,7 +121,7 @@ def test_the_sides_code(queries, scaled):
     found = part(queries, scale, None)
     x, y, w, h = box(queries).unbind(-1)
     expected = code(torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), dim=-1), WIDTH // 2, 7.0)
-    torch.testing.assert_close(found.embeddings["side"], part.embed(expected))
+    torch.testing.assert_close(found.embeddings["side"], two_layers(part.embed, expected))
     if scaled:
         expected = torch.cat((expected[..., :WIDTH] * scale, expected[..., WIDTH:] * scale), dim=-1)
     torch.testing.assert_close(found.codes["side"], expected)
@@ -126,7 +131,7 @@ def test_the_sides_code(queries, scaled):
 def test_a_raw_box_is_its_four_numbers(queries):
     part = RawBoxPosition(width=WIDTH).double()
     found = part(queries, None, None)
-    torch.testing.assert_close(found.embeddings["raw_box"], part.embed(box(queries)))
+    torch.testing.assert_close(found.embeddings["raw_box"], two_layers(part.embed, box(queries)))
     assert found.codes == {}
 
 
