@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from detrkit.layers import MLP, Depth, Part, at_least_float32
+from detrkit.layers import MLP, Depth, Part, Smooth, at_least_float32
 from detrkit.recipe import define_slot, register
 
 Sharing = Literal["all", "first_own", "none"]
@@ -127,6 +127,7 @@ class PredictionHead(Head):
             any other (DETR).
         background: one more class logit, the last, for "no object" (DETR; SMCA has it, and never trains it upwards).
         zero_offsets: start with offsets of zero; without it the offset heads start as any other MLP (DETR, SMCA).
+        activation: between the linear layers of its MLPs; "silu" in DEIM.
         size_start: where raw sizes, width and height or the four sides of a salient point, start in the first layer's
             box head: 0, or -2 where references are points (Anchor and Deformable DETR: a box of 0.12 of the image).
     """
@@ -147,6 +148,7 @@ class PredictionHead(Head):
         background: bool = False,
         zero_offsets: bool = True,
         size_start: Annotated[float, Field(ge=-20, le=20)] = 0.0,
+        activation: Smooth = "relu",
     ):
         super().__init__()
         self.background = background
@@ -154,13 +156,13 @@ class PredictionHead(Head):
         logits = classes + background
 
         def class_head() -> MLP:
-            head = MLP(width, width, logits, class_depth)
+            head = MLP(width, width, logits, class_depth, activation)
             if bias is not None:
                 nn.init.constant_(head.last.bias, bias)
             return head
 
         def offset_head(numbers: int) -> MLP:
-            head = MLP(width, width, numbers, 3)
+            head = MLP(width, width, numbers, 3, activation)
             return head.zero_last() if zero_offsets else head
 
         self.classes = SharedHeads(class_head, class_sharing, layers)

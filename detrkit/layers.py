@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-Activation = Literal["relu", "gelu", "prelu"]
+Activation = Literal["relu", "gelu", "prelu", "silu"]
+Smooth = Literal["relu", "silu"]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Layers = Annotated[int, Field(ge=0, le=1000)]
 Depth = Annotated[int, Field(ge=1, le=1000)]  # of what cannot be left out
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "prelu": nn.PReLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "prelu": nn.PReLU, "silu": nn.SiLU}
 
 
 class Part(nn.Module):
@@ -32,10 +33,11 @@ class Part(nn.Module):
 
 
 class MLP(nn.Module):
-    """`depth` linear layers with ReLU between: [..., inputs] to [..., outputs]."""
+    """`depth` linear layers with ReLU or SiLU between: [..., inputs] to [..., outputs]."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, depth: int):
+    def __init__(self, inputs: int, hidden: int, outputs: int, depth: int, activation: Smooth = "relu"):
         super().__init__()
+        self.between = torch.relu if activation == "relu" else F.silu
         widths = [inputs, *[hidden] * (depth - 1), outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
@@ -46,7 +48,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
+            x = self.between(layer(x))
         return self.layers[-1](x)
 
     def zero_last(self) -> MLP:

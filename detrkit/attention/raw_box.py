@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from detrkit.attention.query_position import QueryPositionPart
-from detrkit.layers import MLP, xavier_matrices
+from detrkit.layers import MLP, Smooth, xavier_matrices
 from detrkit.recipe import register
 from detrkit.structures import Memory, Queries, QueryPosition
 
@@ -18,13 +20,16 @@ class RawBoxPosition(QueryPositionPart):
 
     Args:
         width: D.
+        form: of the MLP: "wide", 4 to 2 D to D (RT-DETR), or "deep", 4 to D to D to D (DEIM).
+        activation: of the MLP; "silu" in DEIM.
     """
 
     embeddings = ("raw_box",)
 
-    def __init__(self, *, width: int):
+    def __init__(self, *, width: int, form: Literal["wide", "deep"] = "wide", activation: Smooth = "relu"):
         super().__init__()
-        self.embed = MLP(4, 2 * width, width, 2)
+        hidden, depth = (2 * width, 2) if form == "wide" else (width, 3)
+        self.embed = MLP(4, hidden, width, depth, activation)
         xavier_matrices(self)
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:

@@ -223,6 +223,7 @@ class ContrastiveDenoising(Denoising):
             training scripts set 1 and the configuration file 0.4.
         eps: clipping of the noised boxes' logits; 1e-5 in RT-DETR.
         empty: all four numbers of the boxes in empty slots, 0 in RT-DETR; they are clipped too.
+        unsigned: a box whose corners the noise has exchanged keeps its sizes (DEIM); else they are 0, and clipped.
     """
 
     copies = 2
@@ -239,9 +240,10 @@ class ContrastiveDenoising(Denoising):
         labels: Literal["own", "queries"] = "own",
         eps: Annotated[float, Field(gt=0, lt=0.5)] = EPS,
         empty: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        unsigned: bool = False,
     ):
         super().__init__(width=width, classes=classes, geometry=geometry, noise=noise, labels=labels)
-        self.pairs, self.eps, self.empty = count, eps, empty
+        self.pairs, self.eps, self.empty, self.unsigned = count, eps, empty, unsigned
 
     def count(self, most: int) -> int:
         return max(1, self.pairs // most)
@@ -258,4 +260,5 @@ class ContrastiveDenoising(Denoising):
         if draws.signs is None:
             raise ValueError("contrastive noise needs the signs that its own `draw` gives")
         sign = 2 * draws.signs.to(boxes.dtype) - 1
-        return corners_to_center((center_to_corners(boxes) + sign * share * self.noise.box * half).clamp(0, 1))
+        noised = corners_to_center((center_to_corners(boxes) + sign * share * self.noise.box * half).clamp(0, 1))
+        return noised.abs() if self.unsigned else noised

@@ -72,22 +72,21 @@ class DenseQueries(Block):
 
     def _matches(self, cost: np.ndarray, counts: tuple[int, ...]) -> Matches:
         """The pairs of one layer's costs [B, N, T]."""
-        parts: list[list[np.ndarray]] = [[], [], []]
+        images, queries, places = ([np.zeros(0, np.int64)] for _ in range(3))
         for image, count in enumerate(counts):
             copies = min(self.copies, cost.shape[1] // count) if count else 0
             if copies:
-                chosen, copied = self.matcher.assign(np.repeat(cost[image, :, :count], copies, axis=1))
-                for part, values in zip(parts, (np.full(len(chosen), image), chosen, copied // copies), strict=True):
-                    part.append(values)
-        images, rows, columns = (
-            torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *part]).astype(np.int64)) for part in parts
-        )
-        return Matches(images, rows[None], columns[None])
+                rows, columns = self.matcher.assign(np.repeat(cost[image, :, :count], copies, axis=1))
+                images.append(np.full(len(rows), image))
+                queries.append(rows)
+                places.append(columns // copies)
+        image_of, query, target = (torch.from_numpy(np.concatenate(x)).long() for x in (images, queries, places))
+        return Matches(image_of, query[None], target[None])
 
     def _weighed(self, matches: Matches, output: Output, targets: Targets) -> Matches:
         """The pairs [1, M] of one layer with what they count."""
-        predicted, true = matches.take(output.boxes), matches.take_targets(targets.boxes)
-        iou = overlaps(center_to_corners(predicted), center_to_corners(true))[0]
+        boxes, truth = matches.take(output.boxes), matches.take_targets(targets.boxes)
+        iou = overlaps(center_to_corners(boxes), center_to_corners(truth))[0]
         labels = matches.take_targets(targets.labels)
         chance = matches.take(output.logits).gather(-1, labels[..., None]).squeeze(-1).sigmoid()
         aligned = chance**self.alpha * iou**self.beta

@@ -47,16 +47,25 @@ class TrainOptions:
     clip_norm: Annotated[float, Field(ge=0)] = 0.1
     """largest norm of the gradient over all parameters; 0 leaves it as it is"""
 
-    schedule: Literal["step", "cosine"] = "step"
-    """after the warm-up: drops at given epochs, or half a cosine wave down to 0 at the end"""
+    schedule: Literal["step", "cosine", "flat_cosine"] = "step"
+    """after the warm-up: drops at given epochs; half a cosine wave down to 0 at the end; or the full rate for
+    `flat_epochs`, then half a cosine wave down to `lowest` of it, which the last `low_epochs` have (DEIM)"""
+    flat_epochs: Count = 0
+    """epochs at the full rate, the warm-up's included; `flat_cosine` only"""
+    low_epochs: Count = 0
+    """last epochs at the lowest rate; `flat_cosine` only"""
+    lowest: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """the lowest rate's share of the full one; `flat_cosine` only"""
     drop_epochs: tuple[Positive, ...] = (40,)
     """epochs (counted from 0) at whose start the rate is multiplied by `drop_factor`; `step` only"""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """what a drop leaves of the rate"""
     warmup_steps: Count = 1000
-    """optimiser steps in which the rate rises in a straight line; 0 for none"""
-    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.001
+    """optimiser steps in which the rate rises; 0 for none"""
+    warmup_factor: Annotated[float, Field(ge=0, le=1)] = 0.001
     """the share of the rate at the very first step"""
+    warmup_power: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """the power of the step that the rate rises with: 1 for a straight line, 2 in DEIM"""
 
     ema_decay: Rate = 0.0
     """keep a moving average of the weights with this decay, and evaluate it; 0 keeps none"""

@@ -66,14 +66,21 @@ def _deformable(start: str) -> Iterator[tuple[str, str]]:
 def _queries(start: str) -> Iterator[tuple[str, str]]:
     """Rules for query selection and denoising."""
     yield start + r"denoising_class_embed\.weight", r"blocks.denoising.labels"
-    yield start + r"enc_output\.0\.(.+)", _PROPOSALS + r"project.\1"
-    yield start + r"enc_output\.1\.(.+)", _PROPOSALS + r"norm.\1"
+    yield start + r"enc_output\.(?:0|proj)\.(.+)", _PROPOSALS + r"project.\1"
+    yield start + r"enc_output\.(?:1|norm)\.(.+)", _PROPOSALS + r"norm.\1"
     yield start + r"enc_score_head\.(.+)", _PROPOSALS + r"head.classes.0.layers.0.\1"
     yield start + r"enc_bbox_head\.(.+)", _PROPOSALS + r"head.offset_heads.box.0.\1"
     yield r"(?:model\.)?decoder\.query_pos_head\.(.+)", r"decoder.positions.raw_box.embed.\1"
 
 
 _LAYER, _THEIRS = r"encoder\.encoder\.0\.layers\.(\d+)\.", r"decoder\.decoder\.layers\.(\d+)\."
+
+
+def _without_constants(official: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """No anchors and no scales of sampling points, which RT-DETRv2 keeps and nobody trains."""
+    constant = ("decoder.anchors", "decoder.valid_mask")
+    return {n: t for n, t in official.items() if n not in constant and not n.endswith(".num_points_scale")}
+
 
 RT_DETR = Family(
     rules=(
@@ -99,6 +106,7 @@ RT_DETR = Family(
         (r"decoder\.dec_score_head\.(\d+)\.(.+)", r"decoder.head.classes.\1.layers.0.\2"),
         (r"decoder\.dec_bbox_head\.(\d+)\.(.+)", r"decoder.head.offset_heads.box.\1.\2"),
     ),
+    prepare=_without_constants,
     coco_classes=len(COCO_NAMES),
     settings=raw_pixels,
 )

@@ -40,6 +40,34 @@ def test_cosine(step, factor):
     assert rate_factor(step, steps_per_epoch=10, options=options) == pytest.approx(factor, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 0.0),
+        (5, 0.25),
+        (10, 1.0),
+        (340, 1.0),
+        (340 + 80, 0.5 + 0.5 * (1 + math.cos(math.pi / 3)) / 2),
+        (340 + 120, 0.75),
+        (580, 0.5),
+        (599, 0.5),
+    ],
+)
+def test_flat_and_cosine(step, factor):
+    """DEIM's numbers for 60 epochs of 10 steps: flat for 34, at half the rate for the last 2."""
+    options = TrainOptions(
+        epochs=60,
+        schedule="flat_cosine",
+        flat_epochs=34,
+        low_epochs=2,
+        lowest=0.5,
+        warmup_steps=10,
+        warmup_factor=0,
+        warmup_power=2,
+    )
+    assert rate_factor(step, steps_per_epoch=10, options=options) == pytest.approx(factor, rel=1e-9)
+
+
 def test_the_average_by_hand():
     detector = nn.Linear(1, 1, bias=False)
     nn.init.constant_(detector.weight, 0.0)

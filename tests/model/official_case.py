@@ -21,6 +21,8 @@ CHANNELS = (48, 192, 96)
 SHAPES = ((8, 10), (4, 5), (2, 3))
 SIZES = ((64, 80), (48, 56))
 """pixels (height, width) of the two images"""
+WHOLE = ((8, 8), (4, 4), (2, 2))
+"""shapes of the levels in a case without padding"""
 
 
 def draw(name: str, *shape: int) -> Tensor:
@@ -30,11 +32,18 @@ def draw(name: str, *shape: int) -> Tensor:
 
 def weight(name: str, shape: list[int]) -> Tensor:
     """The weights of that official name: norms about 1, other vectors small, matrices of about unit gain."""
+    if not shape:  # a counter
+        return torch.zeros((), dtype=torch.int64)
     values = draw(name, *shape)
+    if name.endswith("running_var"):
+        return 0.5 + values
     if len(shape) == 1:
         return 0.5 + values if name.endswith("weight") else (values - 0.5) * 0.5
-    if any(part in name for part in ("label_e", "tgt_embed")):
-        return 2 * values - 1
+    if any(part in name for part in ("label_e", "tgt_embed", "class_embed")):
+        values = 2 * values - 1
+        if "class_embed" in name:
+            values[-1] = 0  # of no class
+        return values
     return (2 * values - 1) * (1.5 / values[0].numel() ** 0.5)
 
 
@@ -50,8 +59,8 @@ class StoredFeatures(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
         features = []
-        for index, (channels, shape) in enumerate(zip(CHANNELS, SHAPES, strict=True)):
-            small = nn.functional.interpolate(mask[None].float(), size=shape)[0].bool()
+        for index, (channels, shape) in enumerate(zip(CHANNELS, WHOLE if mask is None else SHAPES, strict=True)):
+            small = None if mask is None else nn.functional.interpolate(mask[None].float(), size=shape)[0].bool()
             features.append(FeatureMap(draw(f"feature{index}", 2, channels, *shape) * 2 - 1, small, mask))
         return features
 
@@ -63,16 +72,17 @@ class Case:
         name: of the file beside this one, without its ending.
         recipe: of the system.
         overrides: that make it as small as the case.
+        padded: whether the second image is smaller than the first.
     """
 
-    def __init__(self, name: str, recipe: str, overrides: list[str]):
+    def __init__(self, name: str, recipe: str, overrides: list[str], *, padded: bool = True):
         with safe_open(Path(__file__).parent / f"{name}.safetensors", "pt") as file:
             self.stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
             shapes: dict[str, list[int]] = json.loads(file.metadata()["weights"])
         self.official = {key: weight(key, shape) for key, shape in shapes.items()}
         self.recipe = detrkit.load_recipe(recipe, [*SMALL, *overrides])
-        self.mask = torch.ones(2, 64, 80, dtype=torch.bool)
-        for image, (height, width) in enumerate(SIZES):
+        self.mask = torch.ones(2, 64, 80, dtype=torch.bool) if padded else None
+        for image, (height, width) in enumerate(SIZES if padded else ()):
             self.mask[image, :height, :width] = False
         self.targets: list[Target] = []
         for image, labels in enumerate(([1, 4, 2], [0, 3])):
@@ -99,7 +109,7 @@ class Case:
         return Draws(noise["flip"], noise["flipped"], noise["boxes"], torch.zeros(entries, 2), noise["signs"])
 
     def predict(self, detector: Detector):
-        return detector(torch.zeros(2, 3, 64, 80), self.mask, self.targets)
+        return detector(torch.zeros(2, 3, 64, 64 if self.mask is None else 80), self.mask, self.targets)
 
 
 SMALL = [

@@ -14,10 +14,10 @@ def linear(layer, x: Tensor) -> Tensor:
 
 
 def mlp(module, x: Tensor) -> Tensor:
-    """Linear layers with ReLU between."""
+    """Linear layers with ReLU between, or SiLU."""
     for layer in list(module.layers)[:-1]:
         x = linear(layer, x)
-        x = x * (x > 0)
+        x = x * (x > 0) if module.between is torch.relu else x * sigmoid(x)
     return linear(module.layers[-1], x)
 
 

@@ -213,6 +213,7 @@ CASES = [
     query_case("relation", relation, scale=1.0),
     query_case("relation", relation, channels=4, temperature=20.0, scale=2.0),
     query_case("raw_box", raw_box),
+    query_case("raw_box", raw_box, form="deep", activation="silu"),
     cell_case("sine", sine),
     cell_case("sine", sine, temperature=20.0, offset=-0.5, eps=0.5),
     cell_case("counted", counted),

@@ -292,7 +292,7 @@ def test_at_full_size_next_to_nothing_of_it_is_changed(config, changed):
     [
         ({"model_type": "bert"}, "model_type = 'bert' is no detector"),
         ({"model_type": "detr", "position_embedding_type": "learned"}, "position_embedding_type = 'learned'"),
-        ({"model_type": "detr", "activation_function": "silu"}, "activation_function = 'silu'.*'relu'"),
+        ({"model_type": "detr", "activation_function": "tanh"}, "activation_function = 'tanh'.*'relu'"),
         ({"model_type": "detr", "decoder_attention_heads": 4}, "decoder_attention_heads = 4.*accepted: 8"),
         ({"model_type": "detr", "backbone": "test_efficientnet"}, "backbone = 'test_efficientnet'.*norms"),
         ({"model_type": "detr", "backbone_config": {"model_type": "swin"}}, "backbone_config.model_type = 'swin'"),
