@@ -37,7 +37,7 @@ EQUIVALENT = ROOT / "tests/equivalent_mutants.txt"
 MODEL = [
     *("attention", "blocks", "boxes", "corrections", "criterion", "deformable", "dense_attention"),
     *("geometry", "matcher", "matching_and_losses", "noise", "one_to_many", "placed", "quality"),
-    *("query_position", "refusals", "selection", "softmax", "torchvision_form"),
+    *("query_position", "refusals", "salient_queries", "selection", "softmax", "torchvision_form"),
 ]
 TESTS = ["tests/twins", *(f"tests/model/test_{name}.py" for name in MODEL), "tests/show/test_recording.py"]
 

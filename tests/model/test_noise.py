@@ -178,6 +178,7 @@ def test_a_negative_of_an_object_that_fills_the_image_stays_in_its_box():
         ((0.4, 0.4, 0.6, 0.6), (0.1, 0.4, 0.9, 0.9), False, (0.0, 0.0, 1.0, 0.4)),
         ((0.4, 0.4, 0.6, 0.6), (0.1, 0.2, 0.9, 0.7), False, (0.0, 0.7, 1.0, 1.0)),
         ((0.3, 0.3, 0.5, 0.5), (0.30005, 0.2, 0.9, 0.9), False, (0.0, 0.0, 0.30005, 1.0)),  # too thin to be one
+        ((1.1, 0.2, 1.3, 0.6), (1.1, 0.2, 1.3, 0.6), True, (1.0, 0.2, 1.0, 0.6)),  # an object beyond the image
         ((0.3, 0.3, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0), False, (0.3, 0.3, 0.5, 0.5)),  # nothing is beside it
     ],
 )
@@ -192,5 +193,5 @@ def test_where_a_noised_point_is_drawn(box, truth, positive, room):
     assert found.point[0, 0].tolist() == pytest.approx(point)
     sides = (point[0] - box[0], point[1] - box[1], box[2] - point[0], box[3] - point[1])
     assert found.sides[0, 0].tolist() == pytest.approx([max(side, 0) for side in sides])
-    assert found.origin[0, 0].tolist() == pytest.approx([int(point[0] * 5) / 5, int(point[1] * 4) / 4])
+    assert found.origin[0, 0].tolist() == pytest.approx([min(int(point[0] * 5), 4) / 5, int(point[1] * 4) / 4])
     assert torch.equal(found.previous, found.point)
