@@ -54,7 +54,8 @@ def test_heads_start_from_the_current_point_or_from_the_one_before():
 
 
 @pytest.mark.parametrize(
-    ("width", "groups"), [(8, 1), (44, 4), (64, 8), (96, 12), (100, 10), (212, 4), (256, 32), (288, 32), (300, 30)]
+    ("width", "groups"),
+    [(8, 1), (44, 4), (64, 8), (96, 12), (100, 10), (212, 4), (256, 32), (264, 24), (288, 32), (300, 30)],
 )
 def test_content_is_normed_in_groups_at_any_width(width, groups):
     content = MemoryContent(width, border="zero", extent="padded")
