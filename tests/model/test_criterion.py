@@ -115,6 +115,12 @@ def test_a_weight_that_is_given_is_the_part_s(slot, name):
     assert {key: getattr(made, key) for key in weights} == weights
 
 
+@pytest.mark.parametrize("name", ["focal", "high_order", "position_modulated"])
+def test_a_cost_that_takes_objectness_asks_the_head_for_it(name):
+    made = {objectness: detrkit.part("cost", name, objectness=objectness)() for objectness in (False, True)}
+    assert (made[False].needs, made[True].needs) == ((), ("objectness",))
+
+
 def test_labels_are_held_to_the_classes_but_no_object_is_none():
     output, targets = scene((2, 1))  # of 2 images, 5 queries and 3 classes
     targets[1]["labels"][0] = 2
