@@ -89,7 +89,10 @@ def check_data(
 
 
 def open_splits(target: str, overrides: list[str], images: Path | None, *, trust: bool = False) -> dict[str, Dataset]:
-    """The splits that a recipe, a folder or an annotation file names. A folder may lack one of the two."""
+    """The splits that a recipe, a folder or an annotation file names. A folder may lack one of the two.
+
+    A folder with a recipe.toml, such as a run's, stands for that.
+    """
     from detrkit.data.auto_source import AutoSource
     from detrkit.data.coco_source import open_annotations
     from detrkit.data.file_source import FileSource
@@ -100,14 +103,15 @@ def open_splits(target: str, overrides: list[str], images: Path | None, *, trust
 
     path = with_home(target)
     is_file = path.suffix.lower() == ".json"
-    if overrides and (is_file or path.is_dir()):
+    is_set = path.suffix.lower() in (".yaml", ".yml") or (path.is_dir() and not (path / "recipe.toml").is_file())
+    if overrides and (is_file or is_set):
         raise UserError(f"{overrides[0]}: {target} is no recipe, so there are no values to lay something over")
     if images is not None and not is_file:
         raise UserError("--images goes with an annotation file")
     if is_file:
         return {path.stem: open_annotations(path, images)}
     splits: tuple[Split, ...] = ("train", "val")
-    if path.is_dir() or path.suffix.lower() in (".yaml", ".yml"):
+    if is_set:
         plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
         found = AutoSource(root=str(path), augment=plain)
         own = [name for name in splits if found.inner.find(name) is not None]

@@ -14,7 +14,9 @@ Which = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="A .safetensors file (from `detrkit convert`, say) for a recipe.")]
 Split = Annotated[Literal["val", "train"], typer.Option(help="Which images of the data set.")]
-Data = Annotated[Path | None, typer.Option(help="The folder of another data set, in place of the run's.")]
+Data = Annotated[
+    Path | None, typer.Option(help="The folder of another data set in the run's format, in place of its own.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 TrainDevice = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...", show_default="train.device")]
 Trust = Annotated[

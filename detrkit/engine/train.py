@@ -134,6 +134,8 @@ def train(
             reporter.say(f"from here on {line}")
         if start is not None:
             reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
+            if trainer.is_finished:
+                reporter.say("nothing is left to do; a larger train.epochs goes on with the run")
         elif resume:
             reporter.say("there is no checkpoint yet: the run begins again")
             if here.is_first:

@@ -148,9 +148,9 @@ class Trainer:
                 self.run.loggers.log("result", self.at.step, numbers)
         finally:
             self.reporter.stop()
-            self.run.loggers.close(finished=self._is_finished())
+            self.run.loggers.close(finished=self.is_finished)
         return Outcome(
-            finished=self._is_finished(),
+            finished=self.is_finished,
             step=self.at.step,
             stats=self._stats,
             best_ap=self.at.best_ap,
@@ -287,7 +287,9 @@ class Trainer:
 
     # --- evaluation
 
-    def _is_finished(self) -> bool:
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train or to evaluate."""
         return (self.at.step >= self.workload.total_steps or self._has_converged()) and not self._evaluation_is_due()
 
     def _has_converged(self) -> bool:

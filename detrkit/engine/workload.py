@@ -103,8 +103,8 @@ def warnings(workload: Workload, options: TrainOptions) -> list[str]:
         )
     if options.warmup_steps >= workload.total_steps:
         found.append(
-            f"train.warmup_steps is {options.warmup_steps}, but there are {workload.total_steps} steps: "
-            "the full learning rate is never reached"
+            f"train.warmup_steps is {options.warmup_steps}, and the training has "
+            f"{counted(workload.total_steps, 'step')}: the full learning rate is never reached"
         )
     late = [epoch for epoch in options.drop_epochs if epoch >= options.epochs]
     if late and options.schedule == "step":

@@ -118,6 +118,13 @@ def test_a_recipe_is_enough():
     assert "train: 5 images" in result.output
 
 
+def test_a_folder_with_a_recipe_stands_for_that(tmp_path):
+    said = 'extends = "quickstart"\ndata = { train_images = 5, val_images = 3 }\n'
+    (tmp_path / "recipe.toml").write_text(said)
+    result = run(str(tmp_path), "data.val_images=4")
+    assert ("train: 5 images" in result.output, "val: 4 images" in result.output) == (True, True)
+
+
 @pytest.mark.parametrize("form", ["coco", "yolo"])
 def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp_path, form):
     odd = [box_entry(1, 1, [50, 30, 20, 20]), box_entry(2, 1, [1, 1, 0, 5]), box_entry(3, 2, [1, 2, 3, 4])]

@@ -251,6 +251,8 @@ def test_command_line(tmp_path, monkeypatch):
     assert "resumed after step 1 of 6" in second.output
     assert "next: detrkit evaluate runs/mine" in second.output
     assert len(json.loads((tmp_path / "runs/mine/environment.json").read_text())) == 2
+    assert "nothing is left to do" not in second.output
+    assert "nothing is left to do; a larger train.epochs" in run("--resume", "runs/mine").output
 
 
 @pytest.mark.parametrize(
