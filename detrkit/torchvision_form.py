@@ -55,6 +55,8 @@ class AsTorchvision(nn.Module):
         Raises:
             UserError: images that are not floats; no targets in training mode, or some that are out of range.
         """
+        if not images:
+            raise UserError("there is no image; name one at least")
         if strange := [image.dtype for image in images if not image.is_floating_point()]:
             raise UserError(f"an image is of {strange[0]}; images are floats in [0, 1]: divide bytes by 255")
         stacked, mask = stack(images, _normalised)
@@ -64,6 +66,8 @@ class AsTorchvision(nn.Module):
             return [self._told(one, size) for one, size in zip(found, sizes, strict=True)]
         if targets is None:
             raise UserError("in training mode the losses need the targets: model(images, targets)")
+        if len(targets) != len(images):
+            raise UserError(f"{len(targets)} targets for {len(images)} images; each image has one, empty or not")
         truths = [self._truth(target, size) for target, size in zip(targets, sizes, strict=True)]
         return self.criterion.weighted(self.detector(stacked, mask, truths), truths)
 

@@ -47,8 +47,10 @@ def choose_precision(name: str, device: torch.device) -> str:
 
     "auto" takes bf16 on a CUDA GPU that has it, and on a CPU that has it where products were measured to gain by it.
 
-    Raises UserError if bf16 is asked for where it cannot be had.
+    Raises UserError for another name, or if bf16 is asked for where it cannot be had.
     """
+    if name not in ("auto", "fp32", "bf16"):
+        raise UserError(f"precision is {name!r}; accepted are auto, fp32 and bf16")
     if name == "bf16" and not has_bf16(device):
         raise UserError(
             "precision is 'bf16', which needs a CUDA GPU that has it or a processor with AVX512_BF16 or AMX, "

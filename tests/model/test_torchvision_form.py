@@ -62,6 +62,10 @@ def test_what_is_no_truth_is_refused():
     ours = model()
     with pytest.raises(UserError, match="in training mode the losses need the targets"):
         ours(IMAGES)
+    with pytest.raises(UserError, match="1 targets for 2 images"):
+        ours(IMAGES, TRUTHS[:1])
+    with pytest.raises(UserError, match="there is no image"):
+        ours([], [])
     with pytest.raises(UserError, match=r"of torch\.uint8; images are floats in \[0, 1\]"):
         ours(PIXELS, TRUTHS)
     flat = {"boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]]), "labels": torch.tensor([1])}

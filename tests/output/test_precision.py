@@ -20,6 +20,8 @@ def test_auto_wants_both_the_instructions_and_the_gain(monkeypatch, there, gain,
     monkeypatch.setattr(precision, "bf16_gain", lambda: gain)
     assert precision.choose_precision("auto", CPU) == chosen
     assert precision.choose_precision("fp32", CPU) == "fp32"
+    with pytest.raises(UserError, match="precision is 'fp16'; accepted are auto, fp32 and bf16"):
+        precision.choose_precision("fp16", CPU)
     said = precision.describe_precision("auto", CPU)
     assert said.startswith(chosen)
     assert (f"{gain:.1f} times as fast" in said) == there
