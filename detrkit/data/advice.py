@@ -61,7 +61,7 @@ def advise(dataset: Dataset, *, most: int) -> Advice:
     share = float(np.quantile(sides / short[image_of], 0.05))  # of the image's shorter side
     wanted, own = SEEN / max(share, 1e-6), float(np.median(short))
     limit = min(most, max(own, SIDES[0]))
-    fitting = [side for side in SIDES if side <= limit]
+    fitting = [side for side in SIDES if side <= limit] or [most]
     side = next((side for side in fitting if side >= wanted), fitting[-1])
     shape = float(np.median(long / short))
     full = math.ceil(np.quantile(records.objects(), 0.99))

@@ -49,6 +49,7 @@ def test_the_sizes_follow_from_the_data(folder):
     assert advice.grid == (5, 8)
     assert "10.0 % of the image's shorter side, 32 pixels here" in advice.reasons["image size"]
     assert advise(coco(folder).train, most=256).short == 240
+    assert advise(coco(folder).train, most=64).short == 64  # less than the smallest that is chosen otherwise
     assert "320 would show them as 32 pixels" in advise(coco(folder).train, most=256).reasons["image size"]
 
 
