@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,7 @@ class TensorBoard(Logger):
     def begin(self, start: Start) -> str:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._others_hook, threading.excepthook = threading.excepthook, self._pass_over
         self._events = SummaryWriter(str(start.folder / "tensorboard"), purge_step=start.step + 1)
         if start.kept is None:
             values = "\n".join(f"    {name} = {value}" for name, value in flat(start.recipe))
@@ -77,6 +79,12 @@ class TensorBoard(Logger):
 
     def close(self, *, finished: bool) -> None:
         self._events.close()
+        threading.excepthook = self._others_hook
+
+    def _pass_over(self, failed: threading.ExceptHookArgs) -> None:
+        """Leave the error of tensorboard's writing thread to the next call, which raises it: no traceback till then."""
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            self._others_hook(failed)
 
 
 class WeightsAndBiases(Logger):

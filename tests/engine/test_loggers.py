@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
+import threading
 
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
@@ -184,6 +187,26 @@ def test_a_logger_that_fails_is_named_once_and_ends_nothing(tmp_path, broken, me
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("train/loss")) == 4  # the other one goes on
+
+
+def test_a_full_disk_under_tensorboard_is_told_in_a_line(tmp_path, monkeypatch):
+    """Its writing thread ends by the error, which Python would print as a traceback; the next call raises it again."""
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    printed, said = [], []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    trainer = begun(tmp_path, loggers=("tensorboard",), said=said)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert trainer.fit().finished
+    assert len(said) == 1
+    assert "tensorboard failed and is left out from here on ([Errno 28] No space left on device)" in said[0]
+    assert not printed
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    assert [failed.exc_type for failed in printed] == [ZeroDivisionError]  # of others, all is told as ever
 
 
 def test_a_logger_that_cannot_begin_stops_a_new_run_but_not_a_resumed_one(tmp_path, broken):
