@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from detrkit.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # What to do, by what the system says. Anything else is told in its own words.
 ADVICE = {
@@ -56,6 +61,32 @@ def replaced_file(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+class _Patient(io.BufferedWriter):
+    """Takes all that is written, and keeps the first error."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        if self.failed is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failed = error
+        return memoryview(data).nbytes
+
+
+@contextmanager
+def patient_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file whose first error is raised when the block ends.
+
+    For torch's writer of archives: where a write fails in its middle, it tries again as it goes, and ends the process.
+    """
+    with naming(path), _Patient(io.FileIO(path, "wb")) as file:
+        yield file
+        if file.failed is not None:
+            raise file.failed
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import torch
 from detrkit.errors import UserError
 from detrkit.export.card import KEY, Card
 from detrkit.export.form import ExportedForm
-from detrkit.writing import replaced_file
+from detrkit.writing import patient_file, replaced_file
 
 OPSET = 20
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
@@ -63,17 +62,8 @@ def _write_onnx(form: ExportedForm, card: Card, path: Path) -> None:
 def _write_program(form: ExportedForm, card: Card, path: Path) -> None:
     free = tuple(dict.fromkeys(places, torch.export.Dim.DYNAMIC) for places in form.form.free.values())
     program = torch.export.export(form, form.form.example(), dynamic_shapes=[free])
-    with replaced_file(path) as temporary:
-        # It wants a file of that ending.
-        named = temporary.with_name(f"{temporary.name}.pt2")
-        try:
-            try:
-                torch.export.save(program, named, extra_files={f"{KEY}.json": card.to_json()})
-            except RuntimeError as error:  # what it makes of a full disk
-                raise OSError(errno.EIO, f"cannot be written ({str(error).splitlines()[0]})", str(path)) from error
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+    with replaced_file(path) as temporary, patient_file(temporary) as file:
+        torch.export.save(program, file, extra_files={f"{KEY}.json": card.to_json()})
 
 
 def _write_openvino(form: ExportedForm, card: Card, path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from detrkit.errors import CheckpointError
 from detrkit.reading import not_finite
 from detrkit.wording import first_of
-from detrkit.writing import naming
+from detrkit.writing import naming, patient_file
 
 if TYPE_CHECKING:
     from detrkit.data import Category
@@ -44,12 +44,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
-        try:
-            with naming(folder):
-                yield temporary
-        except RuntimeError as error:  # what torch.save makes of a full disk
-            reason = str(error).splitlines()[0]
-            raise OSError(errno.EIO, f"cannot be written ({reason})", str(folder)) from error
+        with naming(folder):
+            yield temporary
         for path in temporary.iterdir():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -98,7 +94,8 @@ def write_checkpoint(
         save_weights(weights, temporary / WEIGHTS, metadata)
         if average is not None:
             save_weights(average, temporary / AVERAGE, metadata)
-        torch.save({"format": FORMAT, **state}, temporary / STATE)
+        with patient_file(temporary / STATE) as file:
+            torch.save({"format": FORMAT, **state}, file)
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:

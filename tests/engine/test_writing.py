@@ -3,12 +3,16 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from detrkit.cli import main
 from detrkit.errors import UserError
-from detrkit.writing import check_file, check_folder, explain, replaced_file, write_bytes, write_text
+from detrkit.writing import check_file, check_folder, explain, patient_file, replaced_file, write_bytes, write_text
 
 from .toys import toy_trainer
 
@@ -114,3 +118,27 @@ def test_pictures_end_no_training(tmp_path):
     outcome = trainer.fit()
     assert (outcome.finished, outcome.best_ap) == (True, 0.2)
     assert (tmp_path / "log.txt").read_text().count("warning: no pictures in") == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here, a disk that is always full")
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_full_disk_under_torchs_archives_is_an_error_and_not_the_end(size):
+    """In a process of its own, since torch's writer ends it where the file's own error meets it in the middle."""
+    code = f"""
+import torch
+from pathlib import Path
+from detrkit.writing import patient_file
+try:
+    with patient_file(Path("/dev/full")) as file:
+        torch.save(torch.zeros({size}), file)
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(errno.ENOSPC), "/dev/full"]
+
+
+def test_a_patient_file_holds_what_was_written(tmp_path):
+    with patient_file(tmp_path / "a.pt") as file:
+        torch.save({"a": torch.arange(9)}, file)
+    assert torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["a"], torch.arange(9))
