@@ -79,21 +79,6 @@ def counts_of(coco_mean: bool) -> int:
     return 1 + (len(coco_sizes()) if coco_mean else 0)
 
 
-def measure_costs(
-    recipe: Recipe,
-    *,
-    height: int,
-    width: int,
-    coco_mean: bool = False,
-    progress: Callable[[], None] | None = None,
-) -> Costs:
-    """Count a recipe's detector. progress: called after each size that was counted.
-
-    Raises UserError if the recipe's parts do not go together.
-    """
-    return _measure(*for_counting(recipe), height, width, coco_mean, progress)
-
-
 def _measure(
     counted: Recipe,
     assumed: int | None,
@@ -102,6 +87,7 @@ def _measure(
     coco_mean: bool,
     progress: Callable[[], None] | None,
 ) -> Costs:
+    """A recipe's costs; progress: called after each size that was counted."""
     try:
         with torch.device("meta"):
             detector = build_detector(counted)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.compare.costs import coco_sizes, count_costs, for_counting, measure_costs
+from detrkit.compare.costs import coco_sizes, count_costs, for_counting
 from detrkit.compare.timing import HeldMemory, measure_timings
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
@@ -21,7 +21,7 @@ OFFICIAL = {  # million parameters, all and trained; GFLOPs at 800 x 1066 with a
 
 @cache
 def full_size(name):
-    return measure_costs(load_recipe(name), height=800, width=1066).work
+    return count_costs({name: load_recipe(name)}, height=800, width=1066)[name].work
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -112,9 +112,8 @@ def test_time_is_measured_of_every_recipe():
     for timing in timings.values():
         assert len(timing.milliseconds) == 3
         assert timing.precision == "fp32" or torch.cuda.is_available()
-    weights = {
-        name: measure_costs(recipe, height=64, width=64).work.total.parameters for name, recipe in recipes.items()
-    }
+    costs = count_costs(recipes, height=64, width=64)
+    weights = {name: cost.work.total.parameters for name, cost in costs.items()}
     assert timings["one"].memory > 4 * weights["one"]
     assert timings["three"].memory > timings["one"].memory
 
