@@ -36,19 +36,29 @@ def find_voc(root: Path) -> Path | None:
 
 
 def find_list(folder: Path, split: str) -> Path | None:
-    """The text file that names the images of a split; a trainval serves for train only where there is no val."""
+    """The text file that names the images of a split; None where there is none."""
     lists = [folder / "ImageSets" / "Main" / f"{name}.txt" for name in LISTS[split]]
     lists += [folder / "ImageSets" / f"{name}.txt" for name in LISTS[split]]
     return next((path for path in lists if path.is_file()), None)
 
 
+def find_names(folder: Path, split: str) -> list[str] | None:
+    """The names of a split's images; None where no list has them. Of a trainval, those that val has are not train's."""
+    path = find_list(folder, split)
+    if path is None:
+        return None
+    val = find_list(folder, "val") if split == "train" and path.stem == "trainval" else None
+    others = set(listed(val)) if val else set()
+    return [name for name in listed(path) if name not in others]
+
+
 def listed(path: Path) -> list[str]:
-    """The names in a list: the first word of each line (lists of a class have a second, of 1, 0 or -1)."""
+    """The names in a list, each once: the first word of a line (lists of a class have a second, of 1, 0 or -1)."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return [line.split()[0].removesuffix(".xml") for line in lines if line.strip()]
+    return list(dict.fromkeys(line.split()[0].removesuffix(".xml") for line in lines if line.strip()))
 
 
 def read_xml(path: Path) -> VocFile:
@@ -87,6 +97,8 @@ def read_voc(
     Boxes are (xmin, ymin, xmax - xmin, ymax - ymin), as they stand in the files. Difficult objects are regions that
     count neither as found nor as missed, as in VOC's own evaluation, and are not learned.
     """
+    if not stems:
+        raise DataError(f"{folder}: the list of the split names no image")
     builder = RecordsBuilder()
     ids = {category.name: category.id for category in categories}
     images = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else folder

@@ -14,7 +14,7 @@ from detrkit.data.decode import Exif
 from detrkit.data.file_dataset import Annotations, Reduced, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
 from detrkit.data.records import Category
-from detrkit.data.voc import find_list, find_voc, listed, read_voc, read_xml
+from detrkit.data.voc import find_list, find_names, find_voc, read_voc, read_xml
 from detrkit.errors import DataError
 from detrkit.paths import with_home
 from detrkit.recipe import Given, Slot, as_factory, register
@@ -87,8 +87,7 @@ class VocSource(FileSource):
         return f"Pascal VOC: {self.folder.name}, {classes}, {', '.join(lists) or 'not split'}"
 
     def find(self, split: Split) -> Sequence[str] | None:
-        path = find_list(self.folder, split)
-        return None if path is None else listed(path)
+        return find_names(self.folder, split)
 
     def find_whole(self) -> Sequence[str] | None:
         return sorted(path.stem for path in (self.folder / "Annotations").glob("*.xml"))

@@ -215,6 +215,20 @@ def test_difficult_objects_count_neither_way_and_broken_annotations_are_named(sm
     assert "declares entities" in str(dataset.faults[1])
 
 
+def test_images_that_val_has_are_not_trained_on_where_a_trainval_has_them_too(small_set, tmp_path):
+    source = coco(small_set)
+    write_voc({"train": source.train, "val": source.val}, tmp_path / "voc")
+    lists = tmp_path / "voc" / "ImageSets" / "Main"
+    (lists / "trainval.txt").write_text((lists / "train.txt").read_text() + (lists / "val.txt").read_text())
+    (lists / "train.txt").unlink()
+    found = auto(tmp_path / "voc")
+    assert truth(found.train).keys() == truth(source.train).keys()
+    assert truth(found.val).keys() == truth(source.val).keys()
+    (lists / "val.txt").write_text("\n")
+    with pytest.raises(DataError, match="the list of the split names no image"):
+        _ = auto(tmp_path / "voc").val
+
+
 def test_a_folder_in_no_format_is_told_what_is_looked_for(tmp_path):
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(DataError, match=r"none of the known formats: COCO .* YOLO .* VOC .* It holds photo\.jpg"):
