@@ -1,9 +1,14 @@
-"""One matcher for several groups of queries and several outputs at once."""
+"""One matcher for several groups of queries and several outputs at once, and several queries for each object."""
 
+import math
 from dataclasses import replace
 
+import pytest
 import torch
+from torchvision.ops import box_convert, box_iou
 
+from detrkit.matching.costs import L1Cost
+from detrkit.matching.many_to_one import ManyToOneMatcher
 from detrkit.structures import Targets
 from tests.model.test_matching_and_losses import ALL_COSTS, matcher, scene
 
@@ -28,3 +33,46 @@ def test_several_requests_are_matched_as_each_alone():
     for (output, targets), found in zip(requests, made.match(requests), strict=True):
         alone = made(output, targets)
         torch.testing.assert_close(vars(found), vars(alone), rtol=0, atol=0)
+
+
+def many(**options):
+    return ManyToOneMatcher(costs={"box": L1Cost()}, count=4, **options)
+
+
+@pytest.mark.parametrize(("objects", "each"), [(0, 0), (1, 4), (2, 3), (3, 2), (6, 1), (7, 1)])
+def test_objects_share_half_of_the_queries_at_most_but_have_one_each(objects, each):
+    output, targets = scene((objects, 1), queries=12)
+    layers = torch.tensor([0, 0, 1])
+    output = replace(output.rows(slice(None)), logits=output.logits[layers], boxes=output.boxes[layers])
+    first, second, last = many()(output, Targets.pad(targets, torch.float64))
+    for matches, copies, lone in ((first, each, 4), (second, each, 4), (last, min(each, 1), 1)):
+        here = matches.image == 0
+        assert matches.target[0, here].bincount().tolist() == [copies] * objects
+        assert len(matches.query[0, here].unique()) == copies * objects
+        assert matches.target[0, ~here].tolist() == [0] * lone
+
+
+def test_an_object_s_queries_count_by_their_rank_in_each_group():
+    output, targets = scene((3, 0, 1), queries=24)
+    for image, one in enumerate(targets):  # predictions around the objects, so that they overlap
+        for n in range(24 if len(one["boxes"]) else 0):
+            output.boxes.data[:, image, n] = (
+                one["boxes"][n % len(one["boxes"])] + 0.2 * output.boxes.data[:, image, n] - 0.08
+            )
+    output, padded = replace(output, groups=2), Targets.pad(targets, torch.float64)
+    answer, extra = many(tau=2.5, alpha=0.7).match([(output, padded)] * 2)
+    assert [one.query.shape[1] for one in (*answer, *extra)] == [2 * (3 * 2 + 4), 2 * (3 + 1), *[2 * (3 * 2 + 4)] * 2]
+    for layer, matches in ((0, answer[0]), (1, answer[1]), (0, extra[0]), (1, extra[1])):
+        owned = {}
+        for image, n, t, weight in zip(
+            matches.image, matches.query[0], matches.target[0], matches.weight[0], strict=True
+        ):
+            label, true = targets[image]["labels"][t], targets[image]["boxes"][t].double()
+            p = output.logits[layer, image, n, label].sigmoid().item()
+            corners = (box_convert(box, "cxcywh", "xyxy")[None] for box in (output.boxes[layer, image, n], true))
+            quality = p**0.7 * box_iou(*corners).item() ** 0.3
+            owned.setdefault((int(image), int(t), int(n) // 12), []).append((quality, weight.item()))
+        assert len(owned) == 2 * (3 + 1)
+        for pairs in owned.values():
+            weights = [weight for _, weight in sorted(pairs, reverse=True)]
+            assert weights == pytest.approx([math.exp(-rank / 2.5) for rank in range(len(pairs))])

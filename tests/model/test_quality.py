@@ -80,6 +80,11 @@ def test_an_image_s_cost_is_its_own():
     assert cost[1, 0, 3, 2].item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_batch_without_objects_costs_nothing():
+    nothing = [{"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}] * 3
+    assert PositionModulatedCost()(scene()[0], Targets.pad(nothing, torch.float64)).shape == (2, 3, 12, 0)
+
+
 def share(a, b) -> float:
     """(GIoU + 1) / 2 of two boxes (cx, cy, w, h)."""
     (ax, ay, aw, ah), (bx, by, bw, bh) = a.tolist(), b.tolist()
