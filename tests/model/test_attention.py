@@ -162,7 +162,9 @@ def test_twelve_channels_of_bfloat16_keep_a_gaussian(autocast):
     term = SideDirectedGaussianTerm(width=WIDTH, heads=HEADS)
     center, precision = torch.rand(1, HEADS, QUERIES, 2) * 40, torch.rand(1, HEADS, QUERIES, 2) * 4
     key = term.make_key(width=WIDTH, heads=HEADS)
-    exact_queries, exact_keys = (x.double() for x in (term.features(center, precision, memory), key(memory)))
+    exact_queries, exact_keys = term.features(center, precision, memory), key(memory)
+    assert exact_queries.dtype == exact_keys.dtype == torch.float32
+    exact_queries, exact_keys = exact_queries.double(), exact_keys.double()
     if not autocast:
         memory = Memory(memory.tokens.bfloat16(), memory.position, (shape,))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

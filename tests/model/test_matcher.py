@@ -63,6 +63,7 @@ def test_an_object_s_queries_count_by_their_rank_in_each_group():
     answer, extra = many(tau=2.5, alpha=0.7).match([(output, padded)] * 2)
     assert [one.query.shape[1] for one in (*answer, *extra)] == [2 * (3 * 2 + 4), 2 * (3 + 1), *[2 * (3 * 2 + 4)] * 2]
     for layer, matches in ((0, answer[0]), (1, answer[1]), (0, extra[0]), (1, extra[1])):
+        assert (matches.query >= 0).all()  # counted from the end they would be right all the same
         owned = {}
         for image, n, t, weight in zip(
             matches.image, matches.query[0], matches.target[0], matches.weight[0], strict=True

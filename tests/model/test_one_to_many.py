@@ -98,6 +98,9 @@ def test_many_queries_are_matched_and_weighed_as_officially():
     terms = criterion.terms(output, truths)
     for name, values in terms.items():
         assert values.tolist() == pytest.approx([layer[name] for layer in official["layers"]], rel=1e-4), name
+    torch.testing.assert_close(
+        criterion.terms(output.layer(1), truths), {name: values[1:] for name, values in terms.items()}
+    )
     report = criterion(output, truths)
     assert report["class.0"] == terms["class"][0]
     last = sum((one.query[0] >= 0).sum() for one in found[-1:])

@@ -81,5 +81,5 @@ def test_hooks_end_with_the_recording():
 
 
 def test_gaussian_center_is_found_again():
-    center, precision = torch.rand(9, 2).double() * 20 - 3, torch.rand(9, 2).double() + 0.1
+    center, precision = torch.rand(2, 3, 9, 2).double() * 20 - 3, torch.rand(2, 3, 9, 2).double() + 0.1  # [B, H, N, 2]
     assert torch.allclose(gaussian_center(gaussian_query(center, precision, (10, 14)), (10, 14)), center)
