@@ -44,6 +44,10 @@ class MixedSupervision(Block):
         threshold: the least score of a query that counts for an object.
         count: k, how many queries an object gets at most.
         box, label: shares of IoU and class probability in a score.
+        most: of the queries that count, so many are drawn, as a share of N, where there are more; "none": all. 0.25 in
+            the official code.
+        one_class: a query of objects of several classes learns the class of that which it scores best with (official
+            code), not all of them.
     """
 
     def __init__(
@@ -57,12 +61,15 @@ class MixedSupervision(Block):
         count: Count = 6,
         box: Share = 0.7,
         label: Share = 0.3,
+        most: Share | None = None,
+        one_class: bool = False,
     ):
         super().__init__()
         self.width, self.classes, self.kind = width, classes, as_factory("head", head)
         self.trains_many = source == "decoder"
         self.head: Head | None = None
         self.threshold, self.count, self.box, self.label = threshold, count, box, label
+        self.most, self.one_class = most, one_class
 
     def join(self, decoder: QueryDecoder) -> None:
         if decoder.depth is None:
@@ -102,8 +109,7 @@ class MixedSupervision(Block):
 
         A query whose best score reaches the threshold, or that is the best one of some object, counts for the object
         that it scores best with. An object gets as many queries as count for it, k at most: those that score best
-        with it, by whomever they count for. (The official code first draws N / 4 of the queries that count where there
-        are more. A query of two objects of unlike classes is there of the better one's class, here of both.)
+        with it, by whomever they count for. Before that, `most` N of the queries that count are drawn.
         """
         scores = self.scores(output, targets)  # [Y, B, N, T]
         queries, objects = scores.shape[2:]
@@ -114,11 +120,19 @@ class MixedSupervision(Block):
         first = scores.max(-2)  # of each object
         firsts = torch.zeros_like(best).scatter_add(-1, first.indices, first.values.isfinite().to(best.dtype))
         counting = (best >= self.threshold) | (firsts > 0)
+        if self.most is not None:
+            chances = self.chances(counting.shape).to(scores.device, non_blocking=True).masked_fill(~counting, -1.0)
+            drawn = chances.topk(int(self.most * queries), dim=-1).indices
+            counting = counting & torch.zeros_like(counting).scatter(-1, drawn, True)
         numbers = torch.zeros_like(scores[:, :, 0], dtype=torch.int64).scatter_add(-1, owner, counting.long())
         count = min(self.count, queries)
         chosen = scores.topk(count, dim=2).indices  # [Y, B, k, T]
         taken = torch.arange(count, device=scores.device)[:, None] < numbers[:, :, None]
-        return partial(_pairs, Arriving(taken), chosen)
+        return partial(_pairs, Arriving(taken), chosen, scores if self.one_class else None)
+
+    def chances(self, shape: torch.Size) -> Tensor:
+        """A number in [0, 1) for each query, on the CPU; those of the largest are drawn."""
+        return torch.rand(shape)
 
     def scores(self, output: Output, targets: Targets) -> Tensor:
         """[Y, B, N, T] how well queries fit objects, in [0, 1]; -inf where no object is or a number is broken."""
@@ -129,10 +143,18 @@ class MixedSupervision(Block):
         return scores.masked_fill(~(targets.filled[None, :, None] & scores.isfinite()), -torch.inf)
 
 
-def _pairs(taken: Arriving, chosen: Tensor) -> list[Matches]:
-    """Those of `chosen` [Y, B, k, T], queries of objects, that are `taken` [Y, B, k, T]."""
+def _pairs(taken: Arriving, chosen: Tensor, scores: Tensor | None) -> list[Matches]:
+    """Those of `chosen` [Y, B, k, T], queries of objects, that are `taken` [Y, B, k, T].
+
+    With scores [Y, B, N, T], a query learns the class of that object alone which it scores best with.
+    """
     found = []
-    for here, rows in zip(taken.read(), chosen, strict=True):
+    for layer, (here, rows) in enumerate(zip(taken.read(), chosen, strict=True)):
         image, rank, target = (x.to(chosen.device, non_blocking=True) for x in here.nonzero(as_tuple=True))
-        found.append(Matches(image, rows[image, rank, target][None], target[None]))
+        query, teaches = rows[image, rank, target], None
+        if scores is not None:
+            reached, size = scores[layer, image, query, target], scores.shape[1:3]
+            best = scores.new_zeros(size).flatten().scatter_reduce(0, image * size[1] + query, reached, "amax")
+            teaches = (reached == best.view(size)[image, query])[None]
+        found.append(Matches(image, query[None], target[None], teaches=teaches))
     return found

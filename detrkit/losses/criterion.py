@@ -137,7 +137,7 @@ class Criterion(BaseCriterion):
                 if extra.assign is not None
             }
             matches, *matched = self.matcher.match(
-                [(output, padded), *((extra.output, truths[name]) for name, extra in asked.items())]
+                [(output, padded), *((extra.matched_as or extra.output, truths[name]) for name, extra in asked.items())]
             )
             pairs: dict[str, Matches | Sequence[Matches]] = dict(zip(asked, matched, strict=True))
             pairs |= {name: finish() for name, finish in begun.items()}

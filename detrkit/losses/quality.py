@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -42,12 +41,12 @@ class QualityLoss(Loss):
         self.weight, self.eps, self.extra_weights = weight, eps, extra_weights or {}
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
-        places = (*matched_places(matches), matches.take_targets(targets.labels))
+        labels = matches.take_targets(targets.labels)
         quality = self.quality(*matched_overlaps(output, targets, matches, self.eps)).detach()
-        matched = torch.zeros_like(output.logits, dtype=torch.bool)
-        matched[places] = True
+        matched = matches.marked(output.logits, labels) > 0
         negative = self.negative(output.logits).masked_fill(matched, 0.0)
-        positive = self.positive(output.logits[places], quality, matches, len(targets.counts))
+        logits = output.logits[(*matched_places(matches), labels)]
+        positive = matches.taught(logits) * self.positive(logits, quality, matches, len(targets.counts))
         return (negative.flatten(1).sum(1) + positive.sum(1)) / objects
 
     def quality(self, iou: Tensor, giou: Tensor) -> Tensor:

@@ -73,8 +73,7 @@ class FocalLoss(Loss):
         self.weight, self.alpha, self.gamma, self.extra_weights = weight, alpha, gamma, extra_weights or {}
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
-        target = torch.zeros_like(output.logits)
-        target[(*matched_places(matches), matches.take_targets(targets.labels))] = 1.0
+        target = matches.marked(output.logits, matches.take_targets(targets.labels))
         return focal_loss(output.logits, target, self.alpha, self.gamma).flatten(1).sum(1) / objects
 
 

@@ -6,6 +6,7 @@ the batch has as many queries as the map has tokens.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -114,6 +115,8 @@ class TwoStageQueries(QueryGenerator):
             published code does not (see `MixedSelectionQueries`).
         content: "boxes", as above, or "learned" for each rank, as in DINO (mixed selection of H-DETR's code; what would
             be content then only takes part in the projection's norm).
+        matched_by: what objects are matched with in the encoder: its "proposals", or the "anchors" that these start
+            from, whatever they say of classes (MS-DETR, official code).
     """
 
     embeds_boxes = True
@@ -130,8 +133,10 @@ class TwoStageQueries(QueryGenerator):
         count: Count = 300,
         skip_unusable: bool = False,
         content: Literal["boxes", "learned"] = "boxes",
+        matched_by: Literal["proposals", "anchors"] = "proposals",
     ):
         super().__init__()
+        self.matched_by = matched_by
         self.geometry, self.count, self.half_width = geometry, count, width // 2
         self.skip_unusable = skip_unusable
         self.proposals = Proposals(width=width, classes=classes, head=head)
@@ -150,8 +155,14 @@ class TwoStageQueries(QueryGenerator):
         embedding, content = self._starts(chosen)
         if self.content is not None:
             content = by_rank(self.content, self.count, groups, chosen)
-        encoder = Extra(proposed(raw, boxes, memory, self.proposals.head), classless=True)
-        extras = {"encoder": encoder}
+        output = proposed(raw, boxes, memory, self.proposals.head)
+        anchors = None
+        if self.matched_by == "anchors":
+            places = start.boxes.sigmoid()
+            anchors = replace(
+                output, logits=torch.zeros_like(output.logits), boxes=places[None], points=places[None, ..., :2]
+            )
+        extras = {"encoder": Extra(output, classless=True, matched_as=anchors)}
         return Queries(content, self.geometry.encode(chosen), embedding, extras)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:

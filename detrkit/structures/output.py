@@ -92,6 +92,8 @@ class Extra:
     assign: Callable[[Output, Targets], Callable[[], Sequence[Matches]]] | None = None
     """gives each layer's pairs, where neither they are known nor the answer's matcher finds them: it begins on the
     device, and what it returns is called when the matcher has waited for that"""
+    matched_as: Output | None = None
+    """what the answer's matcher reads in the place of these predictions"""
     by_weight: bool = False
     """losses are divided by what the pairs count (`Matches.weight`) in sum, not by the number of objects"""
 
@@ -102,4 +104,5 @@ class Extra:
 
     def float(self) -> Extra:
         """The same in float32."""
-        return replace(self, output=self.output.float())
+        matched_as = None if self.matched_as is None else self.matched_as.float()
+        return replace(self, output=self.output.float(), matched_as=matched_as)

@@ -39,9 +39,9 @@ def weight(name: str, shape: list[int]) -> Tensor:
         return 0.5 + values
     if len(shape) == 1:
         return 0.5 + values if name.endswith("weight") else (values - 0.5) * 0.5
-    if any(part in name for part in ("label_e", "tgt_embed", "class_embed")):
+    if any(part in name for part in ("label_e", "tgt_embed", "denoising_class")):
         values = 2 * values - 1
-        if "class_embed" in name:
+        if "denoising_class" in name:
             values[-1] = 0  # of no class
         return values
     return (2 * values - 1) * (1.5 / values[0].numel() ** 0.5)
@@ -123,5 +123,4 @@ SMALL = [
     "decoder.layers=3",
     "decoder.feedforward=24",
     "queries.count=8",
-    "blocks.denoising.count=4",
 ]

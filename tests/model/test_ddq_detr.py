@@ -12,7 +12,13 @@ from tests.model.official_case import Case, probe
 CASE = Case(
     "ddq_detr",
     "ddq_detr_4scale_r50_12ep",
-    ["queries.count=24", "blocks.dense.count=36", "queries.iou=0.02", "decoder.distinct=0.02"],
+    [
+        "blocks.denoising.count=4",
+        "queries.count=24",
+        "blocks.dense.count=36",
+        "queries.iou=0.02",
+        "decoder.distinct=0.02",
+    ],
 )
 NAMES = {"class": "loss_cls", "box": "loss_bbox", "giou": "loss_iou"}
 DENSE = {"class_of_dense": "aux_loss_cls", "giou": "aux_loss_bbox"}

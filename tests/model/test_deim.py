@@ -9,7 +9,7 @@ import torch
 
 from tests.model.official_case import Case, probe
 
-CASE = Case("deim_rt_detr", "rt_detr_deim_r50_60ep", ["encoder.layers=1"], padded=False)
+CASE = Case("deim_rt_detr", "rt_detr_deim_r50_60ep", ["encoder.layers=1", "blocks.denoising.count=4"], padded=False)
 NAMES = {"class": "loss_mal", "box": "loss_bbox", "giou": "loss_giou"}
 
 

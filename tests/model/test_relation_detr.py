@@ -9,7 +9,7 @@ import torch
 
 from tests.model.official_case import Case, probe
 
-CASE = Case("relation_detr", "relation_detr_r50_12ep", ["blocks.hybrid.count=12"])
+CASE = Case("relation_detr", "relation_detr_r50_12ep", ["blocks.hybrid.count=12", "blocks.denoising.count=4"])
 NAMES = {"class": "loss_class", "box": "loss_bbox", "giou": "loss_giou"}
 ENDS = {"": "", "encoder": "_enc", "denoising": "_dn", "hybrid": "_hybrid", "hybrid_encoder": "_enc_hybrid"}
 

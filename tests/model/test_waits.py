@@ -37,6 +37,7 @@ RECIPES = {
     "sam_detr_smca_r50_50ep": [EIGHT],
     "smca_detr_r50_50ep": [EIGHT],
     "ms_deformable_detr_4scale_r50_12ep": [EIGHT],
+    "relation_detr_r50_12ep": [EIGHT, "blocks.hybrid.count=12"],
 }
 
 
