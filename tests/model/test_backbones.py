@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,14 @@ def test_a_folder_named_as_a_model_runs_no_code(tmp_path, capfd):
     with pytest.raises(UserError):
         TimmBackbone(name=f"local-dir:{tmp_path}")
     assert "code of the file ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["no_such_model", "timm/resnet50", "1979-05-27 07:32:00+00:00", "local-dir:no_such_folder"]
+)
+def test_a_name_that_is_no_model_is_named(name):
+    with pytest.raises(UserError, match=rf"backbone\.name = '{re.escape(name)}': .*list_models\(\)` lists the names"):
+        TimmBackbone(name=name)
 
 
 @pytest.mark.parametrize("fault", ["half", "other names", "other model", "empty", "not finite"])
