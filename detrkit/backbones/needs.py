@@ -52,7 +52,9 @@ def needs_of(name: str) -> Needs:
         try:
             whole: Any = timm.create_model(name, pretrained=False)
         except Exception as error:  # an unknown name, one that looks like a place of a hub, a hub that is away, ...
-            raise UserError(f"backbone.name = {name!r}: {_cause(error)}; `timm.list_models()` lists the names") from None
+            raise UserError(
+                f"backbone.name = {name!r}: {_cause(error)}; `timm.list_models()` lists the names"
+            ) from None
         known = inspect.signature(type(whole).__init__).parameters
         wanted = {"strict_img_size": False, "dynamic_img_size": True}
         options = {key: value for key, value in wanted.items() if key in known}
