@@ -82,4 +82,4 @@ def benchmark(
         print_sheet(console, sheet)
     if out is not None:
         write_text(out, json.dumps(benchmark_record(found), indent=1))
-        console.print(f"\nwrote {out}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"\nwrote {out}", soft_wrap=True)

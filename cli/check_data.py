@@ -64,7 +64,7 @@ def check_data(
         check_file(json_file, "--json")
     if pictures is not None:
         check_folder(pictures, "--pictures")
-    console, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
+    console, errors = Console(soft_wrap=True), Console(stderr=True)
     datasets = open_splits(target, overrides or [], images, trust=trust)
     reports: dict[str, SplitReport] = {}
     for name, dataset in datasets.items():
@@ -78,10 +78,10 @@ def check_data(
         console.print("\nno train split: it serves for evaluation only", style="yellow")
     if json_file is not None:
         write_json(json_file, target, reports)
-        console.print(f"report written to {json_file}", markup=False)
+        console.print(f"report written to {json_file}")
     if pictures is not None:
         drawn = sum(draw_some(dataset, pictures, name, count or PICTURES) for name, dataset in datasets.items())
-        console.print(f"{drawn} pictures written to {pictures}", markup=False)
+        console.print(f"{drawn} pictures written to {pictures}")
     if save_as is not None and out is not None:
         save(datasets, save_as, out, console, errors)
     if any(report.loses_data for report in reports.values()):
@@ -136,7 +136,7 @@ def save(datasets: dict[str, Dataset], form: str, out: Path, console: Console, e
         raise UserError("--save-as copies images that are files, and this data set makes its images")
     with progress_bar(errors, "copying", sum(map(len, files.values()))) as advance:
         FORMATS[form](files, out, advance)
-    console.print(f"a clean copy in the format of {form} written to {out}", markup=False)
+    console.print(f"a clean copy in the format of {form} written to {out}")
 
 
 def print_report(console: Console, name: str, report: SplitReport) -> None:

@@ -104,7 +104,7 @@ def compare(
                 f"{option} goes with trainings, and nothing named here has been evaluated; --run trains recipes"
             )
     for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     failed = False
     if run:
         if any(override.partition("=")[0].strip() == "train.seed" for override in overrides):
@@ -131,7 +131,7 @@ def compare(
     missing = sum(row.target is not None and not row.trained for row in rows)
     if missing and not run:
         told = f"{missing} of {len(rows)} rows have no result yet: the same command with --run trains them"
-        console.print(f"\n{told}", style="dim", highlight=False)
+        console.print(f"\n{told}", style="dim")
     if out is not None:
         from detrkit.compare.files import write_comparison
         from detrkit.drawing.faults import Faults
@@ -139,9 +139,9 @@ def compare(
         console.print()
         faults = Faults()
         for path in write_comparison(out, comparison, sheets, costs, timings, faults):
-            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"wrote {path}", soft_wrap=True)
         for fault in faults:
-            console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
+            console.print(fault, style="red", soft_wrap=True)
         failed = failed or bool(faults)
     if unknown is not None:
         raise unknown
@@ -197,7 +197,7 @@ def _train(console: Console, jobs: list[Job], parallel: int) -> bool:
 
     check_jobs(jobs)
     todo = sum(job.state != "done" for job in jobs)
-    console.print(f"{len(jobs)} trainings, {len(jobs) - todo} of them done already", highlight=False)
+    console.print(f"{len(jobs)} trainings, {len(jobs) - todo} of them done already")
     if not todo:
         return True
     with MatrixProgress(console) as progress:
@@ -208,9 +208,7 @@ def _train(console: Console, jobs: list[Job], parallel: int) -> bool:
         raise typer.Exit(130)
     bad = [job for job in jobs if job.state != "done"]
     for job in bad:
-        console.print(
-            f"{job.folder.name} {job.state} ({job.note}): {job.output}", style="red", highlight=False, soft_wrap=True
-        )
+        console.print(f"{job.folder.name} {job.state} ({job.note}): {job.output}", style="red", soft_wrap=True)
     return not bad
 
 
@@ -235,7 +233,7 @@ def _score(
         if which is not None:
             trained = open_trained(str(run.path), (), which=which, trust=trust)
             options = trained.recipe.section("train")
-            console.print(f"evaluating {trained.origin}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"evaluating {trained.origin}", soft_wrap=True)
             workers = workers_for(options, 1)
             result = evaluate_trained(trained, "val", choose_device(options.device), workers, console)
             write_evaluation(run.path / PLACES[-1], trained, result, str(run.path))
@@ -255,7 +253,7 @@ def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_m
     if told and not costs:
         raise UserError("\n".join(told))
     for line in told:
-        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
     return costs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import console as rich_console
 from rich.segment import Segment
@@ -20,7 +20,13 @@ WIDTH_OF_FILES = 1000  # more than any table has; rich by itself cuts at 80
 
 
 class Console(rich_console.Console):
-    """rich's console, which shows what names and messages hold of control characters, rather than have it obeyed."""
+    """rich's console for words of others: brackets in names and messages are brackets, control characters are shown.
+
+    What is to have a style is a `Text`, or comes with `style`.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -41,7 +47,7 @@ def open_console() -> Console:
 def print_notes(console: Console, notes: Iterable[str]) -> None:
     """What a person should know about the run that was opened."""
     for note in notes:
-        console.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
 
 
 def open_progress(console: rich_console.Console) -> Progress:

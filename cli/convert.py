@@ -88,7 +88,7 @@ def convert(
     console = Console()
 
     def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     console.print(_table((name, tensor.numel()) for name, tensor in found.state.items()))
     if found.prefix:

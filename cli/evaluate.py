@@ -67,9 +67,7 @@ def evaluate(
         chosen = choose_device(device, here.local_rank)
         print_notes(console, trained.notes)
         how = describe_precision(options.precision, chosen)
-        console.print(
-            f"{trained.origin} on {chosen}, {split} split, {how}", highlight=False, markup=False, soft_wrap=True
-        )
+        console.print(f"{trained.origin} on {chosen}, {split} split, {how}", soft_wrap=True)
         result = evaluate_trained(trained, split, chosen, workers_for(options, here.world), console)
         if not here.is_first:
             return
@@ -80,7 +78,7 @@ def evaluate(
     finally:  # a full disk does not take the numbers along
         console.print(numbers_table(result), classes_table(result.per_class))
     for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def evaluate_trained(trained: Trained, split: str, device: torch.device, workers: int, console: Console) -> EvalResult:

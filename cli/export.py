@@ -68,7 +68,7 @@ def export(
     write(form, card, out, kind)
     size = out.stat().st_size / 1e6
     told = f"wrote {out} ({kind}, {size:.1f} MB, {perf_counter() - began:.0f} s): {', '.join(form.form.inputs)} to "
-    console.print(told + ", ".join(card.outputs), highlight=False, markup=False)
+    console.print(told + ", ".join(card.outputs))
     if not images:
         return
     found = run_check(
@@ -81,8 +81,6 @@ def export(
     console.print(
         f"beside PyTorch on {len(images)} images, all detections as sets: scores differ by {found.scores:.1e}, "
         f"boxes by {found.boxes:.1e} of the image; {found.unpaired} have no counterpart within {tolerance:g}",
-        highlight=False,
-        markup=False,
     )
     if not found.within(tolerance):
         console.print("the file does not compute what PyTorch does", style="red")

@@ -51,7 +51,7 @@ def init(
     source = AutoSource(root=str(data), augment=plain)
     advice = advise(source.train, most=most)
     device, sizes = choose_device("auto"), (len(source.train), len(source.val))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True)
 
     def write(length: Length, at_once: int) -> None:
         model = (weights, backbone, scratch)
@@ -61,7 +61,7 @@ def init(
     try:
         trial = _try(path)
     except DataError as error:  # of an image; the training says the same if it meets it
-        console.print(f"no step could be tried: {error}", style="yellow", markup=False)
+        console.print(f"no step could be tried: {error}", style="yellow")
         seconds, (at_once, memory) = None, advise_pieces(0, None)
     except UserError:
         path.unlink()  # an option that the preset does not take: named, and nothing half done is left
@@ -72,11 +72,11 @@ def init(
     length = advise_length(*sizes, seconds=seconds)
     write(length, at_once)
     console.print(f"{source.describe()}: {counted(sizes[0], 'training image')}, {sizes[1]} for validation, "
-                  f"{counted(len(source.categories), 'class')}", markup=False)  # fmt: skip
+                  f"{counted(len(source.categories), 'class')}")  # fmt: skip
     said = {f"batch of {min(BATCH, sizes[0])}": memory, counted(length.epochs, "epoch"): length.reason}
     for what, why in {**advice.reasons, **said}.items():
-        console.print(f"{what}: {why}", markup=False)
-    console.print(f"written: {path}\nnext: detrkit check-data {data}   or   detrkit train {path}", markup=False)
+        console.print(f"{what}: {why}")
+    console.print(f"written: {path}\nnext: detrkit check-data {data}   or   detrkit train {path}")
 
 
 def _try(path: Path) -> Trial:

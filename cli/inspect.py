@@ -31,7 +31,7 @@ def inspect(
     from .console import Console
 
     # Lines stay whole when they go to a file or a pipe.
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True)
     loaded = load_recipe(recipe, overrides or [], trust=trust)
     print_values(console, loaded)
     print_parts(console, loaded)
@@ -56,9 +56,10 @@ def print_values(console: Console, recipe: Recipe) -> None:
 
 def print_parts(console: Console, recipe: Recipe) -> None:
     """The tree of parts, by slot or name and type."""
+    from rich.text import Text
     from rich.tree import Tree
 
-    tree = Tree(f"[bold]{recipe.name}[/bold]  {recipe.title}")
+    tree = Tree(Text.assemble((recipe.name, "bold"), f"  {recipe.title}"))
     for name, value in recipe.sections.items():
         _add_part(tree, name, value)
     console.print()
@@ -107,19 +108,19 @@ def _coverage(work: ModelWorkload) -> str:
 
 def _add_part(tree: Any, name: str, value: Any) -> None:
     """Adds a part and what is nested in it; options that are no parts are left out, they stand above."""
-    from rich.markup import escape
+    from rich.text import Text
 
     from detrkit.recipe import Factory
 
     if isinstance(value, Factory):
-        branch = tree.add(f"{escape(f'{name}: ' if name else '')}[cyan]{escape(value.name)}[/cyan]")
+        branch = tree.add(Text.assemble(f"{name}: " if name else "", (value.name, "cyan")))
         for inner, part in value.parts.items():
             _add_part(branch, inner, part)
     elif isinstance(value, dict) and value:
-        branch = tree.add(escape(name))
+        branch = tree.add(name)
         for inner, part in value.items():
             _add_part(branch, inner, part)
     elif isinstance(value, list) and value:
-        branch = tree.add(escape(name))
+        branch = tree.add(name)
         for part in value:
             _add_part(branch, "", part)

@@ -75,7 +75,7 @@ def predict(
     broken, undrawn, best = 0, 0, 0.0
 
     def tell(line: str) -> None:
-        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(line, style="red", soft_wrap=True)
 
     def write() -> None:
         write_text(out / "predictions.json", json.dumps(rows, ensure_ascii=False))
@@ -127,7 +127,7 @@ def predict(
         told += f"; the best score was {best:.3f}, so try a lower --threshold"
     if predictor.precision == "bf16":
         told += "; computed in bf16"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    console.print(told, soft_wrap=True)
     for count, what in ((broken, "read"), (undrawn, "drawn; predictions.json has what was found there")):
         if count:
             tell(f"{count} of {counted(len(images), 'file')} could not be {what}")

@@ -44,6 +44,6 @@ def replay(
     if found.is_finite:
         lines.append("all of it is finite this time")
     for line in lines:
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        Console().print(line, soft_wrap=True)
     if not found.is_finite:
         raise typer.Exit(1)

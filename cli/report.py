@@ -58,7 +58,7 @@ def report(
     print_notes(console, trained.notes)
     options = trained.recipe.section("train")
     chosen = choose_device(device or options.device)
-    console.print(f"{trained.origin} on {chosen}, {split} split", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{trained.origin} on {chosen}, {split} split", soft_wrap=True)
     result = evaluate_trained(trained, split, chosen, workers_for(options, 1), console)
     dataset = trained.source.val if split == "val" else trained.source.train
 
@@ -73,9 +73,9 @@ def report(
     write_text(out, report_page(title, facts, metrics, found, recipe, faults))
     average = result.stats["AP"]
     told = "no AP, for want of objects" if average is None else f"AP {100 * average:.1f}"
-    console.print(f"{told}; wrote {out}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{told}; wrote {out}", soft_wrap=True)
     for fault in faults:
-        console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(fault, style="red", soft_wrap=True)
     if faults:
         raise typer.Exit(1)
 

@@ -76,9 +76,9 @@ def show(
         write_bytes(out / made.file, made.png)
     write_text(out / "index.html", page)
     for fact in facts[1:]:
-        console.print(fact, highlight=False, markup=False)
+        console.print(fact)
     told = f"{len(pictures)} pictures and index.html written to {out}"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    console.print(told, soft_wrap=True)
     if faults:
         raise typer.Exit(1)
 

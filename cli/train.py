@@ -65,7 +65,6 @@ def train(
     if not outcome.finished:
         console.print(
             f"stopped after step {outcome.step} ({outcome.reason}). Go on with: detrkit train --resume {folder}",
-            highlight=False,
             soft_wrap=True,
         )
         raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
@@ -134,4 +133,4 @@ def _print_result(console: Console, folder: Path, outcome: Outcome, *, events: b
         f"next: detrkit evaluate {folder}   or   detrkit predict {folder} IMAGES --out drawn/",
     ]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

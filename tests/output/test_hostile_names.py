@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from detrkit.cli.console import Console
+from detrkit.cli.inspect import print_parts
 from detrkit.cli.show import _open_image
 from detrkit.drawing.charts import literal, new_figure, to_png
 from detrkit.drawing.predictions import draw_predictions
+from detrkit.recipe import load_recipe
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import in_a_line, visible
 from tests.hunts.names import NAMES
@@ -34,7 +37,7 @@ def test_what_a_terminal_would_obey_is_shown(tmp_path, text, shown):
     for printed in (text, Text(text)):
         file = io.StringIO()
         console = Console(file=file, width=80)
-        console.print(printed, markup=False, highlight=False)
+        console.print(printed)
         assert file.getvalue().expandtabs() == f"{shown}\n".expandtabs()
     RunFolder(tmp_path).print(text)
     assert (tmp_path / "log.txt").read_text(encoding="utf-8") == shown + "\n"
@@ -48,6 +51,26 @@ def test_a_consoles_own_colours_and_tables_stay():
     console.print(table)
     assert "\x1b[31m" in file.getvalue()
     assert "\x1b]0" not in file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[bold red]a[/]", "[link=file:///x]a[/link]", "a:cat:"])
+def test_brackets_of_a_name_are_brackets_wherever_it_stands(name):
+    """rich takes what stands in brackets for styles, and ends where one is closed that was not opened."""
+    table = Table(name, title=name)
+    table.add_row(name)
+    tree = Tree(name)
+    tree.add(name)
+    file = io.StringIO()
+    console = Console(file=file, width=80)
+    for printed in (name, table, tree):
+        console.print(printed)
+    assert file.getvalue().count(name) == 6
+
+
+def test_inspect_shows_any_title(capsys, tmp_path):
+    (tmp_path / "a.toml").write_text('extends = "quickstart"\ntitle = "[/red] of [bold]"\n')
+    print_parts(Console(), load_recipe(tmp_path / "a.toml"))
+    assert "a  [/red] of [bold]" in capsys.readouterr().out
 
 
 def test_a_name_in_a_line():
