@@ -72,7 +72,7 @@ def test_more_processes_than_a_batch_has_images():
 def test_warnings_name_the_numbers():
     options = TrainOptions(epochs=12, drop_epochs=(11, 40), warmup_steps=1000, batch_size=16)
     found = " ".join(warnings(plan(options, images=160, steps_per_epoch=10, world=1), options))
-    assert "there are 120 steps" in found
+    assert "the training has 120 steps" in found
     assert "[40]" in found
 
 
