@@ -124,6 +124,7 @@ def _try(name: str, disk: Disk, whole: Path, folder: Path) -> str:
         if "train" in name and (one / "recipe.toml").exists():
             train(load_recipe(one), one, resume=True)
             assert find_folder(one / "last") is not None
+            assert not list(one.glob(".last.*")), "a resume leaves what a checkpoint left that could not be written"
     return REFUSED if told else WENT_ON
 
 
@@ -134,7 +135,8 @@ def _require_whole(folder: Path) -> None:
             json.loads(path.read_text())
         if path.suffix in (".png", ".jpg"):
             Image.open(path).load()
-        assert not path.name.endswith(".tmp") or "trained" in str(path), f"left over: {path}"
+        # Where nothing can be removed either, a checkpoint that was begun stays until the next resume.
+        assert not path.name.endswith(".tmp") or path.is_dir() or "trained" in str(path), f"left over: {path}"
         if path.name == "metrics.jsonl":
             with suppress(UserError):  # a last line that was cut, which a resume takes away
                 read_metrics(path.parent)
