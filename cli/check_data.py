@@ -197,8 +197,8 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
     from PIL import ImageDraw
 
     from detrkit.drawing.labels import class_colour, write_names
+    from detrkit.drawing.saving import save_picture
     from detrkit.errors import DataError
-    from detrkit.writing import replaced_file
 
     drawn = 0
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
@@ -214,7 +214,6 @@ def draw_some(dataset: Dataset, folder: Path, name: str, count: int) -> int:
             pen.rectangle(box, outline=class_colour(int(label)), width=max(1, min(image.size) // 160))
         names = [dataset.labels.categories[label].name for label in labels]
         write_names(pen, image.size, names, [int(label) for label in labels], corners)
-        with replaced_file(folder / f"{name}_{dataset.image_id(index)}.jpg") as temporary:
-            image.save(temporary, format="JPEG", quality=92)
+        save_picture(image, folder / f"{name}_{dataset.image_id(index)}.jpg")
         drawn += 1
     return drawn

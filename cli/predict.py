@@ -15,8 +15,6 @@ import typer
 from .options import Device, Trust, Weights, Which
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from detrkit.predict import Prediction
     from detrkit.video import VideoWriter
 
@@ -150,6 +148,7 @@ class _Drawing:
 
     def add(self, entry: Prediction, names: list[str], *, threshold: float, points: bool) -> None:
         from detrkit.drawing.predictions import draw_predictions
+        from detrkit.drawing.saving import save_picture
         from detrkit.video import VideoWriter
 
         if self.fault:
@@ -157,7 +156,7 @@ class _Drawing:
         try:
             picture = draw_predictions(entry.image, entry.result, names, threshold=threshold, points=points)
             if entry.frame is None:
-                _save(picture, self.path)
+                save_picture(picture, self.path)
                 return
             if self._video is None:
                 self._video = VideoWriter(self.path).__enter__()
@@ -217,13 +216,6 @@ def _count(paths: list[Path]) -> int | None:
             return None
         total += frames
     return total
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    from detrkit.writing import replaced_file
-
-    with replaced_file(path) as temporary:
-        picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
 
 
 def _coco_rows(entry: Prediction, ids: list[int | None]) -> list[dict]:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from detrkit.boxes import center_to_corners
 from detrkit.data.dataset import DataSource
 from detrkit.drawing.predictions import draw_predictions, image_of
+from detrkit.drawing.saving import save_picture
 from detrkit.evaluation.evaluate import autocast, detect
 from detrkit.pixels import MEAN, STD
-from detrkit.writing import replaced_file
 
 
 @torch.no_grad()
@@ -51,8 +51,7 @@ def write_pictures(
                 points=True,
             )
             path = folder / f"{batch.image_ids[0]}.png"
-            with replaced_file(path) as temporary:
-                picture.save(temporary, format="PNG")
+            save_picture(picture, path)
             written.append(path)
     finally:
         detector.train(was_training)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,6 +9,7 @@ from PIL import Image
 
 from detrkit.data import Dataset
 from detrkit.drawing.predictions import draw_predictions
+from detrkit.drawing.saving import picture_bytes
 from detrkit.evaluation.at_threshold import Tally
 
 WIDTH = 1400  # pixels of a picture on the page at most
@@ -53,9 +53,7 @@ def draw_image(
     picture = draw_predictions(image, prediction, names, truth=truth, threshold=threshold, points=True)
     if picture.width > WIDTH:
         picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
-    return buffer.getvalue()
+    return picture_bytes(picture, "JPEG", quality=85)
 
 
 def _corners(box: Sequence[float]) -> list[float]:

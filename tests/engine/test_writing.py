@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from detrkit.cli import main
+from detrkit.drawing.saving import save_picture
 from detrkit.errors import UserError
 from detrkit.writing import check_file, check_folder, explain, patient_file, replaced_file, write_bytes, write_text
 
@@ -126,6 +128,7 @@ def test_a_full_disk_under_torchs_archives_is_an_error_and_not_the_end(size):
     """In a process of its own, since torch's writer ends it where the file's own error meets it in the middle."""
     code = f"""
 import torch
+from PIL import Image
 from pathlib import Path
 from detrkit.writing import patient_file
 try:
@@ -142,3 +145,30 @@ def test_a_patient_file_holds_what_was_written(tmp_path):
     with patient_file(tmp_path / "a.pt") as file:
         torch.save({"a": torch.arange(9)}, file)
     assert torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["a"], torch.arange(9))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size to be set")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_picture_is_whole_or_not_there(tmp_path, name):
+    """Its last bytes find no room. In a process of its own, as a limit of the size of files is for all of them."""
+    picture = Image.effect_noise((200, 100), 60)
+    save_picture(picture, tmp_path / name)
+    size = (tmp_path / name).stat().st_size
+    assert Image.open(tmp_path / name).size == picture.size
+    code = f"""
+import resource
+from pathlib import Path
+from PIL import Image
+from detrkit.drawing.saving import save_picture
+picture = Image.open({str(tmp_path / name)!r})
+picture.load()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    save_picture(picture, Path({str(tmp_path / "new" / name)!r}))
+except OSError as error:
+    print(error.errno)
+"""
+    assert size > 1000
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(errno.EFBIG)]
+    assert list((tmp_path / "new").iterdir()) == []
