@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ import detrkit
 from detrkit.blocks.denoising import Draws
 from detrkit.detector import Detector
 from detrkit.losses.criterion import Criterion
-from detrkit.structures import FeatureMap, Target
+from detrkit.structures import FeatureMap, Output, Target
 from detrkit.zoo.convert import Conversion, match
 from tests.parity import golden
 
@@ -108,8 +110,49 @@ class Case:
         assert len(noise["flip"]) == entries
         return Draws(noise["flip"], noise["flipped"], noise["boxes"], torch.zeros(entries, 2), noise["signs"])
 
-    def predict(self, detector: Detector):
+    def predict(self, detector: Detector) -> Output:
         return detector(torch.zeros(2, 3, 64, 64 if self.mask is None else 80), self.mask, self.targets)
+
+    def placed(self) -> Collection[str]:
+        """The tensors that found their places, by the names they were asked for; but for the backbone nothing lacks."""
+        found = self.conversion()
+        assert not found.unexpected
+        assert not found.mismatched
+        assert all(name.startswith("backbone.") for name in found.missing)
+        return found.names.keys()
+
+    def check_losses(self, losses: Mapping[str, Tensor], official_name: Callable[[str], str]) -> None:
+        """A training step's losses are those that are stored, by the names that `official_name` gives them."""
+        terms = {name: loss for name, loss in losses.items() if name not in ("total", "class_error")}
+        assert {official_name(name) for name in terms} == {key[2:] for key in self.stored if key.startswith("l.")}
+        for name, loss in terms.items():
+            assert loss.item() == pytest.approx(self.stored[f"l.{official_name(name)}"].item(), rel=1e-4), name
+        assert losses["total"].item() == pytest.approx(self.stored["total"].item(), rel=1e-4)
+
+    @property
+    def held(self) -> set[str]:
+        """The official names of the tensors whose gradients are stored."""
+        return {key[2:] for key in self.stored if key.startswith("g.")}
+
+    def check_gradients(self, detector: Detector) -> None:
+        """Every stored gradient is ours; rows that we have beyond the official ones (of no class) are not looked at."""
+        ours = self.conversion().names
+        for name in self.held:
+            like = self.official[name]
+            self.check_gradient(name, detector.get_parameter(ours[name]).grad[: len(like)].view(like.shape))
+
+    def check_gradient(self, name: str, gradient: Tensor) -> None:
+        """One of them, by its official name."""
+        expected = self.stored[f"g.{name}"]
+        assert (probe(name, gradient) - expected).abs().max() < 2e-3 * expected[0] + 1e-6, name
+
+    def check_answer(self, detector: Detector, rows: Tensor | slice = slice(None)) -> Output:
+        """The last layer's answer is the stored one, in these of its rows; gives the output."""
+        with torch.no_grad():
+            output = self.predict(detector.eval())
+        assert (output.logits[-1] - self.stored["logits"])[rows].abs().max() < 2e-4
+        assert (output.boxes[-1] - self.stored["boxes"])[rows].abs().max() < 2e-5
+        return output
 
 
 SMALL = [

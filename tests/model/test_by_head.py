@@ -12,26 +12,18 @@ from detrkit.attention.summed import fused_attention
 from detrkit.attention.term_sum import TermAttention
 from detrkit.structures import Memory, QueryPosition, Reference
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+pytestmark = [
+    pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN"),
+    pytest.mark.usefixtures("_one_thread"),
+]
 
 PRODUCT = "mkldnn::_linear_pointwise"
 B, H, N, L, E, F = 2, 3, 40, 50, 24, 8
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(params=[True, False], ids=["faster", "slower"])
-def faster(request, monkeypatch):
-    """As on a processor where it is faster, and on one where it is not."""
+def _enough(monkeypatch):
     monkeypatch.setattr(onednn, "ENOUGH", N * L * E)
-    monkeypatch.setattr(onednn, "onednn_gain", lambda threads: 2.0 if request.param else 1.0)
-    return request.param
 
 
 def tensors(dtype=torch.float32):
@@ -76,9 +68,8 @@ def test_it_is_taken_where_that_is_faster(faster):
     assert products == (7 * B * H if faster else 0)  # two forward; five backward
 
 
-def test_it_is_not_taken_for_what_it_cannot_do(monkeypatch):
-    monkeypatch.setattr(onednn, "ENOUGH", N * L * E)
-    monkeypatch.setattr(onednn, "onednn_gain", lambda threads: 2.0)
+@pytest.mark.usefixtures("_faster")
+def test_it_is_not_taken_for_what_it_cannot_do():
     queries, keys, value, mask = tensors()
 
     def autocast():

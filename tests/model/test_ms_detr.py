@@ -10,7 +10,7 @@ import torch
 
 import detrkit
 from detrkit.structures import Output, Targets
-from tests.model.official_case import Case, probe
+from tests.model.official_case import Case
 
 CASE = Case("ms_detr", "ms_deformable_detr_pp_4scale_r50_12ep", ["queries.count=16", "blocks.mixed.threshold=0.2"])
 NAMES = {"class": "loss_ce", "box": "loss_bbox", "giou": "loss_giou"}
@@ -24,29 +24,22 @@ def official_name(name):
     return NAMES[kind] + (f"_{layer}" if layer else "") + ENDS[extra]
 
 
+def test_every_official_tensor_finds_its_place():
+    assert CASE.placed() == CASE.official.keys()
+
+
 def test_a_training_step_is_the_official_one():
     detector, criterion = CASE.build()
     detector.train().blocks["mixed"].chances = lambda shape: CASE.stored["chances"]
     losses = criterion(CASE.predict(detector), CASE.targets)
-    total, _ = losses.pop("total"), losses.pop("class_error")
-    assert {official_name(name) for name in losses} == {key[2:] for key in CASE.stored if key.startswith("l.")}
-    for name, loss in losses.items():
-        assert loss.item() == pytest.approx(CASE.stored[f"l.{official_name(name)}"].item(), rel=1e-4), name
-    assert total.item() == pytest.approx(CASE.stored["total"].item(), rel=1e-4)
-    total.backward()
-    ours = CASE.conversion().names
-    assert set(ours) == set(CASE.official)
-    for name in CASE.official:
-        found, official = probe(name, detector.get_parameter(ours[name]).grad), CASE.stored[f"g.{name}"]
-        assert (found - official).abs().max() < 2e-3 * official[0] + 1e-6, name
+    CASE.check_losses(losses, official_name)
+    losses["total"].backward()
+    assert CASE.held == set(CASE.official)
+    CASE.check_gradients(detector)
 
 
 def test_the_answer_is_the_official_one():
-    detector, _ = CASE.build()
-    with torch.no_grad():
-        output = CASE.predict(detector.eval())
-    assert (output.logits[-1] - CASE.stored["logits"]).abs().max() < 2e-4
-    assert (output.boxes[-1] - CASE.stored["boxes"]).abs().max() < 2e-5
+    CASE.check_answer(CASE.build()[0])
 
 
 def test_no_more_queries_are_drawn_than_asked():

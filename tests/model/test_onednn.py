@@ -14,29 +14,12 @@ from detrkit import onednn
 from detrkit.backbones.timm_backbone import TimmBackbone
 from detrkit.onednn import Conv2d, Linear, linear, use_onednn
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+pytestmark = [
+    pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN"),
+    pytest.mark.usefixtures("_one_thread"),
+]
 
 PRODUCT = "mkldnn::_linear_pointwise"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(params=[True, False], ids=["faster", "slower"])
-def faster(request, monkeypatch):
-    """As on a processor where oneDNN is faster, and on one where it is not."""
-    monkeypatch.setattr(onednn, "onednn_gain", lambda threads: 2.0 if request.param else 1.0)
-    return request.param
-
-
-@pytest.fixture
-def _faster(monkeypatch):
-    monkeypatch.setattr(onednn, "onednn_gain", lambda threads: 2.0)
 
 
 def kernels(run):
