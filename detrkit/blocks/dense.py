@@ -30,8 +30,8 @@ class DenseQueries(Block):
     Its queries see one another and never the answer; a head of their own finds them. Each object has up to `copies` of
     them, by least cost (focal 2, L1 of the corners 5, GIoU 2; as in the official code, the focal cost takes
     probabilities for logits). A pair counts t = m max(u) / max(m), m = p^alpha u^beta of its class probability p and
-    its IoU u, the largest ones those of its object's pairs; losses are divided by the sum of t, in all processes on
-    average, at least 1. Its proposals in the encoder are trained alike. Outside training there is the answer alone.
+    its IoU u, the largest ones those of its object's pairs; losses are divided by the sum of t, in all processes, at
+    least 1. Its proposals in the encoder are trained alike. Outside training there is the answer alone.
 
     Losses that do not know what pairs count should weigh 0 in the extras "dense" and "dense_encoder" (the block's name
     in the recipe); "quality_focal" and "giou" know it.

@@ -52,12 +52,7 @@ class Criterion(BaseCriterion):
 
         So gradients that are averaged over the processes are those of one process with the joined batch.
         """
-        count = torch.full((), float(sum(len(t["labels"]) for t in targets)), device=device)
-        world = 1
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count)
-            world = dist.get_world_size()
-        return count.clamp(min=1) / world
+        return _over_processes(torch.full((), float(sum(len(t["labels"]) for t in targets)), device=device))
 
     def forward(
         self,
@@ -152,17 +147,13 @@ class Criterion(BaseCriterion):
         return terms, matches, padded
 
     def _weights(self, matches: Matches | Sequence[Matches], share: float) -> Tensor:
-        """[Y] what all pairs of a layer count, in all processes on average, at least 1.
+        """[Y] what a layer's pairs count in sum, in all processes, at least 1, over the processes (see `normalizer`).
 
         `share`: of the process's images in this piece of its batch; the other pieces are taken to count as much.
         """
         layers = [matches] if isinstance(matches, Matches) else matches
         weights = torch.stack([one.weighed(torch.ones_like(one.query, dtype=torch.float32)).sum() for one in layers])
-        weights = weights / share
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(weights)
-            weights = weights / dist.get_world_size()
-        return weights.clamp(min=1)
+        return _over_processes(weights / share)
 
     def _of_extra(
         self, name: str, extra: Extra, targets: Targets, matches: Matches | Sequence[Matches], objects: Tensor
@@ -219,3 +210,12 @@ def class_error(output: Output, targets: Targets, matches: Matches | Sequence[Ma
         return output.logits.new_zeros(())
     best = matches.take(output.logits)[-1].argmax(-1)
     return 100 - 100 * (best == matches.take_targets(targets.labels)[-1]).float().mean()
+
+
+def _over_processes(counts: Tensor) -> Tensor:
+    """Counts of this process, summed over all processes, at least 1, over the number of processes."""
+    world = 1
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+        world = dist.get_world_size()
+    return counts.clamp(min=1) / world

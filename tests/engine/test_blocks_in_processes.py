@@ -23,6 +23,7 @@ NO_DROPOUT = ["encoder.dropout=0", "decoder.dropout=0"]
 SYSTEMS = {
     "DN-DETR": ["base/dn_detr", "queries.count=6"],
     "DINO": ["base/dino", "queries.count=3", CONTRASTIVE],
+    "DDQ-DETR": ["base/ddq_detr", "queries.count=6", "blocks.dense.count=9", CONTRASTIVE],
     "groups under softmax": ["base/detr", "queries.count=6", "blocks.groups={type='groups', count=3}", *NO_DROPOUT],
     "SAP-DETR with both": ["base/sap_dn", "queries.grid=[2, 3]", "blocks.groups={type='groups', count=2}"],
 }
