@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from detrkit.blocks.base import Block
+from detrkit.errors import UserError
 from detrkit.layers import Count
 from detrkit.matching.costs import Weight
 from detrkit.recipe import register
@@ -27,23 +28,29 @@ class HybridMatching(Block):
     Needs queries that come in groups: all but "anchor_points"; with `count`, "mixed_selection" or "distinct_selection".
 
     Args:
-        sets: queries of the second set, as a multiple of the answer's: 1500 of 300 are 5.
+        sets: queries of the second set, as a multiple of the answer's: 1500 of 300 are 5, what holds where neither this
+            nor `count` is given.
         count: queries of a second set that the encoder finds by a head of its own, in place of `sets`; its proposals
             are matched with K copies too (Relation DETR, official code).
         copies: K.
         weight: of the second set's losses (lambda; published 1).
+
+    Raises:
+        UserError: both `sets` and `count` are given.
     """
 
     def __init__(
         self,
         *,
-        sets: Annotated[int, Field(ge=1, le=1000)] = 5,
+        sets: Annotated[int, Field(ge=1, le=1000)] | None = None,
         count: Count | None = None,
         copies: Count = 6,
         weight: Weight = 1.0,
     ):
         super().__init__()
-        self.groups, self.second, self.joins_groups = (1 + sets, 0, True) if count is None else (1, count, False)
+        if sets is not None and count is not None:
+            raise UserError('the block "hybrid" takes its second set from the groups (sets) or by a count; give one')
+        self.groups, self.second, self.joins_groups = (1 + (sets or 5), 0, True) if count is None else (1, count, False)
         self.copies, self.weight = copies, weight
 
     def share(self, answer: Output, others: Output) -> tuple[Output, Extra]:

@@ -9,6 +9,7 @@ import torch
 
 import detrkit
 from detrkit.attention.relation import RelationPosition
+from detrkit.blocks.hybrid import HybridMatching
 from detrkit.errors import UserError
 from detrkit.geometry.box import BoxGeometry
 from detrkit.heads import Head, HeadOutput
@@ -221,3 +222,9 @@ def test_the_answer_is_what_it_is_outside_training(overrides):
 def test_what_cannot_go_together_is_refused(overrides, said):
     with pytest.raises(UserError, match=said):
         detrkit.build_detector(detrkit.load_recipe("base/dab_detr", [*SMALL, "queries.count=6", *overrides]))
+
+
+def test_a_second_set_is_given_in_one_way():
+    with pytest.raises(UserError, match=r"groups \(sets\) or by a count; give one"):
+        HybridMatching(sets=2, count=12)
+    assert HybridMatching().groups == 6
