@@ -2,86 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from detrkit.attention.base import CrossAttention, SelfAttention
+from detrkit.attention.base import SelfAttention
 from detrkit.attention.query_position import QueryPositions
+from detrkit.between import BetweenLayers, LayerInput
+from detrkit.decoder_layer import DecoderLayer, ManyFirst
 from detrkit.errors import UserError
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import Head, HeadOutput, HeadPair
-from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, take, xavier_matrices
-from detrkit.ranking import QueryRanking, reordered
+from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, xavier_matrices
+from detrkit.ranking import QueryRanking
 from detrkit.recipe import Given, Slot, as_factory, define_slot, register
-from detrkit.structures import SILENT, Memory, Output, Queries, QueryLayout, QueryPosition, Reference
+from detrkit.structures import SILENT, Memory, Output, Queries, QueryLayout
 from detrkit.suppression import Suppression
 
 SelfAttentionPart = Annotated[Given, Slot("self_attention")]
 CrossAttentionPart = Annotated[Given, Slot("cross_attention")]
 Positions = Annotated[list[Given], Slot("query_position")]
-
-
-class ManyFirst(nn.Module):
-    """What a decoder layer knows before its queries have seen one another, for one-to-many predictions (MS-DETR)."""
-
-    def __init__(self, *, feedforward: FeedForward, width: int, dropout: float):
-        super().__init__()
-        self.feedforward, self.norm, self.dropout = feedforward, nn.LayerNorm(width), nn.Dropout(dropout)
-
-    def forward(self, content: Tensor) -> Tensor:
-        """Content [B, N, D] after cross-attention to what heads read."""
-        return self.norm(content + self.dropout(self.feedforward(content)))
-
-
-class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward; each added and normed after (post-norm).
-
-    With `many_first`, self-attention comes after cross-attention.
-    """
-
-    def __init__(
-        self,
-        *,
-        self_attention: SelfAttention,
-        cross_attention: CrossAttention,
-        feedforward: FeedForward,
-        width: int,
-        dropout: float,
-        many_first: ManyFirst | None = None,
-    ):
-        super().__init__()
-        self.self_attention, self.norm1 = self_attention, nn.LayerNorm(width)
-        self.cross_attention, self.norm2 = cross_attention, nn.LayerNorm(width)
-        self.feedforward, self.norm3 = feedforward, nn.LayerNorm(width)
-        self.many_first = many_first
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self,
-        content: Tensor,
-        position: QueryPosition,
-        reference: Reference,
-        memory: Memory,
-        layout: QueryLayout | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Content [B, N, D] to content [B, N, D], and in training to what `many_first` makes of it."""
-        many = None
-        if self.many_first is None:
-            content = self._among(content, position, layout)
-        update = self.cross_attention(content, position, reference, memory)
-        content = self.norm2(content + self.dropout(update))
-        if self.many_first is not None:
-            many = self.many_first(content) if self.training else None
-            content = self._among(content, position, layout)
-        return self.norm3(content + self.dropout(self.feedforward(content))), many
-
-    def _among(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None) -> Tensor:
-        return self.norm1(content + self.dropout(self.self_attention(content, position, layout)))
 
 
 class QueryDecoder(Part):
@@ -239,11 +183,12 @@ class Decoder(QueryDecoder):
             raise UserError(
                 'decoder.distinct silences queries by their class logits, and head.background has "no object"'
             )
-        self.suppression = None if distinct is None else Suppression(distinct)
-        self.ranking: QueryRanking | None = None
-        if ranked is not None:
+        self.between = BetweenLayers()
+        if distinct is not None:
+            self.between = Suppression(distinct)
+        elif ranked is not None:
             logits = classes + self.head.background
-            self.ranking = QueryRanking(width=width, logits=logits, layers=layers, count=ranked)
+            self.between = QueryRanking(width=width, logits=logits, layers=layers, count=ranked)
 
     @property
     def embedding_readers(self) -> list[str]:
@@ -251,86 +196,68 @@ class Decoder(QueryDecoder):
         return [name for name, part in self.positions.named.items() if part.reads_embeddings]
 
     def forward(self, queries: Queries, memory: Memory) -> Output:
-        content, reference = queries.content, queries.reference
-        attached = reference  # the same place as `reference`, with the graph of the layer before
-        raw: list[HeadOutput] = []
-        decoded: list[Decoded] = []
+        head = self._heads(queries.layout, queries.content.shape[1])
+        answers, early = _Predictions(), _Predictions()
         read: list[Tensor] = []
-        many: list[tuple[HeadOutput, Decoded]] = []
-        before = None if reference.sides is None else reference.boxes().detach()
-        boxes = None
-        head, standing = self._heads(queries.layout, content.shape[1]), None
-        listed: list[Tensor] = []
-        for index, layer in enumerate(self.layers):
-            if self.ranking is not None and index:
-                content = self.ranking.mixed(index, content, queries.layout)
-            scale = self.content_scale(content) if self.content_scale is not None and index else None
-            entering = replace(queries, content=content, reference=reference, boxes=boxes)
-            position = self.positions(entering, scale, memory)
-            content, early = layer(content, position, reference, memory, queries.layout)
-            normed = self.norm(content)
+        entering = LayerInput.first(queries)
+        for index in range(len(self.layers)):
             is_last = index + 1 == len(self.layers)
-            if self.norm_carried:
-                content = normed
-                normed = self.norm(normed) if is_last else normed
-            predicts = is_last or not self.answer_only
-            if predicts:
-                raw.append(self._predicted(head, index, normed, queries.layout))
+            content, many = self._look(index, entering, memory)
+            content, normed = self._normed(content, is_last)
+            raw = self._predicted(head, index, normed, entering) if is_last or not self.answer_only else None
+            if raw is not None:
+                answers.add(raw, self.geometry.decode(raw.offsets, entering.attached), entering.listed)
                 read.append(normed)
-                if self.suppression is not None:
-                    everyone = torch.ones(content.shape[:2], dtype=torch.bool, device=content.device)
-                    listed.append(everyone if standing is None else standing.listed)
-                decoded.append(self.geometry.decode(raw[-1].offsets, attached))
-            if early is not None:
-                found = self._predicted(head, index, self.norm(early), queries.layout)
-                many.append((found, self.geometry.decode(found.offsets, attached)))
-            if self.positions.reads_boxes and not is_last:
-                offsets = raw[-1].offsets if predicts else head.offsets(index, normed)
-                latest = self.geometry.decode(offsets, attached).boxes.detach()
-                boxes, before = (latest if before is None else before, latest), latest
-            if self.geometry.moves and not is_last:
-                if self.moved_by == "normed" and predicts:
-                    offsets = raw[-1].offsets
-                else:
-                    offsets = head.offsets(index, content if self.moved_by == "raw" else normed)
-                moved = self.geometry.move(offsets, reference)
-                reference = moved.detach()
-                attached = moved if self.look_forward_twice else reference
-            if self.suppression is not None and not is_last:
-                with torch.no_grad():
-                    certainty = head.certainty(index, content)
-                standing = self.suppression(reference.boxes(), certainty, standing, queries.layout)
-                layout = queries.layout or QueryLayout(content.shape[1])
-                queries = replace(queries, layout=replace(layout, passed_over=~standing.distinct))
-            if self.ranking is not None and not is_last:
-                with torch.no_grad():
-                    order = self.ranking.order(head.certainty(index, normed), queries.layout)
-                queries = reordered(replace(queries, content=content, reference=reference), order)
-                content, reference, attached = queries.content, queries.reference, attached.take(order)
-                before = None if before is None else take(before, order)
-                boxes = None if boxes is None else (take(boxes[0], order), take(boxes[1], order))
+            if many is not None:
+                found = self._predicted(head, index, self.norm(many), entering)
+                early.add(found, self.geometry.decode(found.offsets, entering.attached))
+            if not is_last:
+                left = self._left(index, entering, content, normed, raw, head)
+                entering = self.between(left, normed, partial(head.certainty, index))
         return replace(
-            self._stacked(raw, decoded, memory, listed),
+            answers.stacked(memory, self.head.background),
             extras=queries.extras,
             content=tuple(read) if self.training else None,
-            many=self._stacked([one for one, _ in many], [one for _, one in many], memory) if many else None,
+            many=early.stacked(memory, self.head.background) if self.gives_many and self.training else None,
         )
 
-    def _stacked(
-        self, raw: Sequence[HeadOutput], decoded: Sequence[Decoded], memory: Memory, listed: Sequence[Tensor] = ()
-    ) -> Output:
-        """All layers' predictions as one output; those of queries that are not `listed` [B, N] say nothing."""
-        logits = torch.stack([r.logits for r in raw])
-        standing = torch.stack(list(listed)) if listed else None
-        return Output(
-            logits=logits if standing is None else logits.masked_fill(~standing[..., None], SILENT),
-            standing=standing,
-            boxes=torch.stack([d.boxes for d in decoded]),
-            memory=memory.tokens,
-            points=_stack([d.points for d in decoded]),
-            objectness=_stack([r.objectness for r in raw]),
-            background=self.head.background,
-        )
+    def _look(self, index: int, entering: LayerInput, memory: Memory) -> tuple[Tensor, Tensor | None]:
+        """A layer: content [B, N, D], and in training what `many_first` makes of it."""
+        queries = replace(entering.queries, content=self.between.entering(index, entering.queries))
+        scale = self.content_scale(queries.content) if self.content_scale is not None and index else None
+        position = self.positions(queries, scale, memory)
+        return self.layers[index](queries.content, position, queries.reference, memory, queries.layout)
+
+    def _normed(self, content: Tensor, is_last: bool) -> tuple[Tensor, Tensor]:
+        """The content [B, N, D] that goes on, and what the heads read of it."""
+        normed = self.norm(content)
+        if not self.norm_carried:
+            return content, normed
+        return normed, self.norm(normed) if is_last else normed
+
+    def _left(
+        self,
+        index: int,
+        entering: LayerInput,
+        content: Tensor,
+        normed: Tensor,
+        raw: HeadOutput | None,
+        head: Head | HeadPair,
+    ) -> LayerInput:
+        """What leaves a layer: its content, and references that have moved."""
+
+        def offsets(of: Tensor) -> dict[str, Tensor]:
+            return raw.offsets if raw is not None and of is normed else head.offsets(index, of)
+
+        left = entering
+        if self.positions.reads_boxes:
+            left = left.with_boxes(self.geometry.decode(offsets(normed), entering.attached).boxes.detach())
+        reference, attached = entering.queries.reference, entering.attached
+        if self.geometry.moves:
+            moved = self.geometry.move(offsets(content if self.moved_by == "raw" else normed), reference)
+            reference = moved.detach()
+            attached = moved if self.look_forward_twice else reference
+        return replace(left, queries=replace(left.queries, content=content, reference=reference), attached=attached)
 
     def _heads(self, layout: QueryLayout | None, queries: int) -> Head | HeadPair:
         """What predicts for so many queries."""
@@ -338,10 +265,46 @@ class Decoder(QueryDecoder):
             return self.head
         return HeadPair(self.head, self.second_head, queries - layout.second)
 
-    def _predicted(self, head: Head | HeadPair, layer: int, content: Tensor, layout: QueryLayout | None) -> HeadOutput:
-        """The heads' raw predictions, with the ranks' logits where queries have ranks."""
+    def _predicted(self, head: Head | HeadPair, layer: int, content: Tensor, entering: LayerInput) -> HeadOutput:
+        """The heads' raw predictions, with what comes between layers adds to the logits."""
         raw = head(layer, content)
-        return raw if self.ranking is None else raw._replace(logits=self.ranking.added(layer, raw.logits, layout))
+        return raw._replace(logits=self.between.added(layer, raw.logits, entering.queries.layout))
+
+
+class _Predictions:
+    """What the layers have predicted, one after another."""
+
+    def __init__(self) -> None:
+        self.raw: list[HeadOutput] = []
+        self.decoded: list[Decoded] = []
+        self.listed: list[Tensor | None] = []
+
+    def add(self, raw: HeadOutput, decoded: Decoded, listed: Tensor | None = None) -> None:
+        """A layer's; queries that are not `listed` [B, N] say nothing, None: all do."""
+        self.raw.append(raw)
+        self.decoded.append(decoded)
+        self.listed.append(listed)
+
+    def stacked(self, memory: Memory, background: bool) -> Output:
+        """All layers' as one output."""
+        logits = torch.stack([raw.logits for raw in self.raw])
+        standing = self._standing(logits)
+        return Output(
+            logits=logits if standing is None else logits.masked_fill(~standing[..., None], SILENT),
+            standing=standing,
+            boxes=torch.stack([decoded.boxes for decoded in self.decoded]),
+            memory=memory.tokens,
+            points=_stack([decoded.points for decoded in self.decoded]),
+            objectness=_stack([raw.objectness for raw in self.raw]),
+            background=background,
+        )
+
+    def _standing(self, logits: Tensor) -> Tensor | None:
+        """[Y, B, N] bool, or None where nobody was ever asked."""
+        if all(listed is None for listed in self.listed):
+            return None
+        everyone = torch.ones(logits.shape[1:3], dtype=torch.bool, device=logits.device)
+        return torch.stack([everyone if listed is None else listed for listed in self.listed])
 
 
 def _require_both(positions: QueryPositions, attention: SelfAttention) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from detrkit.between import BetweenLayers, LayerInput
 from detrkit.errors import UserError
-from detrkit.layers import take, xavier_matrices
+from detrkit.layers import xavier_matrices
 from detrkit.structures import Queries, QueryLayout
 
 
-class QueryRanking(nn.Module):
+class QueryRanking(BetweenLayers):
     """The query rank layer and the rank-adaptive class head (Pu et al., "Rank-DETR", NeurIPS 2023, section 3.2).
 
     Before every layer but the first, the queries of each group are put into the order of the best class logit that
@@ -36,9 +37,22 @@ class QueryRanking(nn.Module):
         xavier_matrices(self)
         self.logits = nn.ParameterList(torch.zeros(count, logits) for _ in range(layers))
 
+    def entering(self, layer: int, queries: Queries) -> Tensor:
+        if layer == 0:
+            return queries.content
+        content = queries.content
+        ranks = cast(nn.Linear, self.before[layer - 1])(
+            self._of_ranks(self.content[layer - 1], content, queries.layout)
+        )
+        return cast(nn.Linear, self.after[layer - 1])(torch.cat((content, ranks.expand_as(content)), dim=-1))
+
     def added(self, layer: int, logits: Tensor, layout: QueryLayout | None) -> Tensor:
-        """A layer's logits [B, N, K] with those of the ranks."""
         return logits + self._of_ranks(self.logits[layer], logits, layout)
+
+    def forward(self, left: LayerInput, read: Tensor, certainty: Callable[[Tensor], Tensor]) -> LayerInput:
+        with torch.no_grad():
+            order = self.order(certainty(read), left.queries.layout)
+        return left.take(order)
 
     def order(self, certainty: Tensor, layout: QueryLayout | None) -> Tensor:
         """[B, N] the places in which queries go on, each group's by their certainty [B, N], highest first."""
@@ -51,11 +65,6 @@ class QueryRanking(nn.Module):
             first += size
         return torch.cat(sets, dim=1)
 
-    def mixed(self, layer: int, content: Tensor, layout: QueryLayout | None) -> Tensor:
-        """The content [B, N, D] that enters a layer after the first, in order already, with that of the ranks."""
-        ranks = cast(nn.Linear, self.before[layer - 1])(self._of_ranks(self.content[layer - 1], content, layout))
-        return cast(nn.Linear, self.after[layer - 1])(torch.cat((content, ranks.expand_as(content)), dim=-1))
-
     def _of_ranks(self, table: Tensor, like: Tensor, layout: QueryLayout | None) -> Tensor:
         """The first rows of a table as [N, F], and zeros for slots."""
         slots, sizes = _sizes(like, layout)
@@ -66,17 +75,6 @@ class QueryRanking(nn.Module):
             )
         rows = table[: sum(sizes)]
         return torch.cat((rows.new_zeros(slots, rows.shape[1]), rows)) if slots else rows
-
-
-def reordered(queries: Queries, order: Tensor) -> Queries:
-    """The queries at places [B, N] of all that they were, layout and extras apart."""
-    return replace(
-        queries,
-        content=take(queries.content, order),
-        reference=queries.reference.take(order),
-        embedding=None if queries.embedding is None else take(queries.embedding, order),
-        read_from=None if queries.read_from is None else take(queries.read_from, order),
-    )
 
 
 def _sizes(like: Tensor, layout: QueryLayout | None) -> tuple[int, tuple[int, ...]]:

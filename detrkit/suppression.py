@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from detrkit.between import BetweenLayers, LayerInput
 from detrkit.boxes import center_to_corners
 from detrkit.structures import QueryLayout
 
 
-class Standing(NamedTuple):
-    """What suppression says of the queries of all sets, [B, N] bool each."""
-
-    distinct: Tensor
-    """those that overlap no better one; slots and the second set are not asked, and count as distinct"""
-    listed: Tensor
-    """those that enter the loss and the next suppression: the distinct ones, and all of a set whose first query is"""
-
-
-class Suppression:
+class Suppression(BetweenLayers):
     """Suppression without classes between the decoder's layers (Zhang et al., "DDQ", CVPR 2023, section 3.4).
 
     The official code reads who is distinct off the first query's row of a mask in which a distinct query sees all.
@@ -32,21 +25,37 @@ class Suppression:
     """
 
     def __init__(self, iou: float):
+        super().__init__()
         self.iou = iou
 
-    @torch.no_grad()
-    def __call__(
-        self, boxes: Tensor, certainty: Tensor, before: Standing | None, layout: QueryLayout | None
-    ) -> Standing:
-        """Boxes [B, N, 4] (cx, cy, w, h) and their certainty [B, N]; `before` is the layer's before, None: all stand.
+    def forward(self, left: LayerInput, read: Tensor, certainty: Callable[[Tensor], Tensor]) -> LayerInput:
+        queries = left.queries
+        layout = queries.layout or QueryLayout(queries.content.shape[1])
+        with torch.no_grad():
+            sure = certainty(queries.content)
+        distinct, listed = self.standing(queries.reference.boxes(), sure, left.listed, layout)
+        return replace(left, queries=replace(queries, layout=replace(layout, passed_over=~distinct)), listed=listed)
 
-        Each image's suppression waits for the device.
+    @torch.no_grad()
+    def standing(
+        self, boxes: Tensor, certainty: Tensor, before: Tensor | None, layout: QueryLayout
+    ) -> tuple[Tensor, Tensor]:
+        """Who stands, of the queries of all sets; each image's suppression waits for the device.
+
+        Args:
+            boxes: [B, N, 4] as (cx, cy, w, h).
+            certainty: [B, N].
+            before: [B, N] bool, those that were listed by the layer before; None: all.
+            layout: slots and the second set are not asked, and stand.
+
+        Returns:
+            [B, N] bool, the queries that overlap no better one; [B, N] bool, those that are listed: the distinct ones,
+            and all of a set whose first query is. They enter the loss and the next suppression.
         """
         distinct = torch.ones_like(certainty, dtype=torch.bool)
         listed = distinct.clone()
-        scores = certainty if before is None else certainty.masked_fill(~before.listed, -torch.inf)
-        first = 0 if layout is None or layout.slots is None else len(layout.slots)
-        size, groups = (boxes.shape[1], 1) if layout is None else (layout.queries, layout.groups)
+        scores = certainty if before is None else certainty.masked_fill(~before, -torch.inf)
+        first, size, groups = layout.answer.start, layout.queries, layout.groups
         for start in range(first, first + groups * size, size):
             here = slice(start, start + size)
             for image, (corners, score) in enumerate(
@@ -57,4 +66,4 @@ class Suppression:
                 stands &= score > -torch.inf
                 distinct[image, here] = stands
                 listed[image, here] = stands | stands[:1]
-        return Standing(distinct, listed)
+        return distinct, listed

@@ -72,10 +72,10 @@ RULES = (
     (r"transformer\.pos_trans_norm\.(.+)", r"queries.norm.\1"),
     (r"label_enc\.weight", "blocks.denoising.labels"),
     # Rank-DETR
-    (r"transformer\.decoder\.rank_aware_content_query\.(\d+)\.weight", r"decoder.ranking.content.\1"),
-    (r"transformer\.decoder\.pre_racq_trans\.(.+)", r"decoder.ranking.before.\1"),
-    (r"transformer\.decoder\.post_racq_trans\.(.+)", r"decoder.ranking.after.\1"),
-    (r"rank_adaptive_classhead_emb\.(\d+)\.weight", r"decoder.ranking.logits.\1"),
+    (r"transformer\.decoder\.rank_aware_content_query\.(\d+)\.weight", r"decoder.between.content.\1"),
+    (r"transformer\.decoder\.pre_racq_trans\.(.+)", r"decoder.between.before.\1"),
+    (r"transformer\.decoder\.post_racq_trans\.(.+)", r"decoder.between.after.\1"),
+    (r"rank_adaptive_classhead_emb\.(\d+)\.weight", r"decoder.between.logits.\1"),
 )
 REPEATS = ((r"transformer\.decoder\.((?:class_embed|bbox_embed)\..+)", r"\1"),)
 

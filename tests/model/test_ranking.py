@@ -68,6 +68,6 @@ def test_other_systems_rank_their_queries(name, overrides):
     losses = criterion(detector.train()(images, mask, targets), targets)
     losses["total"].backward()
     assert all(value.isfinite() for value in losses.values())
-    ranks = [*detector.decoder.ranking.content, *detector.decoder.ranking.logits]
+    ranks = [*detector.decoder.between.content, *detector.decoder.between.logits]
     assert all(table.grad is not None and table.grad.any() for table in ranks)
     assert len(detector.eval().detect(images, mask, torch.tensor([[48, 64]] * 2))[0]["scores"]) == 300
