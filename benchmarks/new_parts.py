@@ -4,8 +4,9 @@ python benchmarks/new_parts.py             # the table of docs/new_parts.md
 python benchmarks/new_parts.py --mixing    # that of docs/mixing.md: each part on each base; minutes
 
 A part's gain on COCO is the difference of two published rows (detrkit/zoo/published.toml), by its authors. Its gain on
-a proxy comes from `results/new_parts_shapes.json` and `results/new_parts_bccd.json`, each a `table.json` as `detrkit
-compare --baseline ... --out` writes it, in which a recipe is named after its part: "varifocal", or "03_varifocal".
+a proxy comes from `results/new_parts_{shapes,bccd}_HOST.json`, each a `table.json` as `detrkit compare --baseline ...
+--out` writes it, in which a recipe is named after its part, with slot: "03_loss_iou_aware". A part on two hosts is told
+by the first of them, SAP-DETR.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import nn
 
 import detrkit
 from detrkit import ranking, suppression
-from detrkit.decoder import ManyFirst
+from detrkit.decoder_layer import ManyFirst
 from detrkit.encoders.deformable import MemoryFusion
 from detrkit.engine.rehearsal import rehearse
 from detrkit.errors import UserError
@@ -43,7 +44,7 @@ from lines_per_system import code_lines, own_lines  # noqa: E402
 from tests.small import SMALL  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-PROXIES = {"shapes": RESULTS / "new_parts_shapes.json", "bccd": RESULTS / "new_parts_bccd.json"}
+PROXIES, HOSTS = ("shapes", "bccd"), ("sap", "dino", "two_stage")
 
 CLASSES = 5
 Values = Mapping[str, Any]
@@ -72,8 +73,8 @@ class NewPart(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What its recipe on a proxy is called."""
-        return self.option or self.name
+        """What its recipe on a proxy is called; two parts share a name, none shares it in a slot."""
+        return f"{self.slot}_{self.option or self.name}"
 
 
 def row(table: str, method: str, epochs: int = 12) -> dict[str, Any]:
@@ -375,13 +376,15 @@ def gain(record: Mapping[str, Any]) -> str:
     return f"{found['value']:+.1f}{mark} ({found['low']:+.1f} to {found['high']:+.1f})"
 
 
-def gains(file: Path) -> dict[str, str]:
-    """The differences to the baseline that a comparison found, by part; none where it was not made yet."""
-    if not file.is_file():
-        return {}
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    told = {re.sub(r"^\d+_", "", record["recipe"].rpartition("/")[2]): record for record in rows}
-    return {name: gain(record) for name, record in told.items() if "paired" in record}
+def gains(proxy: str) -> dict[str, str]:
+    """The differences to its host that a comparison found, by part; none where it was not made yet."""
+    found: dict[str, str] = {}
+    for host in reversed(HOSTS):
+        file = RESULTS / f"new_parts_{proxy}_{host}.json"
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+        told = {re.sub(r"^\d+_", "", record["recipe"].rpartition("/")[2]): record for record in rows}
+        found |= {name: gain(record) for name, record in told.items() if "paired" in record}
+    return found
 
 
 def published_gain(part: NewPart) -> str:
@@ -395,7 +398,7 @@ def published_gain(part: NewPart) -> str:
 
 def print_table() -> None:
     load_registered_parts()
-    found = {name: gains(file) for name, file in PROXIES.items()}
+    found = {name: gains(name) for name in PROXIES}
     columns = ["part", "file", "lines", "lines of recipe", "checked against", "AP on COCO, published", *found]
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     for part in NEW:
