@@ -35,6 +35,12 @@ SETTINGS = {
     "blocks from 256 KiB": {"MALLOC_MMAP_THRESHOLD_": str(256 << 10)},
     "blocks from 1 MiB": {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
     "blocks from 4 MiB": {"MALLOC_MMAP_THRESHOLD_": str(4 << 20)},
+    "kept": {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)},
+    "kept, huge pages": {
+        "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={1 << 30}:"
+        f"glibc.malloc.trim_threshold={(1 << 31) - 1}"
+    },
+    "huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
     "sides of 64": {},  # as if batches were padded to multiples
     "no kept kernels": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"},
     "one heap": {"MALLOC_ARENA_MAX": "1"},
@@ -92,7 +98,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name in arguments.only:
             environment = {
-                key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "ONEDNN_"))
+                key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "ONEDNN_", "GLIBC_"))
             }
             command = [sys.executable, *sys.argv, "--train", name]
             told = subprocess.run(command, env=environment | SETTINGS[name], stdout=subprocess.PIPE, check=True).stdout

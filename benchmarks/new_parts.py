@@ -5,8 +5,9 @@ python benchmarks/new_parts.py --mixing    # that of docs/mixing.md: each part o
 
 A part's gain on COCO is the difference of two published rows (detrkit/zoo/published.toml), by its authors. Its gain on
 a proxy comes from `results/new_parts_{shapes,bccd}_HOST.json`, each a `table.json` as `detrkit compare --baseline ...
---out` writes it, in which a recipe is named after its part, with slot: "03_loss_iou_aware". A part on two hosts is told
-by the first of them, SAP-DETR.
+--out` writes it, in which a recipe is named after its part, with slot: "03_loss_iou_aware"; what a training step takes,
+from `new_parts_steps_HOST.json`, which `detrkit benchmark --out` wrote. A part on two hosts is told by the first of
+them, SAP-DETR.
 """
 
 from __future__ import annotations
@@ -368,7 +369,9 @@ def print_mixing() -> None:
 
 
 def gain(record: Mapping[str, Any]) -> str:
-    """A difference with its interval, marked where that excludes zero."""
+    """A difference to the host with its interval, marked where that excludes zero; empty for the host."""
+    if "paired" not in record:
+        return ""
     found = record["paired"]["differences"]["AP"]
     if found["low"] is None:
         return f"{found['value']:+.1f}"
@@ -376,14 +379,18 @@ def gain(record: Mapping[str, Any]) -> str:
     return f"{found['value']:+.1f}{mark} ({found['low']:+.1f} to {found['high']:+.1f})"
 
 
-def gains(proxy: str) -> dict[str, str]:
-    """The differences to its host that a comparison found, by part; none where it was not made yet."""
+def cost(record: Mapping[str, Any]) -> str:
+    """How long a training step takes, the host's 1."""
+    return f"{1 / record['ratio_to_first']['training step']['middle']:.2f}"
+
+
+def measured(what: str, name: str, cell: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
+    """A cell for each part of `results/new_parts_WHAT_HOST.json`, of whose rows `name` is the key of their recipe."""
     found: dict[str, str] = {}
     for host in reversed(HOSTS):
-        file = RESULTS / f"new_parts_{proxy}_{host}.json"
-        rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-        told = {re.sub(r"^\d+_", "", record["recipe"].rpartition("/")[2]): record for record in rows}
-        found |= {name: gain(record) for name, record in told.items() if "paired" in record}
+        file = RESULTS / f"new_parts_{what}_{host}.json"
+        for record in json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []:
+            found[re.sub(r"^\d+_", "", record[name].rpartition("/")[2])] = cell(record)
     return found
 
 
@@ -398,7 +405,7 @@ def published_gain(part: NewPart) -> str:
 
 def print_table() -> None:
     load_registered_parts()
-    found = {name: gains(name) for name in PROXIES}
+    found = {"step": measured("steps", "name", cost), **{name: measured(name, "recipe", gain) for name in PROXIES}}
     columns = ["part", "file", "lines", "lines of recipe", "checked against", "AP on COCO, published", *found]
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     for part in NEW:

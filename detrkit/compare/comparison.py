@@ -38,14 +38,26 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Faster:
+    """The baseline's epochs to an AP over a row's: the geometric mean, of pairs of a seed where the two share seeds.
+
+    low, high: its 95 % interval over seeds, by t on logarithms; None where there are too few seeds.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
 class Reached:
     """Epochs that each of a row's runs needed to reach an AP, None for one that never did.
 
-    faster: the baseline's mean over this row's; None where one of the two has a run that never did.
+    faster: how many times as fast as the baseline; None where one of the two has a run that never did.
     """
 
     epochs: tuple[float | None, ...]
-    faster: float | None
+    faster: Faster | None
 
     @property
     def mean(self) -> float | None:
@@ -120,10 +132,8 @@ def compare(
         difference = {
             kind: _difference(at[id(row)][kind], at[id(base)][kind] if base else None) for kind in (LAST, BEST, EQUAL)
         }
-        epochs, faster = reached[id(row)], None
-        if epochs is not None and base is not None:
-            mine, its = _mean_if_all(epochs), _mean_if_all(reached[id(base)] or ())
-            faster = its / mine if mine and its else None
+        epochs = reached[id(row)]
+        faster = None if base is None else _faster((row, epochs), (base, reached[id(base)]))
         measured.append(
             Measured(
                 row=row,
@@ -257,6 +267,21 @@ def _difference(own: Mapping[str, Spread], base: Mapping[str, Spread] | None) ->
 
 def _epochs_needed(row: Row, ap: float | None) -> tuple[float | None, ...] | None:
     return None if ap is None or not row.trained else tuple(epochs_needed(run, ap) for run in row.trained)
+
+
+def _faster(*sides: tuple[Row, tuple[float | None, ...] | None]) -> Faster | None:
+    logarithms: list[list[RunScores]] = []
+    for row, epochs in sides:
+        if epochs is None or not all(epochs):
+            return None
+        known = [(run.seed, needed) for run, needed in zip(row.trained, epochs, strict=True) if needed]
+        logarithms.append([RunScores(seed, {"epochs": -math.log(needed)}) for seed, needed in known])
+    paired = pair(*logarithms)
+    if paired is None:
+        return None
+    found = paired.differences["epochs"]
+    ends = (None, None) if found.over_seeds is None else (found.over_seeds.low, found.over_seeds.high)
+    return Faster(math.exp(found.value), *(None if end is None else math.exp(end) for end in ends))
 
 
 def _mean_if_all(values: Sequence[float | None]) -> float | None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -102,7 +103,8 @@ def _record(m: Measured, costs: Costs | None, timing: Timing | None) -> dict[str
             kind: {"mean": s.mean, "deviation": s.deviation, "values": list(s.values)} for kind, s in m.errors.items()
         }
     if m.reached is not None:
-        record["epochs_to_ap"] = {"mean": m.reached.mean, "values": list(m.reached.epochs), "faster": m.reached.faster}
+        faster = None if m.reached.faster is None else asdict(m.reached.faster)
+        record["epochs_to_ap"] = {"mean": m.reached.mean, "values": list(m.reached.epochs), "faster": faster}
     if costs is not None:
         total = costs.work.total
         record["costs"] = {

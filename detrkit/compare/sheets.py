@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Measured, Reached, short_names
+from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Faster, Measured, Reached, short_names
 from detrkit.compare.costs import ASSUMED_CLASSES, Costs
 from detrkit.compare.difference_sheets import difference_sheets
 from detrkit.compare.table import NOTHING, Sheet, number, signed, spread
@@ -138,15 +138,23 @@ def _speed_of_learning(comparison: Comparison, names: Sequence[str]) -> Sheet:
             continue
         cells = [name, _reached(m.reached)]
         if comparison.baseline:
-            cells.append(NOTHING if m.reached.faster is None else f"{m.reached.faster:.2f}x")
+            cells.append(NOTHING if m.reached.faster is None else _times(m.reached.faster))
         rows.append((*cells, ", ".join("never" if e is None else f"{e:.1f}" for e in m.reached.epochs)))
     notes = [
         "On straight lines between evaluations, from AP 0 at epoch 0; runs that start from given weights count from "
         "their first evaluation."
     ]
     if comparison.baseline:
-        notes.append(f"faster: the epochs of {_short(comparison, names)} over the row's.")
+        notes.append(
+            f"faster: the epochs of {_short(comparison, names)} over the row's, geometric mean of seeds; in brackets "
+            "its 95 % interval over them, by t on logarithms."
+        )
     return Sheet(f"Epochs to AP {comparison.epochs_to:g}", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _times(faster: Faster) -> str:
+    interval = "" if faster.low is None else f" ({faster.low:.2f} to {faster.high:.2f})"
+    return f"{faster.value:.2f}x{interval}"
 
 
 def _reached(reached: Reached) -> str:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detrkit.compare.comparison import compare, epochs_needed, find_row
@@ -153,11 +154,31 @@ def test_faster_is_the_ratio_of_epochs_and_never_where_a_seed_never_did(tmp_path
     base = make_run(tmp_path / "base", "quickstart_dab", {2: 10, 4: 20})
     fast = make_run(tmp_path / "fast", "quickstart", {1: 10, 2: 20})
     result = compare(rows_of(tmp_path, base, fast), baseline="base", epochs_to=15)
-    assert [m.reached.faster for m in result.rows] == pytest.approx([1, 2])
+    assert [m.reached.faster.value for m in result.rows] == pytest.approx([1, 2])
+    assert [m.reached.faster.low for m in result.rows] == [None, None]
     late = make_run(tmp_path / "fast-2", "quickstart", {1: 1, 2: 2}, seed=1)
     row = compare(rows_of(tmp_path, base, fast, late), baseline="base", epochs_to=15).rows[1].reached
     assert row.epochs == (1.5, None)
     assert (row.mean, row.faster) == (None, None)
+
+
+def test_faster_has_the_interval_of_its_pairs_of_seeds(tmp_path, make_run):
+    """Seed 0 needs 3 and 1.5 epochs, seed 1 needs 3 and 1, seed 2 needs 2 and 1."""
+    needed = [(3, 1.5), (3, 1), (2, 1)]
+    runs = []
+    for seed, (slow, fast) in enumerate(needed):
+        for recipe, epochs in (("quickstart_dab", slow), ("quickstart", fast)):
+            points = {4: 15 / epochs * 4}
+            runs.append(make_run(tmp_path / f"{recipe}-seed{seed}", recipe, points, seed=seed))
+    dab, sap = [m.reached for m in compare(rows_of(tmp_path, *runs), baseline="quickstart_dab", epochs_to=15).rows]
+    assert sap.epochs == pytest.approx((1.5, 1, 1))
+    ratios = np.log([2, 3, 2])
+    half = 4.302653 * ratios.std(ddof=1) / 3**0.5  # t of two degrees of freedom
+    middle = ratios.mean()
+    assert (sap.faster.value, sap.faster.low, sap.faster.high) == pytest.approx(
+        tuple(np.exp([middle, middle - half, middle + half])), rel=1e-5
+    )
+    assert (dab.faster.value, dab.faster.low) == (1, None)
 
 
 def test_a_line_that_is_being_written_is_left_out_and_a_broken_one_is_named(tmp_path, make_run):
