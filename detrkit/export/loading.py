@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,9 @@ def _open_onnx(path: Path, device: torch.device) -> ExportedDetector:
 
 
 def _open_openvino(path: Path, device: torch.device, precision: str) -> ExportedDetector:
-    openvino = require("openvino", "openvino")
+    core = _openvino_core()
     if device.type != "cpu":
         raise UserError(f"device is {str(device)!r}, and an OpenVINO file runs on the CPU; accepted: auto, cpu")
-    core = openvino.Core()
     try:
         model = core.read_model(path)
         said = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
@@ -146,3 +146,13 @@ def _open_openvino(path: Path, device: torch.device, precision: str) -> Exported
         return [values[name] for name in card.outputs]
 
     return ExportedDetector(card, run)
+
+
+@cache
+def _openvino_core() -> Any:
+    """The one core of this process, which stays.
+
+    Each core gives the thread a stack for its signals and puts the one before back at its end. Of two that end in the
+    order in which they began, the second puts back one that is gone, and the next signal ends the process silently.
+    """
+    return require("openvino", "openvino").Core()

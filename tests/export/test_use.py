@@ -1,6 +1,8 @@
 """`detrkit export` as a person calls it, and the file as `detrkit predict` and `detrkit.load` take it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -119,6 +121,25 @@ def test_a_file_that_differs_fails_the_check(run, photos, tmp_path, monkeypatch)
 def test_onnx_runs_in_float32_alone(file):
     with pytest.raises(UserError, match=r"precision is 'bf16', which .* cannot run in; accepted: fp32"):
         detrkit.load(file, precision="bf16")
+
+
+TWO_FILES = """
+import faulthandler, os, signal, sys
+import detrkit
+faulthandler.enable()  # gives the thread a stack for its signals, as pytest does
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+first, second = detrkit.load(sys.argv[1]), detrkit.load(sys.argv[1])
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_arrive_after_two_openvino_files_were_closed(run, tmp_path):  # noqa: F811
+    pytest.importorskip("openvino")
+    call("export", run, "--out", tmp_path / "small.xml")
+    command = [sys.executable, "-c", TWO_FILES, tmp_path / "small.xml"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "heard\n"
 
 
 def test_openvino_computes_in_bfloat16_where_it_is_asked_to(run, photos, tmp_path):  # noqa: F811
