@@ -17,7 +17,7 @@ from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
 from detrkit.paths import with_home
-from detrkit.recipe import Given, Slot, as_factory, register
+from detrkit.recipe import Given, Slot, register
 
 # Annotation file and image folder below the root: COCO's own, the plain one, and Roboflow's export.
 LAYOUTS: dict[Split, tuple[tuple[str, str], ...]] = {
@@ -124,7 +124,7 @@ class CocoSource(FileSource):
         augment: Annotated[Given, Slot("augment")] = "detr",
     ):
         super().__init__(
-            root=with_home(root) if root is not None else None,
+            root=root,
             labels=labels,
             exif=exif,
             val_share=val_share,
@@ -133,7 +133,7 @@ class CocoSource(FileSource):
             repeat_threshold=repeat_threshold,
             size_pool=size_pool,
             reduced_jpeg=reduced_jpeg,
-            augment=as_factory("augment", augment)(),
+            augment=augment,
         )
         self._files = {"train": train, "val": val}
 

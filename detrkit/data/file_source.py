@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -13,8 +12,9 @@ from detrkit.data.dataset import DataSource, Split
 from detrkit.data.decode import Exif
 from detrkit.data.file_dataset import Annotations, FileDataset, Reduced, Unreadable
 from detrkit.data.records import Category, Labels
-from detrkit.data.transforms import Augment
 from detrkit.errors import DataError
+from detrkit.paths import with_home
+from detrkit.recipe import Given, Slot, as_factory
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Numbering = Literal["contiguous", "category_id"]
@@ -36,25 +36,29 @@ class FileSource(DataSource):
         reduced_jpeg: in which splits large JPEG files are decoded at a reduced size.
     """
 
+    usual_share: float | None = None
+    """the share of a set without a ``val`` that does not say any"""
+
     def __init__(
         self,
         *,
-        root: Path | None,
-        labels: Numbering,
-        exif: Exif,
-        val_share: float | None,
-        split_seed: int,
-        unreadable: Unreadable,
-        repeat_threshold: float,
-        size_pool: int,
-        reduced_jpeg: Reduced,
-        augment: Augment,
+        root: str | None = None,
+        labels: Numbering = "contiguous",
+        exif: Exif = "upright",
+        val_share: Share | None = None,
+        split_seed: Annotated[int, Field(ge=0)] = 0,
+        unreadable: Unreadable = "stop",
+        repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+        reduced_jpeg: Reduced = "train",
+        augment: Annotated[Given, Slot("augment")] = "detr",
     ):
-        super().__init__(augment=augment)
+        super().__init__(augment=as_factory("augment", augment)())
         self.unreadable: Unreadable = unreadable
         self.reduced_jpeg: Reduced = reduced_jpeg
         self.repeat_threshold, self.size_pool = repeat_threshold, size_pool
-        self.root, self.exif, self.val_share, self.split_seed = root, exif, val_share, split_seed
+        self.root, self.exif = with_home(root) if root is not None else None, exif
+        self.val_share, self.split_seed = self.usual_share if val_share is None else val_share, split_seed
         self.keep_ids = labels == "category_id"
 
     @abstractmethod

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated
-
-from pydantic import Field
 
 from detrkit.data.dataset import Split
-from detrkit.data.decode import Exif
-from detrkit.data.file_dataset import Annotations, Reduced, Unreadable
-from detrkit.data.file_source import FileSource, Numbering, Share
+from detrkit.data.file_dataset import Annotations
+from detrkit.data.file_source import FileSource
 from detrkit.data.records import Category
 from detrkit.data.yolo import YoloSet, find_yaml, read_yaml, read_yolo
 from detrkit.errors import DataError
-from detrkit.paths import with_home
-from detrkit.recipe import Given, Slot, as_factory, register
+from detrkit.recipe import register
 from detrkit.wording import counted
 
 
@@ -29,33 +24,6 @@ class YoloSource(FileSource):
         labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, reduced_jpeg, augment: as for
             `coco`.
     """
-
-    def __init__(
-        self,
-        *,
-        root: str | None = None,
-        labels: Numbering = "contiguous",
-        exif: Exif = "upright",
-        val_share: Share | None = None,
-        split_seed: Annotated[int, Field(ge=0)] = 0,
-        unreadable: Unreadable = "stop",
-        repeat_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        size_pool: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
-        reduced_jpeg: Reduced = "train",
-        augment: Annotated[Given, Slot("augment")] = "detr",
-    ):
-        super().__init__(
-            root=with_home(root) if root is not None else None,
-            labels=labels,
-            exif=exif,
-            val_share=val_share,
-            split_seed=split_seed,
-            unreadable=unreadable,
-            repeat_threshold=repeat_threshold,
-            size_pool=size_pool,
-            reduced_jpeg=reduced_jpeg,
-            augment=as_factory("augment", augment)(),
-        )
 
     @cached_property
     def described(self) -> YoloSet:
