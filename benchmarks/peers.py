@@ -9,7 +9,7 @@
 `transformers` has DETR, Conditional, DAB and Deformable DETR, torchvision Faster R-CNN; all with ResNet-50, fresh
 weights, frozen norms, the same dropout and losses of all layers. Detection is ours to the boxes, and `transformers`' to
 the raw output; its matching and losses are part of its forward pass. A ratio is the peer's time over ours. SAP-DETR has
-no peer, and stands beside our DAB-DETR.
+no peer, and stands beside our DAB-DETR. All keep the memory that they free, as in `detrkit train`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import detrkit
 from detrkit.boxes import center_to_corners
+from detrkit.c_memory import keep_freed_memory
 from detrkit.compare.benchmark import Stopwatch, Subject, measure, of_recipe
 from detrkit.compare.benchmark_sheets import benchmark_record, benchmark_sheets
 from detrkit.compare.files import to_markdown
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--also-bf16", action="store_true", help="ours in bf16 too, in turn with the others")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    keep_freed_memory()
     height, width = (int(side) for side in arguments.size.split("x"))
     device = choose_device(arguments.device)
     precision = choose_precision(arguments.precision, device)

@@ -13,6 +13,10 @@ def main() -> None:
 
     set_environment()
 
+    from detrkit.c_memory import keep_freed_memory
+
+    keep_freed_memory()
+
     from rich.text import Text
 
     from detrkit.errors import UserError

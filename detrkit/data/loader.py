@@ -6,7 +6,6 @@ what ran before. That is what makes resuming exact.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils import data
 
+from detrkit.c_memory import keep_one_heap
 from detrkit.data.batch import Batch, Example, collate
 from detrkit.errors import DataError
 
-_M_ARENA_MAX = -8  # of malloc.h
 _ORDER = 1  # keeps the order's generator apart from the samples' (see dataset.py)
 
 
@@ -184,16 +183,3 @@ def leave_group() -> None:
     """
     if sys.platform != "win32":
         os.setpgid(0, 0)
-
-
-def keep_one_heap() -> None:
-    """Let all threads of this process share a heap, where the C library is glibc and the environment does not say.
-
-    A worker hands its batches over in a thread, whose own heap would grow in pieces beside the first
-    (benchmarks/loader_memory.py).
-    """
-    if sys.platform == "win32":  # a process there has no library of itself
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt(_M_ARENA_MAX, 1)

@@ -4,7 +4,6 @@ import ctypes
 import io
 import os
 import pickle
-import platform
 import subprocess
 import sys
 from itertools import chain, pairwise
@@ -331,30 +330,6 @@ def test_a_loader_by_size_resumes_and_pads_less():
     assert all_same(list(source.loader(batch_size=8, epoch=1, seed=4, skip=3)), whole[3:])
     pixels = [sum(batch.images.numel() for batch in s.loader(batch_size=8, epoch=1, seed=4)) for s in (source, naive)]
     assert pixels[0] < 0.85 * pixels[1]
-
-
-HEAPS = """
-import ctypes, threading
-from detrkit.data.loader import keep_one_heap
-keep_one_heap()
-thread = threading.Thread(target=lambda: bytearray(1000))
-thread.start()
-thread.join()
-libc = ctypes.CDLL(None)
-libc.fdopen.restype = ctypes.c_void_p
-libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heaps are glibc's")
-@pytest.mark.parametrize("said", ["", "8"])
-def test_threads_of_a_worker_share_a_heap_unless_the_environment_says_otherwise(said):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    if said:
-        environment["MALLOC_ARENA_MAX"] = said
-    command = [sys.executable, "-c", HEAPS]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert (told.count("<heap nr=") > 1) == bool(said)
 
 
 def test_a_worker_begins_where_there_are_no_process_groups(monkeypatch):
