@@ -8,9 +8,9 @@ Where nothing is set, the C library raises the size from which a block is mapped
 freed, to 32 MiB. Blocks below that share one heap, and as each step wants other sizes, it grows. Each setting trains in
 a process of its own, the settings in turn in every round; a step counts with giving back.
 "kept" is what the command line does (`detrkit/c_memory.py`): in one run of 150 steps it ended at 1561 MiB where the C
-library's own ended at 1568, and a step took 0.97 of the time. In another, sides in multiples of 64 ended at 987 MiB where
-any sides ended at 1168, and a step took 1.05 times as long for its padding; giving memory back now and then gained nothing
-that stayed.
+library's own ended at 1568, and a step took 0.97 of the time. In another, sides in multiples of 64 ended at 987 MiB
+where any sides ended at 1168, and a step took 1.05 times as long for its padding; giving memory back now and then
+gained nothing that stayed.
 """
 
 from __future__ import annotations
