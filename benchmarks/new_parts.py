@@ -369,14 +369,18 @@ def print_mixing() -> None:
 
 
 def gain(record: Mapping[str, Any]) -> str:
-    """A difference to the host with its interval, marked where that excludes zero; empty for the host."""
+    """A difference to the host with its interval, marked where that excludes zero; empty for the host.
+
+    With one seed the interval is over images alone, and says nothing of recipes.
+    """
     if "paired" not in record:
         return ""
     found = record["paired"]["differences"]["AP"]
     if found["low"] is None:
         return f"{found['value']:+.1f}"
     mark = "*" if found["excludes_zero"] else ""
-    return f"{found['value']:+.1f}{mark} ({found['low']:+.1f} to {found['high']:+.1f})"
+    seeds = "" if record["paired"]["seeds"] else ", one seed"
+    return f"{found['value']:+.1f}{mark} ({found['low']:+.1f} to {found['high']:+.1f}{seeds})"
 
 
 def cost(record: Mapping[str, Any]) -> str:
