@@ -191,10 +191,10 @@ class Criterion(BaseCriterion):
         }
 
     def _check_extras(self, output: Output) -> None:
-        """Refuse weights of extras that this training does not have; an output without any is none of a training's."""
+        """Refuse weights of extras that this training does not have; an evaluation has fewer."""
         for name, loss in self.losses.items():
             unknown = loss.extra_weights.keys() - output.extras.keys()
-            if output.extras and unknown:
+            if output.content is not None and output.extras and unknown:
                 raise UserError(
                     f"losses.{name}.extra_weights: nothing that this detector trains is named {min(unknown)!r}; "
                     f"there is {', '.join(map(repr, output.extras))}"

@@ -168,6 +168,14 @@ def test_a_weight_of_what_is_not_trained_is_refused():
         criterion(output, targets)
 
 
+def test_an_evaluation_has_losses_though_less_is_trained_there_than_has_a_weight():
+    detector, criterion = small("dino_ss_r50_12ep", CLASS)
+    images, mask, targets = batch()
+    losses = criterion(detector.eval()(images, mask), targets)
+    assert not any(name.startswith("denoising/") for name in losses)
+    assert losses["total"].isfinite()
+
+
 @pytest.mark.parametrize(
     ("loss", "name"),
     [
