@@ -1,6 +1,5 @@
 """Every kind of detector that a shipped recipe describes, made small: gradients, strange batches, and invariances."""
 
-
 import pytest
 import torch
 
