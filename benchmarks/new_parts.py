@@ -6,8 +6,7 @@ python benchmarks/new_parts.py --mixing    # that of docs/mixing.md: each part o
 A part's gain on COCO is the difference of two published rows (detrkit/zoo/published.toml), by its authors. Its gain on
 a proxy comes from `results/new_parts_{shapes,bccd}_HOST.json`, each a `table.json` as `detrkit compare --baseline ...
 --out` writes it, in which a recipe is named after its part, with slot: "03_loss_iou_aware"; what a training step takes,
-from `new_parts_steps_HOST.json`, which `detrkit benchmark --out` wrote. A part on two hosts is told by the first of
-them, SAP-DETR.
+from `new_parts_steps_HOST.json`, which `detrkit benchmark --out` wrote.
 """
 
 from __future__ import annotations
@@ -391,10 +390,11 @@ def cost(record: Mapping[str, Any]) -> str:
 def measured(what: str, name: str, cell: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
     """A cell for each part of `results/new_parts_WHAT_HOST.json`, of whose rows `name` is the key of their recipe."""
     found: dict[str, str] = {}
-    for host in reversed(HOSTS):
+    for host in HOSTS:
         file = RESULTS / f"new_parts_{what}_{host}.json"
         for record in json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []:
-            found[re.sub(r"^\d+_", "", record[name].rpartition("/")[2])] = cell(record)
+            part, told = re.sub(r"^\d+_", "", record[name].rpartition("/")[2]), cell(record)
+            found[part] = f"{found[part]}; on {host} {told}" if part in found else told
     return found
 
 
