@@ -44,7 +44,7 @@ from lines_per_system import code_lines, own_lines  # noqa: E402
 from tests.small import SMALL  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-PROXIES, HOSTS = ("shapes", "bccd"), ("sap", "dino", "two_stage")
+PROXIES, HOSTS = ("shapes", "bccd"), {"sap": "SAP-DETR", "dino": "DINO", "two_stage": "DINO of two stages"}
 
 CLASSES = 5
 Values = Mapping[str, Any]
@@ -390,11 +390,11 @@ def cost(record: Mapping[str, Any]) -> str:
 def measured(what: str, name: str, cell: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
     """A cell for each part of `results/new_parts_WHAT_HOST.json`, of whose rows `name` is the key of their recipe."""
     found: dict[str, str] = {}
-    for host in HOSTS:
+    for host, label in HOSTS.items():
         file = RESULTS / f"new_parts_{what}_{host}.json"
         for record in json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []:
             part, told = re.sub(r"^\d+_", "", record[name].rpartition("/")[2]), cell(record)
-            found[part] = f"{found[part]}; on {host} {told}" if part in found else told
+            found[part] = f"{found[part]}; on {label} {told}" if part in found else told
     return found
 
 
