@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detrkit.decoder import QueryDecoder
+from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count, take
 from detrkit.position import sine_code
@@ -144,6 +146,15 @@ class TwoStageQueries(QueryGenerator):
         self.place, self.norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
         nn.init.xavier_uniform_(self.place.weight)
         self.content = nn.Parameter(torch.randn(groups * count, width)) if content == "learned" else None
+
+    def check(self, decoder: QueryDecoder) -> None:
+        """Raise UserError if nothing reads the projection of the boxes' code, whose weights would not train."""
+        if self.content is not None and decoder.embedding_readers is not None and not decoder.embedding_readers:
+            raise UserError(
+                'queries "two_stage" with queries.content = "learned" leave the embedding as all that tells of the '
+                "chosen boxes' code, and no part of decoder.positions says that it reads it (`reads_embeddings`). Name "
+                '"learned" there, or take queries "mixed_selection", which have no such code'
+            )
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         start = self.proposals(memory)

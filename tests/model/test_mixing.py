@@ -70,6 +70,12 @@ NEEDS = {  # recipe, a part that something is lacking for, what is said, and wha
         "bring no embedding",
         ["decoder.positions=['point']"],
     ),
+    "the embedding of chosen boxes": (
+        DAB,
+        ["queries={type='two_stage', content='learned'}"],
+        "no part of decoder.positions says that it reads it",
+        ["decoder.positions=['learned', 'box']"],
+    ),
     "axes in the encoder": (DAB, ["encoder.type=row_column"], 'position.type = "axes"', ["position.type=axes"]),
     "axes in the decoder": (
         DAB,
