@@ -32,7 +32,7 @@ def test_the_table_of_systems_is_what_the_script_prints(capsys):
 
 def test_the_table_of_new_parts_is_what_the_script_prints(capsys):
     """After a change of a part or of results: python benchmarks/new_parts.py, and its table into docs/new_parts.md."""
-    load_script(ROOT / "benchmarks" / "new_parts.py").print_table()
+    load_script(ROOT / "benchmarks" / "new_parts.py").main()
     page = (ROOT / "docs" / "new_parts.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in page if line.startswith("|")] == capsys.readouterr().out.splitlines()
 

@@ -152,9 +152,9 @@ def test_the_pages_recipes_train(tmp_path):
 
 
 def test_the_table_of_new_parts_on_bases_holds_where_it_is_tried(tmp_path):
-    """All of it again: python benchmarks/new_parts.py --mixing."""
+    """All of it again: python benchmarks/mixing.py."""
     root = Path(__file__).resolve().parents[2]
-    script = load_script(root / "benchmarks" / "new_parts.py")
+    script = load_script(root / "benchmarks" / "mixing.py")
     page = (root / "docs" / "mixing.md").read_text(encoding="utf-8")
     table = [[c.strip() for c in line.strip("|").split(" | ")] for line in page.splitlines() if line.count("|") > 12]
     assert table[0] == ["part", *script.BASES]
