@@ -21,6 +21,7 @@ import detrkit.blocks.groups
 import detrkit.blocks.hybrid
 import detrkit.blocks.mixed
 import detrkit.data.auto_source
+import detrkit.data.by_epoch
 import detrkit.data.coco_source
 import detrkit.data.dense
 import detrkit.data.shapes

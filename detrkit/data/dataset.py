@@ -96,8 +96,10 @@ class Dataset(data.Dataset, ABC):
 
     def training_sizes(self, epoch: int, seed: int) -> np.ndarray:
         """[I, 2] int64, the height and the width that each image will have in a training's epoch."""
-        rows = enumerate(self.records.sizes.tolist())
-        sizes = [self.augment.size(h, w, _generator(seed, epoch, index)) for index, (h, w) in rows]
+        sizes = [
+            self._chosen(index, epoch, seed)[0].size(height, width, _generator(seed, epoch, index))
+            for index, (height, width) in enumerate(self.records.sizes.tolist())
+        ]
         return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
     def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:
@@ -108,8 +110,7 @@ class Dataset(data.Dataset, ABC):
         size = sample.size
         image = sample.image
         if self.split == "train":
-            sample = self._combined(sample, index, epoch, seed)
-            sample = self.augment.train(sample, _generator(seed, epoch, index))
+            sample = self._augmented(sample, index, epoch, seed)
             image = sample.image
         elif (image.height, image.width) != self._wanted(index, epoch, seed):
             image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
@@ -121,15 +122,17 @@ class Dataset(data.Dataset, ABC):
             return None
         height, width = self.records.sizes[index].tolist()
         if self.split == "train":
-            return self.augment.first_size(height, width, _generator(seed, epoch, index))
+            augment, _ = self._chosen(index, epoch, seed)
+            return augment.first_size(height, width, _generator(seed, epoch, index))
         return self.augment.evaluation_size(height, width)
 
-    def _readable(self, index: int, epoch: int, seed: int) -> tuple[int, Sample | None, str]:
+    def _readable(self, index: int, epoch: int, seed: int, whole: bool = False) -> tuple[int, Sample | None, str]:
         """The sample of an image, or in training of the one instead of it; its index, and what could not be read."""
         skipped = ""
         for _ in range(len(self)):
             try:
-                return index, self.sample(index, self._wanted(index, epoch, seed)), skipped
+                wanted = None if whole else self._wanted(index, epoch, seed)
+                return index, self.sample(index, wanted), skipped
             except DataError as error:
                 skipped = skipped or str(error)
                 instead = self.instead_of(index)
@@ -140,14 +143,19 @@ class Dataset(data.Dataset, ABC):
                 index = instead
         raise DataError(f"not one of the {len(self)} training images can be read; the first: {skipped}")
 
-    def _combined(self, sample: Sample, index: int, epoch: int, seed: int) -> Sample:
-        """The sample with as many others as the augmentation wants, drawn from the split."""
+    def _augmented(self, sample: Sample, index: int, epoch: int, seed: int) -> Sample:
+        """The sample as the training has it, with as many others of the split as its augmentation wants."""
+        augment, rng = self._chosen(index, epoch, seed)
+        if augment.others:
+            others = rng.integers(len(self), size=augment.others).tolist()
+            read = (self._readable(other, epoch, seed, whole=True)[1] for other in others)
+            sample = augment.combine(sample, [one for one in read if one is not None], rng)
+        return augment.train(sample, _generator(seed, epoch, index))
+
+    def _chosen(self, index: int, epoch: int, seed: int) -> tuple[Augment, np.random.Generator]:
+        """The augmentation that a sample has in an epoch, and the generator for whatever it is combined with."""
         rng = _generator(seed, epoch, index, kind=_COMBINED)
-        count = self.augment.others(epoch, rng)
-        if not count:
-            return sample
-        drawn = [self._readable(int(other), epoch, seed)[1] for other in rng.integers(len(self), size=count)]
-        return self.augment.combine(sample, [one for one in drawn if one is not None], rng)
+        return self.augment.chosen(epoch, rng), rng
 
 
 def _generator(seed: int, epoch: int, index: int, kind: int = _SAMPLE) -> np.random.Generator:

@@ -1,104 +1,110 @@
-"""More objects an image: mosaic and mixup, in some epochs of a training (DEIM's dense one-to-one)."""
+"""More objects an image: mosaic and mixup (DEIM's dense one-to-one)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
+from detrkit.data.choosing import ChoosingAugment
 from detrkit.data.transforms import Augment, Probability, Sample, make_sample, resize
-from detrkit.errors import DataError
 from detrkit.recipe import Given, Slot, as_factory, register
 
-Epoch = Annotated[int, Field(ge=0, le=1_000_000)]
-MOSAIC, MIXUP = 3, 1  # other images that each takes
+TILES = 4
 ZOOM = (0.5, 1.5)
 SHIFT = 0.1
 SHARE = (0.45, 0.55)
 
 
 @register("augment", "dense")
-class DenseAugment(Augment):
-    """Mosaic or mixup before another augmentation, so that an image has more objects (DEIM, section 3.2).
+class DenseAugment(ChoosingAugment):
+    """Mosaic and mixup before another augmentation, so that an image has more objects (DEIM, section 3.2).
 
     Both keep the image's size and take other images of the training split, drawn by the sample's seed, epoch and index.
-    Each object still has one query: the more objects, the more queries learn. Which epochs have it is said here, from 0
-    on; a resumed run goes on as if it had not stopped.
+    Each object still has one query: the more objects, the more queries learn. The first and the last epochs should
+    learn from images as they are, which the augmentation "by_epoch" says.
 
     Args:
         images: the augmentation that follows, and that evaluation resizes by.
+        after_mosaic: the one that follows where a mosaic has a part in the image; not given: `images`. It should
+            neither zoom out nor crop, as a mosaic does both.
         mosaic: probability that the image and three others share its place (`mosaic`).
-        mixup: probability that an image that is no mosaic is mixed with another (`mixup`).
-        from_epoch: the first epoch that has them.
-        until_epoch: the first epoch that no longer has them; the last epochs should learn from images as they are.
+        mixup: probability that the image is mixed with another, which may be a mosaic as it may itself (`mixup`).
+        turn: the most degrees by which a mosaic is turned.
     """
 
     def __init__(
         self,
         *,
         images: Annotated[Given, Slot("augment")] = "detr",
+        after_mosaic: Annotated[Given | None, Slot("augment")] = None,
         mosaic: Probability = 0.5,
         mixup: Probability = 0.5,
-        from_epoch: Epoch = 0,
-        until_epoch: Epoch,
+        turn: Annotated[float, Field(ge=0, le=180)] = 10.0,
     ):
-        if until_epoch <= from_epoch:
-            raise DataError(
-                f"augment: until_epoch is {until_epoch}, so that no epoch has mosaic or mixup: it has to be more than "
-                f"from_epoch, {from_epoch}"
-            )
-        self.images: Augment = as_factory("augment", images)()
-        self.mosaic, self.mixup = mosaic, mixup
-        self.epochs = range(from_epoch, until_epoch)
+        super().__init__(as_factory("augment", images)())
+        self.after_mosaic: Augment = self.usual if after_mosaic is None else as_factory("augment", after_mosaic)()
+        self.mosaic, self.mixup, self.turn = mosaic, mixup, turn
 
-    def others(self, epoch: int, rng: np.random.Generator) -> int:
-        draws = rng.random(2)
-        if epoch not in self.epochs:
-            return 0
-        if draws[0] < self.mosaic:
-            return MOSAIC
-        return MIXUP if draws[1] < self.mixup else 0
-
-    def combine(self, sample: Sample, others: Sequence[Sample], rng: np.random.Generator) -> Sample:
-        return mosaic([sample, *others], rng) if len(others) == MOSAIC else mixup(sample, others[0], rng)
-
-    def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return self.images.train(sample, rng)
-
-    def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-        return self.images.size(height, width, rng)
-
-    def evaluate(self, image: Image.Image) -> Image.Image:
-        return self.images.evaluate(image)
+    def chosen(self, epoch: int, rng: np.random.Generator) -> Augment:
+        mixed, *mosaics = rng.random(3) < (self.mixup, self.mosaic, self.mosaic)
+        tiles = [TILES if each else 1 for each in (mosaics if mixed else mosaics[:1])]
+        following = self.after_mosaic if TILES in tiles else self.usual
+        following = following.chosen(epoch, rng)
+        return following if tiles == [1] else _Combined(following, tiles, self.turn)
 
 
-def mosaic(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+class _Combined(ChoosingAugment):
+    """One image, or two that are laid over each other, of so many images each, before another augmentation."""
+
+    def __init__(self, usual: Augment, tiles: Sequence[int], turn: float):
+        super().__init__(usual)
+        self.tiles, self.turn = tiles, turn
+        self.others = sum(tiles) - 1
+
+    def combine(self, sample: Sample, others: Iterable[Sample], rng: np.random.Generator) -> Sample:
+        rest = iter([sample, *others])
+        taken = [list(islice(rest, tiles)) for tiles in self.tiles]
+        layers = [one[0] if len(one) == 1 else mosaic(one, rng, turn=self.turn) for one in taken]
+        return layers[0] if len(layers) == 1 else mixup(layers[0], layers[1], rng)
+
+    def first_size(self, height: int, width: int, rng: np.random.Generator) -> None:
+        """All pixels are wanted, whatever follows."""
+
+
+def mosaic(samples: Sequence[Sample], rng: np.random.Generator, turn: float = 0.0) -> Sample:
     """Four images in a grid of two by two, of the size of the first, black where nothing is.
 
-    Each is made as large as a quarter allows and stands at the top left of it. The grid is zoomed by 0.5 to 1.5 around
-    its middle and shifted by up to a tenth of the image, whose edges cut boxes; those below a pixel are dropped. (The
-    official code also turns it by up to 10 degrees.)
+    Each is made as large as a quarter allows and stands at the top left of it. The grid is turned by up to `turn`
+    degrees and zoomed by 0.5 to 1.5 around its middle, and shifted by up to a tenth of the image, whose edges cut
+    boxes; those below a pixel are dropped. A turned box is the upright one around it.
     """
     height, width = samples[0].image.height, samples[0].image.width
-    zoom = rng.uniform(*ZOOM)
-    middle = np.array([width, height]) / 2
-    start = rng.uniform(-SHIFT, SHIFT, 2) * (width, height) + middle * (1 - zoom)  # of the grid, (x, y)
-    canvas = Image.new("RGB", (width, height))
-    boxes, labels = [], []
+    grid = Image.new("RGB", (width, height))
+    boxes = []
     for place, sample in enumerate(samples):
-        left, top = (round(v) for v in start + middle * zoom * (place % 2, place // 2))
-        tile = resize(sample, _fitting(sample, height / 2 * zoom, width / 2 * zoom))
-        canvas.paste(tile.image, (left, top))
-        corners = tile.boxes.as_subclass(torch.Tensor).numpy() + np.array([left, top, left, top], dtype=np.float32)
-        corners = corners.clip(0, np.array([width, height, width, height], dtype=np.float32))
-        keep = (corners[:, 2:] - corners[:, :2] >= 1).all(1)
-        boxes.append(corners[keep])
-        labels.append(sample.labels.numpy()[keep])
-    return make_sample(canvas, np.concatenate(boxes), np.concatenate(labels))
+        left, top = width // 2 * (place % 2), height // 2 * (place // 2)
+        tile = resize(sample, _fitting(sample, height / 2, width / 2))
+        grid.paste(tile.image, (left, top))
+        boxes.append(tile.boxes.as_subclass(torch.Tensor).numpy() + np.array([left, top, left, top], dtype=np.float32))
+    whole = make_sample(grid, np.concatenate(boxes), np.concatenate([sample.labels.numpy() for sample in samples]))
+    moved = {
+        "angle": rng.uniform(-turn, turn),
+        "scale": rng.uniform(*ZOOM),
+        "translate": list(rng.uniform(-SHIFT, SHIFT, 2) * (width, height)),
+        "shear": [0.0],
+    }
+    image = functional.affine(whole.image, **moved, interpolation=InterpolationMode.BILINEAR)
+    corners = functional.affine(whole.boxes, **moved).as_subclass(torch.Tensor)
+    keep = (corners[:, 2:] - corners[:, :2] >= 1).all(1)
+    return make_sample(image, corners[keep].numpy(), whole.labels[keep].numpy())
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:

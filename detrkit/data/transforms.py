@@ -54,13 +54,16 @@ class Augment(ABC):
             if method in vars(cls) and said not in vars(cls):
                 setattr(cls, said, getattr(Augment, said))
 
+    others = 0
+    """how many other images of the split ``combine`` is to have; 0: it is not asked"""
+
+    def chosen(self, epoch: int, rng: np.random.Generator) -> Augment:
+        """The augmentation that a sample of an epoch has: this one, unless the epoch or chance decide."""
+        return self
+
     @abstractmethod
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A sample as training sees it; all chance comes from ``rng``."""
-
-    def others(self, epoch: int, rng: np.random.Generator) -> int:
-        """How many other images of the split ``combine`` is to have with a sample of an epoch; 0: it is not asked."""
-        return 0
 
     def combine(self, sample: Sample, others: Sequence[Sample], rng: np.random.Generator) -> Sample:
         """A sample with others, of the same size as before; it goes to ``train`` next."""

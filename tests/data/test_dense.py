@@ -5,18 +5,21 @@ import pytest
 import torch
 from PIL import Image
 
+import detrkit
+from detrkit.data.by_epoch import AugmentByEpoch
 from detrkit.data.dense import DenseAugment, mixup, mosaic
 from detrkit.data.shapes import ShapesSource
-from detrkit.data.transforms import NoAugment, make_sample
+from detrkit.data.square import SquareAugment
+from detrkit.data.transforms import DetrAugment, NoAugment, make_sample
 from detrkit.errors import DataError
 from tests.data.conftest import part
 from tests.engine.toys import ToyCriterion, toy_trainer
 
 
-def rectangle(shade, height=64, width=96, box=(24, 16, 72, 48)):
+def rectangle(shade, height=64, width=96, box=(24, 16, 72, 48), label=None):
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[box[1] : box[3], box[0] : box[2]] = shade
-    return make_sample(Image.fromarray(pixels), np.array([box]), np.array([shade]))
+    return make_sample(Image.fromarray(pixels), np.array([box]), np.array([shade if label is None else label]))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -39,6 +42,23 @@ def test_a_mosaic_s_boxes_are_where_the_pixels_are(seed):
         assert (pixels == shade).sum() < 64  # what has no box has all but left the image
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_turned_mosaic_s_boxes_are_around_the_pixels(seed):
+    """Each object has a colour of its own: its box ends where half of the colour does."""
+    colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0]])
+    samples = [rectangle(colour, 256, 256, (64, 64, 192, 192), label) for label, colour in enumerate(colours)]
+    made = mosaic(samples, np.random.default_rng(seed), turn=40.0)
+    seen = {label: ((np.asarray(made.image) > 100) == (colour > 100)).all(-1) for label, colour in enumerate(colours)}
+    for box, label in zip(made.boxes.tolist(), made.labels.tolist(), strict=True):
+        rows, columns = np.nonzero(seen.pop(label))
+        edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        inside = edges * [1, 1, -1, -1] > np.array(box) * [1, 1, -1, -1] - 2.5
+        assert inside.all(), (box, edges)
+        if min(box) > 0 and max(box) < 256:  # else a corner of the object is outside, and the box goes on to the edge
+            assert np.allclose(box, edges, atol=2.5), (box, edges)
+    assert not any(pixels.any() for pixels in seen.values())  # what has no box has left the image
+
+
 def test_mixup_lays_two_images_over_each_other():
     made = mixup(rectangle(200), rectangle(100, 128, 192, (0, 0, 48, 32)), np.random.default_rng(0))
     assert made.boxes.tolist() == [[24, 16, 72, 48], [0, 0, 24, 16]]
@@ -50,7 +70,9 @@ def test_mixup_lays_two_images_over_each_other():
 
 
 def dense(images=2000, **options):
-    augment = part(DenseAugment, images=NoAugment(), from_epoch=1, until_epoch=3, **options)
+    """Two of five epochs, 1 and 2, have more objects."""
+    stages = [NoAugment(), part(DenseAugment, images=NoAugment(), **options), NoAugment()]
+    augment = part(AugmentByEpoch, stages=stages, changes=(1, 3))
     return ShapesSource(augment=augment, image_size=64, train_images=images, val_images=8)
 
 
@@ -123,6 +145,82 @@ def test_the_epochs_without_are_kept_by_a_resumed_training(tmp_path):
     assert epochs[0] == epochs[3] == epochs[4] < min(epochs[1], epochs[2])
 
 
-def test_epochs_that_are_none_are_refused():
-    with pytest.raises(DataError, match="until_epoch is 4, so that no epoch has mosaic"):
-        DenseAugment(from_epoch=4, until_epoch=4)
+def chosen(augment, epoch=0, seeds=400):
+    return [augment.chosen(epoch, np.random.default_rng(seed)) for seed in range(seeds)]
+
+
+def test_a_mosaic_and_a_mixture_may_meet():
+    """Half of the images are mosaics, half are mixed, and so is what is laid over them."""
+    both = chosen(DenseAugment(images=NoAugment()), seeds=4000)
+    shares = {1: 1 / 4, 4: 1 / 4, 2: 1 / 8, 5: 1 / 4, 8: 1 / 8}
+    counts = [one.others + 1 for one in both]
+    for images, share in shares.items():
+        assert counts.count(images) / len(counts) == pytest.approx(share, abs=0.025)
+    made = DenseAugment(images=NoAugment(), mosaic=1.0, mixup=1.0)
+    eight = chosen(made, seeds=1)[0].combine(
+        rectangle(1), [rectangle(n) for n in range(2, 9)], np.random.default_rng(0)
+    )
+    labels = eight.labels.tolist()
+    assert set(labels) & {1, 2, 3, 4}
+    assert set(labels) & {5, 6, 7, 8}
+
+
+def test_what_follows_a_mosaic_may_differ():
+    plain, after = NoAugment(), SquareAugment(scales=(48,))
+    augment = DenseAugment(images=plain, after_mosaic=after, mosaic=0.5, mixup=0.5)
+    sizes = {(one.others > 1, one.size(30, 40, np.random.default_rng(0))) for one in chosen(augment)}
+    assert sizes == {(False, (30, 40)), (True, (48, 48))}
+    assert augment.evaluate(rectangle(9).image).size == (96, 64)
+
+
+def test_what_is_combined_wants_all_pixels_and_what_is_not_may_be_decoded_smaller():
+    augment = DenseAugment(images=DetrAugment(crop=0.0, scales=(64,)))
+    wanted = {(one.others > 0, one.first_size(640, 640, np.random.default_rng(1))) for one in chosen(augment)}
+    assert wanted == {(True, None), (False, (64, 64))}
+
+
+def test_a_stage_begins_at_its_epoch():
+    stages = [SquareAugment(scales=(side,), eval_size=side) for side in (16, 32, 48)]
+    augment = AugmentByEpoch(stages=stages, changes=(2, 5))
+    sizes = [
+        augment.chosen(epoch, np.random.default_rng(0)).size(9, 9, np.random.default_rng(0))[0] for epoch in range(7)
+    ]
+    assert sizes == [16, 16, 32, 32, 32, 48, 48]
+    assert augment.evaluate(rectangle(9).image).size == (48, 48)  # as at the end of the training
+
+
+def test_the_published_stages_are_the_recipe_s():
+    """DEIM, configs/deim_rtdetrv2/deim_r50vd_60e_coco.yml: strong augmentations in [4, 58), dense ones in [4, 34)."""
+    augment = detrkit.load_recipe("rt_detr_deim_r50_60ep").section("data").parts["augment"]()
+    combined = [any(one.others for one in chosen(augment, epoch, seeds=20)) for epoch in range(60)]
+    assert [epoch for epoch in range(60) if combined[epoch]] == list(range(4, 34))
+    image = rectangle(200, 96, 96, (24, 16, 72, 80))
+    strong = []
+    for epoch in (3, 4, 33, 34, 57, 58):
+        made = [one.train(image, np.random.default_rng(seed)) for seed, one in enumerate(chosen(augment, epoch, 20))]
+        areas = {
+            round(float(((b[:, 2:] - b[:, :2]).prod(1) / one.size[0] ** 2)[0]), 3)
+            for one in made
+            if len(b := one.boxes.as_subclass(torch.Tensor))
+        }
+        strong.append(areas != {round(48 * 64 / 96**2, 3)})
+    assert strong == [False, True, True, True, True, False]
+    sides = [
+        {one.size(96, 96, np.random.default_rng(seed)) for seed, one in enumerate(chosen(augment, epoch, 60))}
+        for epoch in (57, 58)
+    ]
+    assert len(sides[0]) > 5
+    assert sides[1] == {(640, 640)}
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes", "said"),
+    [
+        (["none", "flip"], (), "2 stages want 1 changes between them, and there are 0"),
+        (["none", "flip", "none"], (4, 4), r"changes are \[4, 4\], and each has to be later"),
+        ([], (), "0 stages"),
+    ],
+)
+def test_stages_without_their_epochs_are_refused(stages, changes, said):
+    with pytest.raises(DataError, match=said):
+        AugmentByEpoch(stages=stages, changes=changes)
