@@ -17,7 +17,7 @@ from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse
 from detrkit.engine.resume import allowed_changes, check_categories, find_start
 from detrkit.engine.setting_up import begin_records, make_trainer, placed
-from detrkit.engine.trainer import Outcome
+from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
 from detrkit.engine.workload import Workload, planned, unlike_one_batch, warnings
 from detrkit.errors import UserError
@@ -62,7 +62,7 @@ def train(
             device that is not there; a logger that is not installed or cannot begin
         NotFiniteError: the loss was not a number any more
     """
-    from detrkit.detector import build_criterion, build_detector
+    from detrkit.detector import build_criterion
 
     options: TrainOptions = recipe.section("train")
     with placed(options) as place, ExitStack() as held:
@@ -82,12 +82,7 @@ def train(
             here.in_first(lambda: held.enter_context(locked(run.path)))
             check_categories(run, start, source)
             changed = allowed_changes(run, start, recipe, trust=trust)
-        # Weights that are loaded anyway need not be fetched first.
-        is_filled = start is not None or options.init_from is not None
-        detector = build_detector(recipe, pretrained=not is_filled)
-        report = None
-        if options.init_from is not None and start is None:
-            report = init_from(detector, options.init_from, classes=recipe.get("detector.classes"))
+        detector, filled = _filled_detector(recipe, options, is_begun=start is not None)
         criterion = build_criterion(recipe)
         if options.compile:
             compiled_form(detector, device)  # what cannot be is said before a run is made
@@ -98,8 +93,8 @@ def train(
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if here.is_first:
             _remember(run, recipe, reporter)
-        if report is not None:
-            reporter.say(f"started from {report}")
+        if filled:
+            reporter.say(f"started from {filled}")
         trainer = make_trainer(
             place,
             detector=detector,
@@ -121,25 +116,18 @@ def train(
         )
         if start is not None:  # before anything is said, as a refused resume leaves the run as it was, its log too
             trainer.resume(start)
-        found = source.describe()
-        for line in [*introduction(recipe, workload, device), *([found] if found else [])]:
+        for line in [*introduction(recipe, workload, device), *filter(None, [source.describe()])]:
             reporter.say(line)
         if left := recipe.left_out():
             reporter.say(f'left out, as they are "none": {", ".join(left)}', style="yellow")
         for line in [*lost, *crowded(source, detector.limit), *warnings(workload, options)]:
             reporter.warn(line)
-        for line in unlike_one_batch(workload, detector):
+        for line in [*unlike_one_batch(workload, detector), *(f"from here on {change}" for change in changed)]:
             reporter.say(line)
-        for line in changed:
-            reporter.say(f"from here on {line}")
-        if start is not None:
-            reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
-            if trainer.is_finished:
-                reporter.say("nothing is left to do; a larger train.epochs goes on with the run")
-        elif resume:
-            reporter.say("there is no checkpoint yet: the run begins again")
-            if here.is_first:
-                run.rewind_metrics(0)
+        if resume:
+            _say_where(trainer, reporter, is_begun=start is not None)
+        if resume and start is None and here.is_first:
+            run.rewind_metrics(0)
         begin_records(place, run, reporter, recipe.full_values(), step=trainer.at.step, resumed=resume)
         try:
             return trainer.fit()
@@ -148,6 +136,29 @@ def train(
         except OSError as error:
             told = f"{explain(error)}.\n{trainer.checkpoints.left()}"
             raise UserError(f"{told}. Once that is mended, go on: {run.way_on}") from error
+
+
+def _filled_detector(recipe: Recipe, options: TrainOptions, *, is_begun: bool) -> tuple[BaseDetector, str]:
+    """The detector with the weights that a new run starts from, and what is to be said of them.
+
+    A run that has begun has weights of its own, so that none are fetched for it.
+    """
+    from detrkit.detector import build_detector
+
+    detector = build_detector(recipe, pretrained=not is_begun and options.init_from is None)
+    if options.init_from is None or is_begun:
+        return detector, ""
+    return detector, str(init_from(detector, options.init_from, classes=recipe.get("detector.classes")))
+
+
+def _say_where(trainer: Trainer, reporter: Reporter, *, is_begun: bool) -> None:
+    """From which step a resumed run goes on."""
+    if not is_begun:
+        reporter.say("there is no checkpoint yet: the run begins again")
+        return
+    reporter.say(f"resumed after step {trainer.at.step} of {trainer.workload.total_steps}")
+    if trainer.is_finished:
+        reporter.say("nothing is left to do; a larger train.epochs goes on with the run")
 
 
 def introduction(recipe: Recipe, workload: Workload, device: torch.device) -> list[str]:

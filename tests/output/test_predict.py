@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detrkit.cli.predict import _picture_paths
+from detrkit.cli.prediction_files import drawing_paths
 from detrkit.data.transforms import FlipAugment
 from detrkit.errors import UserError
 from detrkit.predict import Prediction, Unreadable, find_images, predict
@@ -117,7 +117,7 @@ def test_many_images_keep_their_order(tmp_path):
 
 def test_every_drawing_has_a_path_of_its_own_in_order():
     below = [Path(name) for name in ("a.jpg", "a.jpg", "b/a.jpg", "a-2.jpg", "a.jpg", "c.webp", "c.webp.png")]
-    names = [path.as_posix() for path in _picture_paths(below, Path("out"))]
+    names = [path.as_posix() for path in drawing_paths(below, Path("out"))]
     assert names == [
         f"out/{name}" for name in ("a.jpg", "a-2.jpg", "b/a.jpg", "a-2-2.jpg", "a-3.jpg", "c.webp.png", "c.webp-2.png")
     ]
@@ -126,6 +126,6 @@ def test_every_drawing_has_a_path_of_its_own_in_order():
 @pytest.mark.parametrize("name", ["{}.jpg", "a.jpg"])
 def test_paths_of_many_drawings_take_no_time(name):
     start = time.process_time()
-    paths = _picture_paths([Path(name.format(number)) for number in range(8000)], Path("out"))
+    paths = drawing_paths([Path(name.format(number)) for number in range(8000)], Path("out"))
     assert len(set(paths)) == 8000
     assert time.process_time() - start < 4  # 0.1 s; seconds to minutes where each asks all before it
