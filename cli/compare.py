@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from detrkit.compare.comparison import Comparison
     from detrkit.compare.detections import ImageScores
     from detrkit.compare.matrix import Job
     from detrkit.compare.table import Sheet
@@ -96,22 +97,12 @@ def compare(
         raise UserError("compare what? Name recipes (`detrkit recipes` lists them), --table 1, or folders of runs")
     if baseline is not None:
         find_row(rows, baseline)
-    if overrides and all(row.target is None for row in rows):
-        raise UserError(f"{overrides[0]} is laid over recipes, and only runs were named: a run stays what it was")
-    for option, given in {"--baseline": baseline, "--epochs-to": epochs_to}.items():
-        if given is not None and not run and not any(row.trained for row in rows):
-            raise UserError(
-                f"{option} goes with trainings, and nothing named here has been evaluated; --run trains recipes"
-            )
+    _check_rows(rows, overrides, {"--baseline": baseline, "--epochs-to": epochs_to}, run=run)
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     failed = False
     if run:
-        if any(override.partition("=")[0].strip() == "train.seed" for override in overrides):
-            raise UserError("the seeds of --run are --seeds (7, for the seed 7 alone), not train.seed")
         jobs = make_jobs(rows, _seeds("1" if seeds is None else seeds), overrides, runs=runs, trust=trust)
-        if not jobs:
-            raise UserError("--run trains recipes, and only folders of runs were named")
         failed = not _train(console, jobs, parallel or 1)
         rows = gather_rows(wanted, overrides, runs=runs, trust=trust)
     costs = _count(console, rows, height=height, width=width, coco_mean=coco_mean)
@@ -133,20 +124,35 @@ def compare(
         told = f"{missing} of {len(rows)} rows have no result yet: the same command with --run trains them"
         console.print(f"\n{told}", style="dim")
     if out is not None:
-        from detrkit.compare.files import write_comparison
-        from detrkit.drawing.faults import Faults
-
-        console.print()
-        faults = Faults()
-        for path in write_comparison(out, comparison, sheets, costs, timings, faults):
-            console.print(f"wrote {path}", soft_wrap=True)
-        for fault in faults:
-            console.print(fault, style="red", soft_wrap=True)
-        failed = failed or bool(faults)
+        failed = not _write(console, out, comparison, sheets, costs, timings) or failed
     if unknown is not None:
         raise unknown
     if failed:
         raise typer.Exit(1)
+
+
+def _check_rows(rows: list[Row], overrides: list[str], wanting_results: dict[str, object], *, run: bool) -> None:
+    """Raise UserError where what was named cannot be compared as asked.
+
+    Args:
+        rows: what was named, one or more.
+        overrides: KEY=VALUE that are laid over recipes.
+        wanting_results: options that mean nothing without a trained row, and what was given for them.
+        run: whether what has no result is trained first.
+    """
+    if overrides and all(row.target is None for row in rows):
+        raise UserError(f"{overrides[0]} is laid over recipes, and only runs were named: a run stays what it was")
+    if run:
+        if any(override.partition("=")[0].strip() == "train.seed" for override in overrides):
+            raise UserError("the seeds of --run are --seeds (7, for the seed 7 alone), not train.seed")
+        if all(row.target is None for row in rows):
+            raise UserError("--run trains recipes, and only folders of runs were named")
+    elif not any(row.trained for row in rows):
+        for option, given in wanting_results.items():
+            if given is not None:
+                raise UserError(
+                    f"{option} goes with trainings, and nothing named here has been evaluated; --run trains recipes"
+                )
 
 
 def print_sheet(console: Console, sheet: Sheet) -> None:
@@ -240,6 +246,22 @@ def _score(
     with progress_bar(console, "comparing images", len(runs)) as advance:
         scores, lacking = score_runs(runs, progress=advance)
     return scores, told_of(lacking)
+
+
+def _write(
+    console: Console, out: Path, comparison: Comparison, sheets: list[Sheet], costs: dict, timings: dict
+) -> bool:
+    """Write tables, curves and the report; whether all pictures could be drawn."""
+    from detrkit.compare.files import write_comparison
+    from detrkit.drawing.faults import Faults
+
+    console.print()
+    faults = Faults()
+    for path in write_comparison(out, comparison, sheets, costs, timings, faults):
+        console.print(f"wrote {path}", soft_wrap=True)
+    for fault in faults:
+        console.print(fault, style="red", soft_wrap=True)
+    return not faults
 
 
 def _count(console: Console, rows: list[Row], *, height: int, width: int, coco_mean: bool) -> dict:
