@@ -25,6 +25,7 @@ from torch import Tensor
 from detrkit.attention.gaussian import gaussian_center
 from detrkit.attention.multihead import key_mask, merge_heads
 from detrkit.attention.term_sum import TermAttention
+from detrkit.c_memory import keep_freed_memory
 from detrkit.compare.timing import Ratio, milliseconds, peak_memory, take_turns
 from detrkit.onednn import use_onednn
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     device = torch.device(arguments.device)
     modules, inputs = forms(device), scene(arguments, device)
     results = {name: detect(module, inputs, arguments.precision).float() for name, module in modules.items()}

@@ -69,9 +69,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def gains(*tensors: Tensor, work: int) -> bool:
     """Whether eager products of tensors are faster by oneDNN: float32 on a CPU, of `work` multiply-adds each."""
-    if _is_watched() or any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
+    if torch.is_autocast_enabled("cpu") or any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
         return False
-    return work >= ENOUGH and onednn_gain(torch.get_num_threads()) >= WORTHWHILE
+    return gains_at(work)
+
+
+def gains_at(work: int) -> bool:
+    """Whether eager float32 products of `work` multiply-adds each are faster by oneDNN on the CPU."""
+    return not _is_watched() and work >= ENOUGH and onednn_gain(torch.get_num_threads()) >= WORTHWHILE
 
 
 class _Product(torch.autograd.Function):
@@ -115,7 +120,7 @@ def onednn_gain(threads: int) -> float:
         return 0.0
     x, weight, bias = torch.ones(320, 256), torch.ones(256, 256), torch.ones(256)
     best: dict[Callable[..., Tensor], float] = {F.linear: math.inf, multiply: math.inf}
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         for _, way in product(range(8), best):
             start = time.perf_counter()
             way(x, weight, bias)
@@ -124,10 +129,9 @@ def onednn_gain(threads: int) -> float:
 
 
 def _is_watched() -> bool:
-    """Whether operations are cast, traced or counted by who knows PyTorch's own only; or oneDNN is switched off."""
+    """Whether operations are traced or counted by who knows PyTorch's own only; or oneDNN is switched off."""
     modes = torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    casts = torch.is_autocast_enabled("cpu")
-    return modes or casts or torch._C._is_tracing() or not torch._C._get_mkldnn_enabled()
+    return modes or torch._C._is_tracing() or not torch._C._get_mkldnn_enabled()
 
 
 def _goes_by_mkl(maps: Tensor) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.attention.by_head import attend
 from detrkit.onednn import linear
 from detrkit.structures import QueryLayout, Relation
 
@@ -54,7 +54,7 @@ def self_attend(
     """
     if layout is None:
         added = None if bias is None else bias(slice(None)).to(query.dtype)
-        return merge_heads(F.scaled_dot_product_attention(query, key, value, added, dropout))
+        return merge_heads(attend(query, key, value, added, dropout))
     tells = bias is not None or layout.passed_over is not None
     sets = [(size, tells and place < layout.groups) for place, size in enumerate(layout.matching)]
     rows, start, mixed = (query, key, value), 0, []
@@ -64,7 +64,7 @@ def self_attend(
         if tells:
             mask = _told(slice(0, start), query, layout, bias).masked_fill(~mask, -torch.inf)
         q, k, v = (x[:, :, :start] for x in rows)
-        mixed.append(F.scaled_dot_product_attention(q, k, v, mask, dropout))
+        mixed.append(attend(q, k, v, mask, dropout))
     for (size, biased), alike in groupby(sets):  # sets of one kind are folded into the batch
         count = len(list(alike))
         end = start + count * size
@@ -73,7 +73,7 @@ def self_attend(
         if biased:
             parts = [_told(slice(first, first + size), query, layout, bias) for first in range(start, end, size)]
             added = torch.stack(parts, dim=1).flatten(0, 1)
-        alone = F.scaled_dot_product_attention(q, k, v, added, dropout)
+        alone = attend(q, k, v, added, dropout)
         mixed.append(alone.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3))
         start = end
     return merge_heads(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2))
@@ -138,5 +138,5 @@ class MultiHeadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if layout is not None or bias is not None:
             return self.out_proj(self_attend(query, key, value, layout, dropout=dropout, bias=bias))
-        mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout)
+        mixed = attend(query, key, value, key_mask(mask), dropout)
         return self.out_proj(merge_heads(mixed))

@@ -124,18 +124,14 @@ def fused_attention(
     which change nothing, and those of the result are dropped. Values of less than a quarter of the width stay as they
     are: zeros would cost more than they save. On a CPU that goes head by head instead, where it is faster.
     """
-    width = value.shape[-1]
-    if not dropout and by_head.gains(queries, keys, value):
-        key = torch.cat([k.expand(*value.shape[:2], -1, -1) for k in keys], dim=-1)
-        return by_head.attend(torch.cat(queries, dim=-1), key, value, mask)
-    full = _padded_width(sum(k.shape[-1] for k in keys))
-    missing = full - sum(k.shape[-1] for k in keys)
-    dtype = value.dtype
-    query = F.pad(torch.cat([q.to(dtype) for q in queries], dim=-1), (0, missing))
-    key = F.pad(
-        torch.cat([k.to(dtype).expand(*value.shape[:2], -1, -1) for k in keys], dim=-1),
-        (0, missing),
-    )
+    width, used, allowed = value.shape[-1], sum(k.shape[-1] for k in keys), key_mask(mask)
+    by_heads = not dropout and by_head.gains(value, queries=queries[0].shape[-2], width=used)
+    dtype = torch.float32 if by_heads else value.dtype
+    query = torch.cat([q.to(dtype) for q in queries], dim=-1)
+    key = torch.cat([k.to(dtype).expand(*value.shape[:2], -1, -1) for k in keys], dim=-1)
+    if by_heads:
+        return by_head.attend_by_head(query, key, value, allowed, scale=1.0)
+    full = _padded_width(used)
+    query, key = (F.pad(x, (0, full - used)) for x in (query, key))
     value = F.pad(value, (0, _value_width(width, full) - width))
-    mixed = F.scaled_dot_product_attention(query, key, value, key_mask(mask), dropout, scale=1.0)
-    return mixed[..., :width]
+    return F.scaled_dot_product_attention(query, key, value, allowed, dropout, scale=1.0)[..., :width]

@@ -179,3 +179,11 @@ def test_a_built_detector_takes_it_everywhere(name):
     small = ["detector.classes=3", "backbone.pretrained=false", "backbone.name=test_resnet"]
     detector = detrkit.build_detector(detrkit.load_recipe(name, small))
     assert not [key for key, part in detector.named_modules() if type(part) in (nn.Linear, nn.Conv2d)]
+
+
+def test_the_gain_is_measured_in_float32_whoever_asks():
+    """It is kept for the whole process, and the first to ask may be a forward pass in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kernels(lambda: onednn.onednn_gain.__wrapped__(1))
+    assert PRODUCT in found
+    assert "aten::_to_copy" not in found
