@@ -218,7 +218,7 @@ NEW = [
     NewPart(
         "augment",
         "dense",
-        "data.augment = { type = 'by_epoch', stages = ['detr', 'dense', 'detr'], changes = [1, 7] }",
+        "data.augment = { type = 'by_epoch', stages = { dense = 'dense', end = 'detr' }, changes = [7] }",
         "pixels: boxes on their objects, `tests/data/test_dense.py`",
         DEIM,
         whole=True,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -22,14 +23,14 @@ class AugmentByEpoch(ChoosingAugment):
     A resumed run goes on as if it had not stopped. Without an epoch, and in evaluation, it is the last stage's.
 
     Args:
-        stages: the augmentations, in their order.
+        stages: the augmentations by names of your own, in their order.
         changes: the first epoch of each but the first, counted from 0.
     """
 
     def __init__(
         self,
         *,
-        stages: Annotated[list[Given], Slot("augment")],
+        stages: Annotated[dict[str, Given], Slot("augment")],
         changes: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...],
     ):
         if len(stages) != len(changes) + 1:
@@ -39,9 +40,13 @@ class AugmentByEpoch(ChoosingAugment):
             )
         if any(later <= sooner for sooner, later in pairwise(changes)):
             raise DataError(f"augment: changes are {list(changes)}, and each has to be later than the one before it")
-        self.stages: list[Augment] = [as_factory("augment", stage)() for stage in stages]
+        self.stages: list[Augment] = [as_factory("augment", stage)() for stage in stages.values()]
         self.changes = changes
         super().__init__(self.stages[-1])
+
+    @classmethod
+    def usual_at(cls, table: Mapping[str, Any]) -> tuple[str, ...]:
+        return "stages", list(table["stages"])[-1]
 
     def chosen(self, epoch: int, rng: np.random.Generator) -> Augment:
         return self.stages[bisect_right(self.changes, epoch)].chosen(epoch, rng)

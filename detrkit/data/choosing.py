@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 from detrkit.data.transforms import Augment, Sample
+from detrkit.recipe.registry import parts
 
 
 class ChoosingAugment(Augment):
     """An augmentation that chooses one for each sample, and without an epoch and in evaluation is its usual one.
+
+    The dataset asks it for `chosen` and trains by that: what a subclass does to a sample is done by what it chooses.
 
     Args:
         usual: the augmentation that it is where nothing is chosen.
@@ -17,6 +23,11 @@ class ChoosingAugment(Augment):
 
     def __init__(self, usual: Augment):
         self.usual = usual
+
+    @classmethod
+    def usual_at(cls, table: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys by which the usual one is found in a table of options."""
+        raise NotImplementedError
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return self.usual.train(sample, rng)
@@ -32,3 +43,14 @@ class ChoosingAugment(Augment):
 
     def evaluation_size(self, height: int, width: int) -> tuple[int, int] | None:
         return self.usual.evaluation_size(height, width)
+
+
+def evaluated_at(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys by which that is found in a table of data.augment whose `evaluate` is done; none where it is itself."""
+    path: tuple[str, ...] = ()
+    while hasattr(kind := parts("augment")[table["type"]], "usual_at"):
+        keys = kind.usual_at(table)
+        path += keys
+        for key in keys:
+            table = table[key]
+    return path

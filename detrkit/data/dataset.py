@@ -22,14 +22,15 @@ from detrkit.recipe import define_slot
 
 Split = Literal["train", "val"]
 _SAMPLE = 2  # keeps the samples' generators apart from the order's (see loader.py)
-_COMBINED = 5  # and from those of what it is combined with
+_CHOSEN = 5  # and from those by which its augmentation is chosen
+_COMBINED = 6  # and it is combined with others
 
 
 class Dataset(data.Dataset, ABC):
     """One split: ``dataset[SampleKey(index, epoch, seed)]`` is an ``Example``, ready for a batch.
 
-    In training the sample is augmented by a generator seeded from (seed, epoch, index) alone; otherwise
-    ``epoch`` and ``seed`` change nothing. A plain ``(index, epoch)`` serves as a key too.
+    In training the sample is augmented by generators seeded from its key alone; otherwise ``epoch`` and ``seed`` change
+    nothing. A plain ``(index, epoch)`` serves as a key too.
     """
 
     reduced = False
@@ -95,71 +96,74 @@ class Dataset(data.Dataset, ABC):
         return self.records.ground_truth(self.real_categories)
 
     def training_sizes(self, epoch: int, seed: int) -> np.ndarray:
-        """[I, 2] int64, the height and the width that each image will have in a training's epoch."""
+        """[I, 2] int64, the height and the width that each image will have in a training's epoch, the first time."""
+        keys = [SampleKey(index, epoch, seed) for index in range(len(self))]
         sizes = [
-            self._chosen(index, epoch, seed)[0].size(height, width, _generator(seed, epoch, index))
-            for index, (height, width) in enumerate(self.records.sizes.tolist())
+            self._chosen(key).size(height, width, _generator(key))
+            for key, (height, width) in zip(keys, self.records.sizes.tolist(), strict=True)
         ]
         return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
     def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:
-        index, epoch, seed = SampleKey(*key)
-        index, sample, skipped = self._readable(index, epoch, seed)
+        key, sample, skipped = self._readable(SampleKey(*key))
         if sample is None:
-            return self.blank(index, skipped)
+            return self.blank(key.index, skipped)
         size = sample.size
         image = sample.image
         if self.split == "train":
-            sample = self._augmented(sample, index, epoch, seed)
-            image = sample.image
-        elif (image.height, image.width) != self._wanted(index, epoch, seed):
+            sample, missed = self._augmented(sample, key)
+            image, skipped = sample.image, skipped or missed
+        elif (image.height, image.width) != self._wanted(key):
             image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
-        return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(index), size, skipped)
+        return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(key.index), size, skipped)
 
-    def _wanted(self, index: int, epoch: int, seed: int) -> tuple[int, int] | None:
+    def _wanted(self, key: SampleKey) -> tuple[int, int] | None:
         """(height, width) that an image will be resized to at first; None: all of its pixels are to be read."""
         if not self.reduced:
             return None
-        height, width = self.records.sizes[index].tolist()
+        height, width = self.records.sizes[key.index].tolist()
         if self.split == "train":
-            augment, _ = self._chosen(index, epoch, seed)
-            return augment.first_size(height, width, _generator(seed, epoch, index))
+            return self._chosen(key).first_size(height, width, _generator(key))
         return self.augment.evaluation_size(height, width)
 
-    def _readable(self, index: int, epoch: int, seed: int, whole: bool = False) -> tuple[int, Sample | None, str]:
-        """The sample of an image, or in training of the one instead of it; its index, and what could not be read."""
+    def _readable(self, key: SampleKey, *, whole: bool = False) -> tuple[SampleKey, Sample | None, str]:
+        """The sample of an image, or in training of the one instead of it; its key, and what could not be read."""
         skipped = ""
         for _ in range(len(self)):
             try:
-                wanted = None if whole else self._wanted(index, epoch, seed)
-                return index, self.sample(index, wanted), skipped
+                return key, self.sample(key.index, None if whole else self._wanted(key)), skipped
             except DataError as error:
                 skipped = skipped or str(error)
-                instead = self.instead_of(index)
+                instead = self.instead_of(key.index)
                 if instead is None:
                     raise
                 if self.split != "train":
-                    return index, None, skipped
-                index = instead
+                    return key, None, skipped
+                key = key._replace(index=instead)
         raise DataError(f"not one of the {len(self)} training images can be read; the first: {skipped}")
 
-    def _augmented(self, sample: Sample, index: int, epoch: int, seed: int) -> Sample:
-        """The sample as the training has it, with as many others of the split as its augmentation wants."""
-        augment, rng = self._chosen(index, epoch, seed)
+    def _augmented(self, sample: Sample, key: SampleKey) -> tuple[Sample, str]:
+        """The sample as the training has it, and what could not be read of the others that it is combined with."""
+        augment, skipped = self._chosen(key), ""
         if augment.others:
-            others = rng.integers(len(self), size=augment.others).tolist()
-            read = (self._readable(other, epoch, seed, whole=True)[1] for other in others)
-            sample = augment.combine(sample, [one for one in read if one is not None], rng)
-        return augment.train(sample, _generator(seed, epoch, index))
+            rng, others = _generator(key, kind=_COMBINED), list[Sample]()
+            for other in rng.integers(len(self), size=augment.others).tolist():
+                _, read, missed = self._readable(key._replace(index=other), whole=True)
+                others += [] if read is None else [read]
+                skipped = skipped or missed
+            sample = augment.combine(sample, others, rng)
+        return augment.train(sample, _generator(key)), skipped
 
-    def _chosen(self, index: int, epoch: int, seed: int) -> tuple[Augment, np.random.Generator]:
-        """The augmentation that a sample has in an epoch, and the generator for whatever it is combined with."""
-        rng = _generator(seed, epoch, index, kind=_COMBINED)
-        return self.augment.chosen(epoch, rng), rng
+    def _chosen(self, key: SampleKey) -> Augment:
+        """The augmentation that a sample has in an epoch."""
+        if type(self.augment).chosen is Augment.chosen:
+            return self.augment  # a generator takes longer than all else when an epoch is planned
+        return self.augment.chosen(key.epoch, _generator(key, kind=_CHOSEN))
 
 
-def _generator(seed: int, epoch: int, index: int, kind: int = _SAMPLE) -> np.random.Generator:
-    return np.random.default_rng([kind, seed, epoch, index])
+def _generator(key: SampleKey, kind: int = _SAMPLE) -> np.random.Generator:
+    again = [key.repeat] if key.repeat else []
+    return np.random.default_rng([kind, key.seed, key.epoch, key.index, *again])
 
 
 def relative(sample: Sample) -> torch.Tensor:

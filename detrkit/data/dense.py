@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from detrkit.data.choosing import ChoosingAugment
-from detrkit.data.transforms import Augment, Probability, Sample, make_sample, resize
+from detrkit.data.transforms import Augment, Probability, Sample, limited, make_sample, resize
 from detrkit.recipe import Given, Slot, as_factory, register
 
 TILES = 4
+LARGEST = 1333  # pixels of a side of what is combined; DETR's largest image
 ZOOM = (0.5, 1.5)
 SHIFT = 0.1
 SHARE = (0.45, 0.55)
@@ -53,6 +53,10 @@ class DenseAugment(ChoosingAugment):
         self.after_mosaic: Augment = self.usual if after_mosaic is None else as_factory("augment", after_mosaic)()
         self.mosaic, self.mixup, self.turn = mosaic, mixup, turn
 
+    @classmethod
+    def usual_at(cls, table: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("images",)
+
     def chosen(self, epoch: int, rng: np.random.Generator) -> Augment:
         mixed, *mosaics = rng.random(3) < (self.mixup, self.mosaic, self.mosaic)
         tiles = [TILES if each else 1 for each in (mosaics if mixed else mosaics[:1])]
@@ -67,26 +71,27 @@ class _Combined(ChoosingAugment):
     def __init__(self, usual: Augment, tiles: Sequence[int], turn: float):
         super().__init__(usual)
         self.tiles, self.turn = tiles, turn
-        self.others = sum(tiles) - 1
+        self.others = sum(tiles) - 1 + usual.others
 
-    def combine(self, sample: Sample, others: Iterable[Sample], rng: np.random.Generator) -> Sample:
+    def combine(self, sample: Sample, others: Sequence[Sample], rng: np.random.Generator) -> Sample:
         rest = iter([sample, *others])
         taken = [list(islice(rest, tiles)) for tiles in self.tiles]
         layers = [one[0] if len(one) == 1 else mosaic(one, rng, turn=self.turn) for one in taken]
-        return layers[0] if len(layers) == 1 else mixup(layers[0], layers[1], rng)
+        made = layers[0] if len(layers) == 1 else mixup(layers[0], layers[1], rng)
+        return self.usual.combine(made, list(rest), rng)
 
     def first_size(self, height: int, width: int, rng: np.random.Generator) -> None:
         """All pixels are wanted, whatever follows."""
 
 
 def mosaic(samples: Sequence[Sample], rng: np.random.Generator, turn: float = 0.0) -> Sample:
-    """Four images in a grid of two by two, of the size of the first, black where nothing is.
+    """Four images in a grid of two by two, of the first one's shape and size (up to a limit), black where nothing is.
 
     Each is made as large as a quarter allows and stands at the top left of it. The grid is turned by up to `turn`
     degrees and zoomed by 0.5 to 1.5 around its middle, and shifted by up to a tenth of the image, whose edges cut
     boxes; those below a pixel are dropped. A turned box is the upright one around it.
     """
-    height, width = samples[0].image.height, samples[0].image.width
+    height, width = limited(samples[0].image.height, samples[0].image.width, LARGEST)
     grid = Image.new("RGB", (width, height))
     boxes = []
     for place, sample in enumerate(samples):
@@ -101,7 +106,7 @@ def mosaic(samples: Sequence[Sample], rng: np.random.Generator, turn: float = 0.
         "translate": list(rng.uniform(-SHIFT, SHIFT, 2) * (width, height)),
         "shear": [0.0],
     }
-    image = functional.affine(whole.image, **moved, interpolation=InterpolationMode.BILINEAR)
+    image = functional.affine(whole.image, **moved)
     corners = functional.affine(whole.boxes, **moved).as_subclass(torch.Tensor)
     keep = (corners[:, 2:] - corners[:, :2] >= 1).all(1)
     return make_sample(image, corners[keep].numpy(), whole.labels[keep].numpy())
@@ -110,8 +115,9 @@ def mosaic(samples: Sequence[Sample], rng: np.random.Generator, turn: float = 0.
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     """Two images laid over each other, the first with a share of 0.45 to 0.55, with the objects of both.
 
-    The second is stretched to the first's size.
+    The second is stretched to the first's size, which is that of the image up to a limit.
     """
+    sample = resize(sample, limited(sample.image.height, sample.image.width, LARGEST))
     other = resize(other, (sample.image.height, sample.image.width))
     image = Image.blend(other.image, sample.image, rng.uniform(*SHARE))
     boxes = torch.cat([one.boxes.as_subclass(torch.Tensor) for one in (sample, other)])

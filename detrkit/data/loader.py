@@ -23,11 +23,13 @@ _ORDER = 1  # keeps the order's generator apart from the samples' (see dataset.p
 
 
 class SampleKey(NamedTuple):
-    """Names one sample of a training: the image, and the epoch and seed that its augmentation draws from."""
+    """Names one sample of a training: the image, and what its augmentation draws from."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which a key has no use for
     epoch: int = 0
     seed: int = 0
+    repeat: int = 0
+    """how often the image has come in this epoch before; each time it is augmented anew"""
 
 
 def plan_batches(
@@ -43,14 +45,15 @@ def plan_batches(
     sizes: np.ndarray | None = None,
     pool: int = 0,
 ) -> list[list[int]]:
-    """The images of each batch of an epoch for one of ``world`` processes.
+    """The images of each batch of an epoch for one of ``world`` processes; of a repeated one image + k * ``length``.
 
     Training: a new order in each epoch; the k-th batches of all processes together are the k-th batch that
     one process would have with ``batch_size * world``; an incomplete last batch is left out, unless it is
     the only one. With ``weights`` [length] an epoch is as long, and has each image about as often as its weight is to
-    the mean: rounded up or down, by a draw of the epoch. With ``sizes`` [length, 2], those that the images will have,
-    every ``pool`` batches' images in a row are divided into batches, and these between the processes, so that images
-    of like size are together. Otherwise: every image once, every ``world``-th for each process.
+    the mean: rounded up or down, by a draw of the epoch; k counts how often it has come before. With ``sizes``
+    [length, 2], those that the images will have, every ``pool`` batches' images in a row are divided into batches, and
+    these between the processes, so that images of like size are together. Otherwise: every image once, every
+    ``world``-th for each process.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}")
@@ -64,6 +67,7 @@ def plan_batches(
         total = np.cumsum(weights)
         places = (np.arange(length) + rng.random()) * (total[-1] / length)  # one draw, evenly spaced
         order = rng.permutation(np.searchsorted(total[:-1], places, side="right"))
+        order = order + length * _earlier(order)
     step = batch_size * world
     if length < step:
         # Fewer images than processes: some see the same ones, as every process needs a batch.
@@ -74,23 +78,32 @@ def plan_batches(
         return order.reshape(-1, world, batch_size)[:, rank].tolist()
     scale = np.log(np.maximum(sizes, 1))
     pools = [order[start : start + pool * step] for start in range(0, len(order), pool * step)]
-    order = np.concatenate([_like_together(part, scale, (step, batch_size, 1)) for part in pools])
+    order = np.concatenate([_like_together(part, scale[part % length], (step, batch_size, 1)) for part in pools])
     chunks = order.reshape(-1, world, batch_size)[rng.permutation(len(order) // step)]
     return chunks[:, rank].tolist()
 
 
+def _earlier(order: np.ndarray) -> np.ndarray:
+    """[I] how many equal ones stand before each."""
+    together = np.argsort(order, kind="stable")
+    starts, counts = np.unique(order[together], return_index=True, return_counts=True)[1:]
+    found = np.empty_like(order)
+    found[together] = np.arange(len(order)) - np.repeat(starts, counts)
+    return found
+
+
 def _like_together(order: np.ndarray, scale: np.ndarray, parts: tuple[int, ...]) -> np.ndarray:
-    """The images ``order`` in halves, and these again, along whichever of height and width differs more.
+    """``order`` [I] in halves, and these again, along whichever of height and width ``scale`` [I, 2] differs more.
 
     Halves are multiples of the first of ``parts`` that is smaller than what is divided.
     """
     part = next((size for size in parts if size < len(order)), None)
     if part is None:
         return order
-    own = scale[order]
-    order = order[np.argsort(own[:, own.std(0).argmax()], kind="stable")]
+    along = np.argsort(scale[:, scale.std(0).argmax()], kind="stable")
     middle = max(1, len(order) // part // 2) * part
-    return np.concatenate([_like_together(half, scale, parts) for half in (order[:middle], order[middle:])])
+    halves = along[:middle], along[middle:]
+    return np.concatenate([_like_together(order[half], scale[half], parts) for half in halves])
 
 
 class _Guarded(data.Dataset):
@@ -120,6 +133,11 @@ class WorkerPool:
         self._keys: list[list[SampleKey]] = []
         self._loader: data.DataLoader | None = None
         self._busy = False
+
+    @property
+    def images(self) -> int:
+        """How many the data set has."""
+        return len(self._dataset)  # type: ignore[arg-type]  # torch's base class has no length
 
     def run(self, keys: list[list[SampleKey]]) -> Iterator[Batch]:
         """Prepare one batch for each list of keys. A second run at the same time gets workers of its own."""
@@ -161,7 +179,8 @@ class Loader:
         if skip > len(batches):
             raise ValueError(f"skip is {skip}, but the epoch has {len(batches)} batches")
         self._pool = pool
-        self._keys = [[SampleKey(index, epoch, seed) for index in batch] for batch in batches[skip:]]
+        images = pool.images
+        self._keys = [[SampleKey(n % images, epoch, seed, n // images) for n in batch] for batch in batches[skip:]]
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -56,6 +56,8 @@ class Augment(ABC):
 
     others = 0
     """how many other images of the split ``combine`` is to have; 0: it is not asked"""
+    changes: tuple[int, ...] = ()
+    """epochs from which on it is another one"""
 
     def chosen(self, epoch: int, rng: np.random.Generator) -> Augment:
         """The augmentation that a sample of an epoch has: this one, unless the epoch or chance decide."""

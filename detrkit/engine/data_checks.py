@@ -41,6 +41,15 @@ def left_out(source: DataSource) -> list[str]:
     return found
 
 
+def unreached(source: DataSource, epochs: int) -> list[str]:
+    """Which stages of the augmentation begin after the training has ended."""
+    late = [epoch for epoch in source.augment.changes if epoch >= epochs]
+    if not late:
+        return []
+    told = f"data.augment.changes has {late}, but training ends after epoch {epochs}"
+    return [f"{told}: it never sees images of the last stage, by which evaluation resizes"]
+
+
 def require_files(source: DataSource) -> None:
     """Raise DataError if images' files are not there, which a training would meet hours later."""
     for split, dataset in (("train", source.train), ("val", source.val)):

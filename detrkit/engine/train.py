@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from rich.console import Console
 
-from detrkit.engine.data_checks import crowded, left_out, require_files, require_objects, with_classes
+from detrkit.engine.data_checks import (
+    crowded,
+    left_out,
+    require_files,
+    require_objects,
+    unreached,
+    with_classes,
+)
 from detrkit.engine.learner import compiled_form
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
@@ -120,7 +127,12 @@ def train(
             reporter.say(line)
         if left := recipe.left_out():
             reporter.say(f'left out, as they are "none": {", ".join(left)}', style="yellow")
-        for line in [*lost, *crowded(source, detector.limit), *warnings(workload, options)]:
+        for line in [
+            *lost,
+            *crowded(source, detector.limit),
+            *warnings(workload, options),
+            *unreached(source, options.epochs),
+        ]:
             reporter.warn(line)
         for line in [*unlike_one_batch(workload, detector), *(f"from here on {change}" for change in changed)]:
             reporter.say(line)

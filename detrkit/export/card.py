@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data import Category
+from detrkit.data.choosing import evaluated_at
 from detrkit.data.transforms import Augment
 from detrkit.detections import DetectOptions
 from detrkit.errors import CheckpointError, UserError
 from detrkit.export.form import Form
 from detrkit.pixels import MEAN, STD
 from detrkit.recipe.overrides import plain
-from detrkit.recipe.registry import Factory, load_registered_parts, parts
+from detrkit.recipe.registry import load_registered_parts, parts
 from detrkit.trained import Trained
 
 KEY = "detrkit"
@@ -34,7 +35,7 @@ class Card:
     categories: tuple[Category, ...]
     """label i is the i-th"""
     resize: Mapping[str, Any]
-    """how an image is resized: the recipe's table data.augment, of which `evaluate` alone is done"""
+    """how an image is resized: a table like the recipe's data.augment, of which `evaluate` alone is done"""
     detect: DetectOptions
     """how predictions become detections"""
     mean: tuple[float, ...] = MEAN
@@ -47,13 +48,15 @@ class Card:
     def of(cls, trained: Trained, form: Form, outputs: tuple[str, ...]) -> Card:
         """The card of a trained detector."""
         recipe = trained.recipe
-        augment: Factory = recipe.section("data").parts["augment"]
+        resize = plain(recipe.section("data").parts["augment"])
+        for key in evaluated_at(resize):
+            resize = resize[key]
         return cls(
             title=recipe.title or recipe.name,
             form=form,
             outputs=outputs,
             categories=trained.categories,
-            resize=plain(augment),
+            resize=resize,
             detect=recipe.section("detect"),
         )
 
@@ -94,12 +97,13 @@ class Card:
 
 def _built(said: Mapping[str, Any]) -> Augment:
     """The augmentation that a table says; a table in it says the one that it is made over."""
-    options = {key: _built(value) if isinstance(value, Mapping) else value for key, value in said.items()}
-    options = {key: None if value == "none" else value for key, value in options.items()}
-    name = str(options.pop("type"))
+    name = str(said["type"])
     if name not in parts("augment"):
         raise UserError(
             f'the file was exported with images resized by augment "{name}", which is not known here; '
             "import the module that registers it"
         )
-    return parts("augment")[name](**options)
+    options = {key: _built(value) if isinstance(value, Mapping) else value for key, value in said.items()}
+    return parts("augment")[name](
+        **{key: None if value == "none" else value for key, value in options.items() if key != "type"}
+    )

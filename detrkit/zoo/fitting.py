@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from detrkit.data.choosing import evaluated_at
 from detrkit.errors import CheckpointError
 from detrkit.recipe import Recipe, load_recipe
-from detrkit.recipe.overrides import COMMAND_LINE
+from detrkit.recipe.overrides import COMMAND_LINE, plain
 from detrkit.zoo.classes import count_classes
 from detrkit.zoo.names import Config, Setting
 from detrkit.zoo.recognising import families_of, family_of_config, recognise
@@ -84,18 +85,19 @@ def fit(
 def _sizes(recipe: Recipe, preprocessor: Config | None) -> list[Setting]:
     """How large images are made: a square, or their shorter side, and the longer one at most."""
     said = (preprocessor or {}).get("size")
-    if said is None or recipe.get("data.augment.eval_size", None) is None:
+    at = ".".join(("data", "augment", *evaluated_at(plain(recipe.section("data").parts["augment"]))))
+    if said is None or recipe.get(f"{at}.eval_size", None) is None:
         return []
     if isinstance(said, int):  # as older files have it
         said = {"shortest_edge": said, "longest_edge": (preprocessor or {}).get("max_size", 1333)}
     why = "preprocessor_config.json"
     if {"height", "width"} <= set(said) and said["height"] == said["width"]:
-        square = {"data.augment.type": "square", "data.augment.eval_size": said["height"]}
+        square = {f"{at}.type": "square", f"{at}.eval_size": said["height"]}
         return [Setting(key, value, why) for key, value in square.items()]
     if not {"shortest_edge", "longest_edge"} <= set(said):
         why += f" asks for {said}, which detrkit does not do; images keep their shape"
-        return [Setting("data.augment.eval_size", recipe.get("data.augment.eval_size"), why, assumed=True)]
-    keys = {"data.augment.eval_size": "shortest_edge", "data.augment.eval_max_size": "longest_edge"}
+        return [Setting(f"{at}.eval_size", recipe.get(f"{at}.eval_size"), why, assumed=True)]
+    keys = {f"{at}.eval_size": "shortest_edge", f"{at}.eval_max_size": "longest_edge"}
     return [Setting(key, said[edge], why) for key, edge in keys.items()]
 
 

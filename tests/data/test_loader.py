@@ -18,6 +18,7 @@ from torch.utils import data
 
 from detrkit.data.batch import Example, collate, normalise
 from detrkit.data.loader import SampleKey, WorkerPool, _begin_worker, plan_batches
+from detrkit.data.square import SquareAugment
 from detrkit.data.transforms import FlipAugment, NoAugment
 from detrkit.errors import DataError
 
@@ -237,7 +238,9 @@ def test_images_with_rare_classes_are_seen_more_often(write_set):
         batches = plan_batches(
             16, 4, train=True, epoch=epoch, seed=3, weights=source.train.records.repeat_factors(0.25)
         )
-        index, count = np.unique(np.concatenate(batches), return_counts=True)
+        drawn = np.concatenate(batches)
+        assert len(set(drawn.tolist())) == 16  # each time under a name of its own
+        index, count = np.unique(drawn % 16, return_counts=True)
         assert count.sum() == 16
         assert count[index == 0].sum() in (1, 2)
         seen[index] += count
@@ -246,6 +249,29 @@ def test_images_with_rare_classes_are_seen_more_often(write_set):
     ids = [number for batch in source.loader(batch_size=4) for number in batch.image_ids]
     assert len(ids) == 16
     assert coco(folder).train.records.repeat_factors(0.01).max() == 1.0
+
+
+def test_a_repeated_image_is_augmented_anew(write_set):
+    weights = np.array([1.0] * 9 + [5.0])
+    drawn = np.concatenate(plan_batches(10, 2, train=True, epoch=0, seed=0, weights=weights))
+    often = np.sort(drawn[drawn % 10 == 9])
+    assert often.tolist() == [9, 19, 29, 39][: len(often)]
+    assert len(often) > 2
+    boxes = [box_entry(n, n, [8, 8, 20, 20], category=3) for n in range(1, 11)] + [
+        box_entry(20, 1, [1, 1, 5, 5], category=7)
+    ]
+    folder = write_set([image_entry(n) for n in range(1, 11)], boxes)
+    augment = part(SquareAugment, scales=(24,), distort=1.0, zoom_out=0.0, crop=0.0, flip=0.0)
+    source = CocoSource(root=str(folder), augment=augment, repeat_threshold=0.9)
+    for epoch in range(20):
+        seen: dict[int, list] = {}
+        for batch in source.loader(batch_size=2, epoch=epoch):
+            for image_id, image in zip(batch.image_ids, batch.images, strict=True):
+                seen.setdefault(image_id, []).append(image)
+        if twice := [images for images in seen.values() if len(images) > 1]:
+            assert not torch.equal(*twice[0][:2])
+            return
+    raise AssertionError("no image came twice")
 
 
 def test_weights_keep_processes_apart_as_without():

@@ -1,9 +1,11 @@
 """Exported files beside PyTorch, at batches and sizes other than the traced ones."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import detrkit
 from detrkit.errors import CheckpointError, UserError
@@ -12,6 +14,8 @@ from detrkit.export.check import compare
 from detrkit.export.form import ExportedForm, Form
 from detrkit.export.loading import open_exported, open_written
 from detrkit.export.writing import SUFFIXES, write
+from detrkit.recipe import load_recipe
+from detrkit.recipe.registry import load_registered_parts, parts
 from tests.export.systems import form_and_card, images, trained
 
 CPU = torch.device("cpu")
@@ -175,6 +179,9 @@ def test_a_card_survives_and_refuses(tmp_path):
     card = Card.of(one, Form(mask=False), ("scores",))
     assert Card.from_json(card.to_json(), tmp_path) == replace(card, resize=dict(card.resize))
     assert card.resize["eval_size"] == 800
+    deim = load_recipe("rt_detr_deim_r50_60ep", ["detector.classes=5"])
+    card = Card.of(replace(one, recipe=deim), Form(mask=False), ("scores",))
+    assert (card.resize["type"], card.resize["eval_size"]) == ("square", 640)  # of the last stage
     for text, message in (
         (None, "was not written by `detrkit export`"),
         ("{}", "cannot be read"),
@@ -184,3 +191,30 @@ def test_a_card_survives_and_refuses(tmp_path):
             Card.from_json(text, tmp_path)
     with pytest.raises(UserError, match='augment "mine", which is not known here'):
         replace(card, resize={"type": "mine"}).augment()
+
+
+AUGMENTS = {
+    "none": {"max_size": 500},
+    "flip": {"flip": 0.1},
+    "detr": {"scales": [64, 96], "eval_size": 77},
+    "square": {"eval_size": 99},
+    "dense": {"images": "none"},
+    "by_epoch": {"stages": {"a": "flip", "b": {"type": "dense", "images": "square"}}, "changes": [3]},
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_any_augmentation_s_resizing_comes_back_from_a_card(name):
+    """As the recipe says it, and whatever chooses another is reduced to that."""
+    said = {"type": name, **AUGMENTS[name]}
+    recipe = load_recipe("quickstart").with_values({"data.augment": said}, source="test")
+    card = Card.of(replace(trained("sap_detr_r50_50ep"), recipe=recipe), Form(mask=False), ("scores",))
+    back = Card.from_json(card.to_json(), Path("file")).augment()
+    image = Image.new("RGB", (700, 900))
+    assert back.evaluate(image).size == recipe.section("data").parts["augment"]().evaluate(image).size
+
+
+def test_no_shipped_augmentation_is_left_out():
+    load_registered_parts()
+    shipped = {name for name, build in parts("augment").items() if build.__module__.startswith("detrkit.")}
+    assert shipped == set(AUGMENTS)
