@@ -162,7 +162,9 @@ class Checker:
         wanted = {key: parameter for key, parameter in known.items() if parameter.kind != "offered"}
         offered = [key for key in table if key in known and key not in wanted]
         for key in offered:
-            self.report((*path, key), "is set by the model around this part, not in a recipe")
+            shared = any(key in parameters_of(one, "detector") for one in parts("detector").values())
+            told = f"; detector.{key} sets it for all parts" if shared else ""
+            self.report((*path, key), f"is set by the model around this part, not in a recipe{told}")
         rest = {key: value for key, value in table.items() if key not in offered}
         self._check_keys(rest, {"type", *wanted}, path, owner=f'{slot} "{name}"', slot=slot)
         found = {key: self.value(parameter, table, path) for key, parameter in wanted.items()}

@@ -27,7 +27,22 @@ class Layer:
         return Source("recipe")
 
 
+MOST_LEVELS = 30
 ImpliedType = Callable[[Mapping[str, Any], KeyPath], str | None]
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether tables and lists are inside one another on more levels than anything has a use for.
+
+    What reads and writes them may call itself for each level, and Python ends that after some hundred.
+    """
+    level: list[Any] = [value]
+    for _ in range(MOST_LEVELS):
+        tables = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [inner for table in tables for inner in table]
+        if not level:
+            return False
+    return True
 
 
 def merge(base: Layer, over: Layer, implied_type: ImpliedType) -> Layer:

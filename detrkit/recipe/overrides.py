@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from detrkit.recipe.layers import Layer
+from detrkit.recipe.layers import MOST_LEVELS, Layer, is_too_deep
 from detrkit.recipe.lines import KeyPath
 from detrkit.recipe.problems import Problem, Source
 from detrkit.recipe.registry import Factory
@@ -24,6 +24,8 @@ def parse_overrides(overrides: Iterable[str]) -> tuple[Layer, list[Problem]]:
         path = parse_path(key)
         if not equals or path is None:
             problems.append(Problem(COMMAND_LINE, None, text, "should be written as key.path=value"))
+        elif len(path) > MOST_LEVELS:
+            problems.append(Problem(COMMAND_LINE, None, key, "is nested too deeply"))
         elif path[0] == "extends":
             problems.append(Problem(COMMAND_LINE, None, "extends", "can only stand in a recipe file"))
         else:
@@ -93,7 +95,7 @@ def parse_path(key: str) -> tuple[str, ...] | None:
     """The parts of a dotted key as TOML reads it, None if it is not one."""
     try:
         table = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return None
     path: tuple[str, ...] = ()
     while isinstance(table, dict):
@@ -107,10 +109,15 @@ def parse_path(key: str) -> tuple[str, ...] | None:
 def _parse_value(text: str) -> tuple[Any, str | None]:
     try:
         document = tomllib.loads(f"value = {text}")
+        deep = is_too_deep(document)
+    except RecursionError:
+        deep = True
     except tomllib.TOMLDecodeError as error:
         if text[:1] in ("[", "{", '"', "'"):
             return text, f"{text} is not a TOML value: {error}"
         return text, None
+    if deep:
+        return "", "is nested too deeply"
     if list(document) != ["value"]:  # a text with line breaks can hold more keys
         return text, None
     return document["value"], None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detrkit.recipe.layers import Layer, merge
+from detrkit.recipe.layers import Layer, is_too_deep, merge
 from detrkit.recipe.library import display_name, find_recipe, is_known, recipe_names
 from detrkit.recipe.lines import key_lines
 from detrkit.recipe.parameters import implied_type
@@ -97,7 +97,10 @@ class Reader:
     def _parse(self, text: str, source: Source) -> tuple[dict[str, Any], dict]:
         text = text.replace("\r\n", "\n")
         try:
-            return tomllib.loads(text), key_lines(text)
+            values = tomllib.loads(text)
+            if is_too_deep(values):
+                raise RecursionError
+            return values, key_lines(text)
         except tomllib.TOMLDecodeError as error:
             # The line is part of the message; an attribute for it came only with Python 3.14.
             found = re.search(r" \(at line (\d+), column (\d+)\)", str(error))

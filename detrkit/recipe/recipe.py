@@ -176,7 +176,7 @@ def load_run_recipe(run: Path, overrides: Sequence[str] = (), *, trust: bool = F
 
 def parse_recipe(text: str, path: Path, overrides: Sequence[str] = (), *, run: Path, trust: bool = False) -> Recipe:
     """As `load_run_recipe`, for a recipe (TOML) inside a file `path` of a run, in the metadata of weights say."""
-    reader, told = Reader(), f"the recipe inside {path}"
+    reader, told = Reader(), f"{path} (the one inside)"
     return _loaded(reader, reader.read_text(text, path, told), path.stem, told, overrides, run=run, trust=trust)
 
 
@@ -242,6 +242,8 @@ def _find(name: str) -> Path:
     for candidate in candidates:
         if candidate is not None and candidate.is_file():
             return candidate
+    if path.is_dir():
+        raise UserError(f"{name} is a folder without a recipe.toml; name a .toml file in it, or the folder of a run")
     hint = nearest(name, recipe_names()) or "; `detrkit recipes` lists the known ones"
     raise UserError(f"{name}: there is no such file or folder, and no known recipe of that name{hint}")
 

@@ -47,9 +47,14 @@ def require_trust(strange: Mapping[str, Source], run: Path | None, *, trust: boo
 
 def remember(run: Path, imports: Iterable[str]) -> None:
     """Note that a run, at its place, may import these as they are now."""
-    found = {name: _fingerprint(name) for name in imports}
+    found = fingerprints(imports)
     if found:
         write_text(_place(run), json.dumps({"run": str(run.resolve()), "imports": _record(run) | found}, indent=1))
+
+
+def fingerprints(imports: Iterable[str]) -> dict[str, str]:
+    """A hash of the code behind each file or module."""
+    return {name: _fingerprint(name) for name in imports}
 
 
 def _record(run: Path) -> dict[str, str]:

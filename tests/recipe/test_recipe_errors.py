@@ -160,6 +160,33 @@ def test_a_file_that_is_not_toml_is_named_with_its_line(toys, write, text, line)
     assert "is not TOML" in problem.message
 
 
+@pytest.mark.parametrize("levels", [40, 300, 5000])
+@pytest.mark.parametrize("of", ["lists", "tables", "keys", "headers"])
+def test_what_is_nested_too_deeply_is_refused(base, write, levels, of):
+    """Such a recipe could be read, and not be written into its run."""
+    keys = "epochs." * levels + "epochs"
+    text = {
+        "lists": f'extends = "base"\nreproduces.epochs = {"[" * levels}{"]" * levels}\n',
+        "tables": f'extends = "base"\nreproduces.epochs = {"{ a = " * levels}1{" }" * levels}\n',
+        "keys": f'extends = "base"\nreproduces.{keys} = 1\n',
+        "headers": f'extends = "base"\n[reproduces.{keys}]\n',
+    }[of]
+    [problem] = problems_of(write("mine.toml", text))
+    assert "nested too deeply" in problem.message
+    over = {
+        "lists": f"reproduces.x={'[' * levels}{']' * levels}",
+        "tables": f"reproduces.x={'{ a = ' * levels}1{' }' * levels}",
+    }
+    said = over.get(of, f"reproduces.{keys}=1")
+    with pytest.raises(RecipeError, match=r"nested too deeply|should be written as"):
+        load_recipe(write("plain.toml", 'extends = "base"\n'), [said])
+
+
+def test_a_folder_of_recipes_is_no_recipe(base):
+    with pytest.raises(UserError, match=r"is a folder without a recipe\.toml; name a \.toml file in it"):
+        load_recipe(str(base.parent))
+
+
 def test_a_broken_base_is_named_once_and_as_itself(base, write):
     write("broken.toml", "x = = 1\n")
     write("between.toml", 'extends = "broken"\n')
