@@ -66,7 +66,7 @@ def show(
     faults = Faults()
     drawing = draw_inside(look, kept=kept, queries=queries, layers=layers, faults=faults)
     pictures = list(tracked(console, drawing, "drawing"))
-    facts = [f"{trained.recipe.get('title') or run}: {trained.origin}", *missing(look)]
+    facts = [f"{trained.recipe.title or trained.recipe.name}: {trained.origin}", *missing(look)]
     if kept[0].score < threshold:
         facts.append(f"No detection reaches {threshold:g}: the best one is shown.")
     facts += faults

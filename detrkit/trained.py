@@ -59,7 +59,10 @@ def open_trained(
     Raises:
         UserError: neither a run nor a recipe, weights that do not fit or are not finite, ...
     """
+    from detrkit.recipe.library import find_recipe
+    from detrkit.recipe.problems import nearest
     from detrkit.runs.checkpoint import locate
+    from detrkit.runs.history import is_run
 
     overrides = list(overrides)
     path = Path(target)
@@ -70,6 +73,9 @@ def open_trained(
         if which is not None and folder == path:
             raise UserError(f"{target} is one checkpoint of a run; --which chooses where the run itself is named")
         return _open_run(run, folder, overrides, data, trust)
+    if weights is None and not path.exists() and find_recipe(target) is None:
+        runs = [str(one) for one in path.parent.glob("*") if is_run(one)]
+        raise UserError(f"{target}: there is no such run{nearest(target, runs)}")
     if weights is None:
         raise UserError(f"{target} is not the folder of a run; for a recipe, name its weights with --weights FILE")
     if which is not None:

@@ -85,14 +85,14 @@ def test_a_part_that_is_none_of_its_slots_kind_is_named(tmp_path, own_costs):
 def own_parts(monkeypatch):
     """Parts that a test registers are known in it alone."""
     registry.load_registered_parts()
-    for slot in ("cost", "term", "geometry"):
+    for slot in ("cost", "loss", "queries", "term", "geometry"):
         monkeypatch.setitem(registry._current.parts, slot, dict(registry.parts(slot)))
 
 
-def test_three_parts_of_ones_own_train_together(tmp_path, own_parts):
-    """A cost, a term and a geometry, as docs/own_parts.md has them, of base classes alone."""
+def test_parts_of_ones_own_train_together(tmp_path, own_parts):
+    """As docs/own_parts.md has them, of base classes alone."""
     page = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
-    for heading in ("A cost", "A term of cross-attention", "A geometry"):
+    for heading in ("A cost", "A loss", "A query generator", "A term of cross-attention", "A geometry"):
         [code] = snippets(heading, "docs/own_parts.md")
         said = re.search(rf"## {heading}\n\n.*?: (\d+) lines, `(\w+\.py)`", page, flags=re.DOTALL)
         lines = [line for line in code.splitlines() if line.strip()]
@@ -104,8 +104,12 @@ def test_three_parts_of_ones_own_train_together(tmp_path, own_parts):
     detector, criterion = detrkit.build_detector(recipe).train(), detrkit.build_criterion(recipe)
     targets = [{"labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.3, 0.6, 0.1, 0.1]])}]
     output = detector(torch.rand(1, 3, 64, 96), None, targets)
-    criterion(output, targets)["total"].backward()
+    losses = criterion(output, targets)
+    losses["total"].backward()
     assert criterion.matcher.costs["shape"].weight == 0.5
+    assert losses["shape"] > 0
+    assert output.boxes.shape[2] == 49
+    assert detector.queries.sizes.grad.abs().sum() > 0
     assert type(detector.decoder.geometry).__name__ == "DeltaGeometry"
     first = detector.decoder.layers[0].cross_attention
     assert first.terms["cosine"].query.projection.weight.grad.abs().sum() > 0

@@ -124,13 +124,30 @@ def _collate(examples: Sequence[Example | DataError]) -> Batch | DataError:
     return fault or collate([item for item in examples if not isinstance(item, DataError)])
 
 
+class _Asked(data.Sampler[list[SampleKey]]):
+    """The batches that a pool was asked for last.
+
+    No pool is its own sampler: the two would hold one another, and the workers of one that nobody needs any more would
+    end whenever Python collects cycles, in a worker of another, say, to which they are not known.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[list[SampleKey]] = []
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
 class WorkerPool:
     """The workers of one data set, kept from epoch to epoch: starting them imports torch on some systems."""
 
     def __init__(self, dataset: data.Dataset, workers: int):
         self._dataset = dataset
         self._workers = workers
-        self._keys: list[list[SampleKey]] = []
+        self._asked = _Asked()
         self._loader: data.DataLoader | None = None
         self._busy = False
 
@@ -149,27 +166,20 @@ class WorkerPool:
             if self._loader is None:
                 self._loader = data.DataLoader(
                     _Guarded(self._dataset),
-                    batch_sampler=self,
+                    batch_sampler=self._asked,
                     collate_fn=_collate,
                     num_workers=self._workers,
                     persistent_workers=self._workers > 0,
                     worker_init_fn=_begin_worker,
                     pin_memory=torch.cuda.is_available(),
                 )
-            self._keys = keys
+            self._asked.keys = keys
             for batch in self._loader:
                 if isinstance(batch, DataError):
                     raise batch
                 yield batch
         finally:
             self._busy = False
-
-    # The loader's batch sampler: whatever was asked for last.
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
 
 class Loader:

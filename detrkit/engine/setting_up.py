@@ -21,6 +21,7 @@ from detrkit.engine.trainer import Trainer
 from detrkit.engine.workload import Workload
 from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.losses.base import BaseCriterion
+from detrkit.recipe.trust import fingerprints
 from detrkit.runs.environment import describe_environment
 from detrkit.runs.run_folder import RunFolder
 
@@ -105,5 +106,6 @@ def begin_records(
     """
     here = place.here
     begin = partial(run.begin_loggers, said, step=step, resumed=resumed)
-    here.in_first(lambda: run.add_environment(describe_environment(place.device, here.world)))
+    code = fingerprints(said.get("imports") or ())
+    here.in_first(lambda: run.add_environment(describe_environment(place.device, here.world, code)))
     here.in_first(lambda: begin(warn=reporter.warn))

@@ -22,7 +22,7 @@ from detrkit.engine.learner import compiled_form
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse
-from detrkit.engine.resume import allowed_changes, check_categories, find_start
+from detrkit.engine.resume import allowed_changes, changed_code, check_categories, find_start
 from detrkit.engine.setting_up import begin_records, make_trainer, placed
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
@@ -88,7 +88,7 @@ def train(
             start = find_start(run, which)
             here.in_first(lambda: held.enter_context(locked(run.path)))
             check_categories(run, start, source)
-            changed = allowed_changes(run, start, recipe, trust=trust)
+            changed = [*allowed_changes(run, start, recipe, trust=trust), *changed_code(run, recipe)]
         detector, filled = _filled_detector(recipe, options, is_begun=start is not None)
         criterion = build_criterion(recipe)
         if options.compile:

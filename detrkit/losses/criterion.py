@@ -118,6 +118,7 @@ class Criterion(BaseCriterion):
         self, output: Output, targets: Sequence[Target], objects: Tensor | None, images: int | None
     ) -> tuple[dict[str, tuple[float, Tensor]], Matches | Sequence[Matches], Targets]:
         """Each term with its weight; the answer's pairs, and the truths that they speak of."""
+        _check_output(output)
         check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - output.background)
         self._check_extras(output)
         output = output.float() if output.logits.dtype != torch.float64 else output
@@ -219,3 +220,15 @@ def _over_processes(counts: Tensor) -> Tensor:
         dist.all_reduce(counts)
         world = dist.get_world_size()
     return counts.clamp(min=1) / world
+
+
+def _check_output(output: Output) -> None:
+    """Raise UserError unless these are predictions of layers, which whoever has one layer forgets."""
+    if not isinstance(output, Output):
+        raise UserError(f"predictions are {type(output).__name__}; the criterion takes detrkit.Output(logits, boxes)")
+    shapes = {"logits": tuple(output.logits.shape), "boxes": tuple(output.boxes.shape)}
+    if any(len(shape) != 4 for shape in shapes.values()) or shapes["logits"][:3] != shapes["boxes"][:3]:
+        raise UserError(
+            f"predictions have logits {list(shapes['logits'])} and boxes {list(shapes['boxes'])}; they are "
+            "[Y, B, N, K] and [Y, B, N, 4] of Y decoder layers; of a single one take logits[None] and boxes[None]"
+        )

@@ -30,6 +30,9 @@ def check_truths(targets: Sequence[Target], *, images: int, classes: int) -> Non
         if missing := [key for key in ("labels", "boxes") if key not in target]:
             raise UserError(f"{where} has no {missing[0]!r}; a target holds {_FORM}")
         labels, boxes = target["labels"], target["boxes"]
+        for key, value in {"labels": labels, "boxes": boxes}.items():
+            if not isinstance(value, Tensor):
+                raise UserError(f"{where} has {key} that are a {type(value).__name__}; a target holds tensors, {_FORM}")
         if len(labels) != len(boxes):
             raise UserError(f"{where} has {len(labels)} labels and {len(boxes)} boxes; a target holds {_FORM}")
         if len(boxes) and boxes.shape[1:] != (4,):

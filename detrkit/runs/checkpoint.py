@@ -143,13 +143,15 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such file")
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path} is not a .safetensors file. Other formats (.pt, .pth, .pkl) can run code while they are "
             "loaded, so detrkit does not load them; `detrkit convert` reads official checkpoints safely"
         )
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+        raise CheckpointError(f"{path} is a folder, not a file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file

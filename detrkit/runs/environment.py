@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ import torch
 PACKAGES = ("detrkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pycocotools", "safetensors")
 
 
-def describe_environment(device: torch.device, world: int) -> dict[str, Any]:
-    """Versions, git commit, hardware and command line, ready for JSON. No names of hosts or persons' accounts."""
+def describe_environment(device: torch.device, world: int, imports: Mapping[str, str]) -> dict[str, Any]:
+    """Versions, git commit, hardware and command line, ready for JSON. No names of hosts or persons' accounts.
+
+    imports: hashes of the code that the recipe imports, by its files and modules.
+    """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "git": _git(Path(__file__).parent),
+        "imports": dict(imports),
         "hardware": {
             "system": platform.platform(),
             "processor": _processor(),

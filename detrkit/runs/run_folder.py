@@ -91,6 +91,14 @@ class RunFolder:
         starts = starts if isinstance(starts, list) else [starts]
         write_text(path, json.dumps([*starts, environment], indent=1))
 
+    def code_of_last_start(self) -> dict[str, str]:
+        """Hashes of the code that the recipe imported at the last start, by its files; empty where none is noted."""
+        try:
+            last = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))[-1]["imports"]
+            return {str(name): str(found) for name, found in last.items()}
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            return {}  # of an older run, or damaged, which is no reason to stop a training
+
     def begin_loggers(
         self, recipe: Mapping[str, Any], *, step: int, resumed: bool, warn: Callable[[str], None]
     ) -> None:

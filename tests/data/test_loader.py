@@ -1,7 +1,9 @@
 """Batches: padding, order, resuming, sharing between processes, and workers that change nothing."""
 
 import ctypes
+import gc
 import io
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -288,6 +290,20 @@ class Threads(data.Dataset):
         torch.rand(2000, 300) @ torch.rand(300, 2000)
         threads = len(list(Path("/proc/self/task").iterdir()))
         return Example(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(1, 4), torch.tensor([threads]), 1, (4, 4))
+
+
+def test_workers_end_with_their_pool():
+    """Without Python's search for cycles, which may come in a worker of another pool, where they are not children."""
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        source = shapes(train_images=4)
+        assert len(list(source.loader(batch_size=2, workers=1))) == 2
+        assert set(multiprocessing.active_children()) > before
+        del source
+        assert set(multiprocessing.active_children()) == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -19,7 +19,7 @@ from detrkit.engine.data_checks import left_out
 from detrkit.engine.train import train
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, DataError, UserError
-from detrkit.recipe import load_recipe
+from detrkit.recipe import load_recipe, registry
 from detrkit.runs.checkpoint import load_run, read_state, read_weights
 from detrkit.runs.history import read_metrics
 from detrkit.runs.lock import HANDED_OVER, locked, take_lock
@@ -310,6 +310,24 @@ def test_a_resume_says_what_changes_and_each_checkpoint_keeps_its_recipe(copy):
     assert load_run(copy, "last")[0].get("train.epochs") == 3
     if read_state(copy / "best")["position"]["step"] < 9:
         assert load_run(copy, "best")[0].values == best.values
+
+
+def test_a_resume_says_that_the_code_of_a_part_has_changed(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._current.parts, "cost", dict(registry.parts("cost")))
+    (tmp_path / "one.py").write_text("A = 1\n")
+    (tmp_path / "mine.toml").write_text('extends = "quickstart"\nimports = ["one.py"]\n')
+    mine, run = load_recipe(tmp_path / "mine.toml", SMALL), tmp_path / "run"
+    train(mine, run)
+    longer = [*SMALL, "train.epochs=3"]
+    train(load_recipe(tmp_path / "mine.toml", longer), run, resume=True, trust=True)
+    assert "the code of" not in (run / "log.txt").read_text()
+    (tmp_path / "one.py").write_text("A = 2\n")
+    train(load_recipe(tmp_path / "mine.toml", [*longer, "train.epochs=4"]), run, resume=True, trust=True)
+    assert f"from here on the code of {tmp_path / 'one.py'} is another\n" in (run / "log.txt").read_text()
+    hashes = [
+        start["imports"][str(tmp_path / "one.py")] for start in json.loads((run / "environment.json").read_text())
+    ]
+    assert [hashes[0] == other for other in hashes] == [True, True, False]
 
 
 def test_a_recipe_that_was_edited_in_a_run_does_not_speak_for_its_weights(copy):

@@ -251,6 +251,8 @@ LABELS = torch.tensor([[0, 6, 4], [3, -2, 1]])  # each with one among others tha
         (lambda targets: targets[0]["boxes"][1, 2:].neg_(), r"targets\[0\] has a box of a negative width or height"),
         (lambda targets: targets[0].update(boxes=torch.rand(2, 3)), r"targets\[0\] has boxes \[2, 3\]; a target"),
         (lambda targets: targets[0].update(labels=torch.ones(2)), r"targets\[0\] has labels of torch\.float32"),
+        (lambda targets: targets[0].update(labels=[1, 1]), r"targets\[0\] has labels that are a list; a target holds"),
+        (lambda targets: targets[0].update(boxes=[[0.5] * 4] * 2), r"targets\[0\] has boxes that are a list; a target"),
     ],
 )
 def test_truths_in_another_form_are_named(change, said):
@@ -259,6 +261,20 @@ def test_truths_in_another_form_are_named(change, said):
     change(targets)
     with pytest.raises(UserError, match=said):
         check_truths(targets, images=3, classes=5)
+
+
+def test_predictions_of_a_single_layer_are_named():
+    criterion = detrkit.build_criterion(detrkit.load_recipe("dab_detr_r50_50ep"))
+    logits, boxes = torch.zeros(2, 12, 5), torch.full((2, 12, 4), 0.5)
+    targets = [{"labels": torch.zeros(1, dtype=torch.int64), "boxes": torch.full((1, 4), 0.5)}] * 2
+    assert criterion(Output(logits[None], boxes[None]), targets)["total"] > 0
+    for output, said in (
+        (Output(logits, boxes), r"logits \[2, 12, 5\] and boxes \[2, 12, 4\].* take logits\[None\] and boxes\[None\]"),
+        (Output(logits[None], boxes[None, :, 1:]), r"boxes \[1, 2, 11, 4\]"),
+        ({"logits": logits[None], "boxes": boxes[None]}, r"predictions are dict; the criterion takes detrkit\.Output"),
+    ):
+        with pytest.raises(UserError, match=said):
+            criterion(output, targets)
 
 
 def test_truths_at_the_ends_of_what_is_allowed():

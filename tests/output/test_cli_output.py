@@ -161,6 +161,8 @@ def test_evaluate_a_recipe_with_weights(run, tmp_path):
     assert json.loads((tmp_path / "there" / "evaluation.json").read_text())["weights"] == str(weights)
     with pytest.raises(UserError, match="is not the folder of a run; for a recipe, name its weights"):
         call("evaluate", tmp_path / "mine.toml")
+    with pytest.raises(UserError, match=r"smal: there is no such run; did you mean .*small"):
+        call("evaluate", run.parent / "smal")
     with pytest.raises(UserError, match="which has weights of its own"):
         call("evaluate", run, "--weights", weights)
     with pytest.raises(CheckpointError, match="belongs to another recipe"):

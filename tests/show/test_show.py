@@ -66,6 +66,13 @@ def test_run_without_grid_and_gaussians(tmp_path):
     assert list((tmp_path / "out").glob("query_*_layer_2_attention.png"))
 
 
+def test_a_run_without_a_title(tmp_path):
+    run = untrained(tmp_path / "dab", "quickstart_dab", "queries.count=7")
+    text = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text("\n".join(line for line in text.splitlines() if not line.startswith("title")))
+    assert "pictures and index.html written" in call("show", run, "val:1", "--threshold", 0)
+
+
 def test_a_picture_that_cannot_be_drawn_is_named_and_the_others_are_there(sap, tmp_path, monkeypatch):
     def fail(*arguments):
         raise ValueError("no such font")
