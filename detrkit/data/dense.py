@@ -27,14 +27,14 @@ SHARE = (0.45, 0.55)
 class DenseAugment(ChoosingAugment):
     """Mosaic and mixup before another augmentation, so that an image has more objects (DEIM, section 3.2).
 
+    What follows a mosaic neither zooms out nor crops, as a mosaic does both (`uncropped`).
+
     Both keep the image's size and take other images of the training split, drawn by the sample's seed, epoch and index.
     Each object still has one query: the more objects, the more queries learn. The first and the last epochs should
     learn from images as they are, which the augmentation "by_epoch" says.
 
     Args:
         images: the augmentation that follows, and that evaluation resizes by.
-        after_mosaic: the one that follows where a mosaic has a part in the image; not given: `images`. It should
-            neither zoom out nor crop, as a mosaic does both.
         mosaic: probability that the image and three others share its place (`mosaic`).
         mixup: probability that the image is mixed with another, which may be a mosaic as it may itself (`mixup`).
         turn: the most degrees by which a mosaic is turned.
@@ -44,13 +44,11 @@ class DenseAugment(ChoosingAugment):
         self,
         *,
         images: Annotated[Given, Slot("augment")] = "detr",
-        after_mosaic: Annotated[Given | None, Slot("augment")] = None,
         mosaic: Probability = 0.5,
         mixup: Probability = 0.5,
         turn: Annotated[float, Field(ge=0, le=180)] = 10.0,
     ):
         super().__init__(as_factory("augment", images)())
-        self.after_mosaic: Augment = self.usual if after_mosaic is None else as_factory("augment", after_mosaic)()
         self.mosaic, self.mixup, self.turn = mosaic, mixup, turn
 
     @classmethod
@@ -60,8 +58,8 @@ class DenseAugment(ChoosingAugment):
     def chosen(self, epoch: int, rng: np.random.Generator) -> Augment:
         mixed, *mosaics = rng.random(3) < (self.mixup, self.mosaic, self.mosaic)
         tiles = [TILES if each else 1 for each in (mosaics if mixed else mosaics[:1])]
-        following = self.after_mosaic if TILES in tiles else self.usual
-        following = following.chosen(epoch, rng)
+        following = self.usual.chosen(epoch, rng)
+        following = following.uncropped() if TILES in tiles else following
         return following if tiles == [1] else _Combined(following, tiles, self.turn)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Any
 
 import numpy as np
@@ -46,6 +47,11 @@ class SquareAugment(Augment):
         self.scales, self.crop, self.flip, self.eval_size = scales, crop, flip, eval_size
         self.colours, self.zoom_out = v2.RandomPhotometricDistort(p=distort), v2.RandomZoomOut(fill=0, p=zoom_out)
         self.cut, self.sound = v2.RandomIoUCrop(), v2.SanitizeBoundingBoxes(labels_getter=_labels)
+
+    def uncropped(self) -> SquareAugment:
+        same = copy.copy(self)
+        same.crop, same.zoom_out = 0.0, v2.RandomZoomOut(fill=0, p=0.0)
+        return same
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         size = self.size(sample.image.height, sample.image.width, rng)

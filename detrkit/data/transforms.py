@@ -6,6 +6,7 @@ generator that is handed in, so that a sample depends on nothing but its seed.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -61,6 +62,10 @@ class Augment(ABC):
 
     def chosen(self, epoch: int, rng: np.random.Generator) -> Augment:
         """The augmentation that a sample of an epoch has: this one, unless the epoch or chance decide."""
+        return self
+
+    def uncropped(self) -> Augment:
+        """The same without zooming out and crops, where it has any: for images that have had both."""
         return self
 
     @abstractmethod
@@ -215,6 +220,11 @@ class DetrAugment(Augment):
         self.crop_max = crop_max
         self.eval_size = eval_size
         self.eval_max_size = eval_max_size
+
+    def uncropped(self) -> DetrAugment:
+        same = copy.copy(self)
+        same.crop = 0.0
+        return same
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         drawn = self._draw(*sample.size, rng)

@@ -193,11 +193,21 @@ def test_what_is_very_large_is_combined_smaller():
 
 
 def test_what_follows_a_mosaic_may_differ():
-    plain, after = NoAugment(), SquareAugment(scales=(48,))
-    augment = DenseAugment(images=plain, after_mosaic=after, mosaic=0.5, mixup=0.5)
-    sizes = {(one.others > 1, one.size(30, 40, np.random.default_rng(0))) for one in chosen(augment)}
-    assert sizes == {(False, (30, 40)), (True, (48, 48))}
-    assert augment.evaluate(rectangle(9).image).size == (96, 64)
+    """It neither zooms out nor crops, by whatever augmentation; sizes, flips and colours are as without."""
+    for images in (SquareAugment(scales=(48,), zoom_out=1.0, crop=1.0), DetrAugment(crop=1.0, scales=(48,))):
+        augment = DenseAugment(images=images, mosaic=0.5, mixup=0.5)
+        whole, seen = rectangle(200, 96, 96, (0, 0, 96, 96)), {True: set(), False: set()}
+        for seed, one in enumerate(chosen(augment, seeds=60)):
+            made = one.train(whole, np.random.default_rng(seed))
+            areas = (made.boxes[:, 2:] - made.boxes[:, :2]).prod(1) / (made.size[0] * made.size[1])
+            shades = np.asarray(made.image).max(-1)
+            seen[one.others not in (0, 1)].add(bool(round(float(areas[0]), 2) == 1 and shades.min() > 0))
+        assert seen[True] == {True}  # the whole image, whose one object fills it
+        assert {one.usual.crop for one in chosen(augment) if one.others > 1} == {0.0}
+        if isinstance(images, SquareAugment):
+            assert False in seen[False]
+        assert images.crop == 1.0  # what others have is as it was
+    assert DenseAugment(images=NoAugment()).evaluate(rectangle(9).image).size == (96, 64)
 
 
 def test_what_is_combined_wants_all_pixels_and_what_is_not_may_be_decoded_smaller():
