@@ -106,6 +106,8 @@ class TwoStageQueries(QueryGenerator):
     queries is the next best N tokens (H-DETR, official code). With fewer tokens than `count`, rank r keeps its learned
     content and the ranks beyond the tokens are left out of that batch.
 
+    Needs the position "learned", which reads the embedding, where `content = "learned"`.
+
     Args:
         width: D.
         geometry: turns the chosen boxes into references.

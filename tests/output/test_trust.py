@@ -95,7 +95,7 @@ def test_every_verb_refuses_what_came_along_with_a_run(theirs, ran, tmp_path):
 
 def test_the_recipe_in_the_weights_is_no_way_around(theirs, plain, ran):
     (theirs / "recipe.toml").write_bytes((plain / "recipe.toml").read_bytes())
-    with pytest.raises(UserError, match=r"evil_part.py \(the recipe inside .*safetensors:1\)"):
+    with pytest.raises(UserError, match=r"evil_part.py \(.*safetensors \(the one inside\):1\)"):
         load_run(theirs)
     (theirs / "recipe.toml").write_text("")  # the resume then reads the weights' own
     assert REFUSED in str(verb("train", "--resume", theirs).exception)
