@@ -1,11 +1,7 @@
 """The whole way with real parts: a recipe on the shapes data, made as small as it goes."""
 
 import json
-import os
 import shutil
-import signal
-import sys
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,7 +18,7 @@ from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.recipe import load_recipe, registry
 from detrkit.runs.checkpoint import load_run, read_state, read_weights
 from detrkit.runs.history import read_metrics
-from detrkit.runs.lock import HANDED_OVER, locked, take_lock
+from detrkit.runs.lock import locked
 from detrkit.trained import open_trained
 
 from .toys import toy_trainer
@@ -375,27 +371,3 @@ def test_two_trainings_of_one_run(copy):
     with locked(copy), pytest.raises(UserError, match="is being trained by another process"):
         train(load_recipe(copy), copy, resume=True)
     train(load_recipe(copy), copy, resume=True)  # the lock is gone with its holder
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no such lock")
-def test_a_lock_is_handed_over_and_not_kept_by_forks(tmp_path, monkeypatch):
-    lock = take_lock(tmp_path)
-    assert take_lock(tmp_path) is None
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:  # as a worker of a loader, which may live on
-        os.write(writer, b"x")
-        time.sleep(60)
-        os._exit(0)
-    os.read(reader, 1)
-    try:
-        monkeypatch.setenv(HANDED_OVER, str(os.dup(lock.fileno())))
-        with locked(tmp_path):
-            lock.close()
-            assert take_lock(tmp_path) is None
-        again = take_lock(tmp_path)
-        assert again is not None
-        again.close()
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
