@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ class ChoosingAugment(Augment):
     def usual_at(cls, table: Mapping[str, Any]) -> tuple[str, ...]:
         """The keys by which the usual one is found in a table of options."""
         raise NotImplementedError
+
+    def uncropped(self) -> ChoosingAugment:
+        same = copy.copy(self)
+        same.usual = self.usual.uncropped()
+        return same
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return self.usual.train(sample, rng)

@@ -167,6 +167,8 @@ def test_a_mosaic_and_a_mixture_may_meet():
 
 def test_one_that_combines_may_follow_one_that_does():
     inner = DenseAugment(images=NoAugment(), mosaic=1.0, mixup=0.0)
+    cropped = DenseAugment(images=SquareAugment(), mosaic=0.0, mixup=1.0)
+    assert chosen(DenseAugment(images=cropped, mosaic=1.0, mixup=0.0), seeds=1)[0].usual.usual.crop == 0.0
     both = chosen(DenseAugment(images=inner, mosaic=0.0, mixup=1.0), seeds=1)[0]
     assert both.others == 4
     made = both.combine(rectangle(1), [rectangle(n) for n in range(2, 6)], np.random.default_rng(0))
