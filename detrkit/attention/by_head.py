@@ -35,30 +35,22 @@ def gains(value: Tensor, *, queries: int, width: int) -> bool:
     return onednn.gains_at(queries * value.shape[-2] * width)
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    allowed: Tensor | None = None,
-    dropout: float = 0.0,
-    scale: float | None = None,
-) -> Tensor:
-    """softmax(q k scale + what is allowed) v, [B, H, N, F], as PyTorch's fused attention: by it, or head by head.
+def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """softmax(q k / sqrt(E) + what is allowed) v, [B, H, N, F], by PyTorch's fused attention, or head by head.
 
     Args:
         query, key, value: [B, H, N, E], [B, H, L, E], [B, H, L, F].
         allowed: what broadcasts to [B, H, N, L]: True where a query sees a key, or numbers that are added to logits.
         dropout: on attention weights.
-        scale: of logits; None for 1 / sqrt(E).
     """
     sees = allowed is None or allowed.dtype == torch.bool
     if not dropout and sees and gains(value, queries=query.shape[-2], width=query.shape[-1]):
-        return attend_by_head(query, key, value, allowed, query.shape[-1] ** -0.5 if scale is None else scale)
-    return F.scaled_dot_product_attention(query, key, value, allowed, dropout, scale=scale)
+        return attend_by_head(query, key, value, allowed, query.shape[-1] ** -0.5)
+    return F.scaled_dot_product_attention(query, key, value, allowed, dropout)
 
 
 def attend_by_head(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
-    """The same, in float32 on a CPU; the result has the values' type."""
+    """softmax(q k scale) v where `allowed` is True, in float32 on a CPU; the result has the values' type."""
     with torch.autocast("cpu", enabled=False):
         mixed = _Attention.apply(query.float() * scale, key.float(), value.float(), allowed)
     return mixed.to(value.dtype)
