@@ -33,6 +33,7 @@ import detrkit.encoders.deformable
 import detrkit.encoders.hybrid
 import detrkit.encoders.row_column
 import detrkit.encoders.transformer
+import detrkit.engine.parameter_rules
 import detrkit.faster_rcnn
 import detrkit.geometry.box
 import detrkit.geometry.none

@@ -84,9 +84,14 @@ def _own_attribute_docs(owner: type) -> dict[str, str]:
 
 
 def meanings(build: Callable[..., Any]) -> dict[str, str]:
-    """What each option of a part, or of a dataclass of options, means."""
-    said = read_docstring(build.__doc__).options
-    return (attribute_docs(build) if inspect.isclass(build) else {}) | said
+    """What each option of a part, or of a dataclass of options, means; a class takes over what its bases say."""
+    if not inspect.isclass(build):
+        return read_docstring(build.__doc__).options
+    said = dict(attribute_docs(build))
+    for one in reversed(build.__mro__):
+        if one is build or one.__module__.startswith("detrkit."):
+            said |= read_docstring(one.__doc__).options
+    return said
 
 
 def markdown(text: str) -> str:

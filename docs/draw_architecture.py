@@ -26,7 +26,7 @@ COLUMNS = {
     "losses": ["matcher", "cost", "loss"],
 }
 """The loop, left to right: what is there after each step, and the slots whose parts make it."""
-AROUND = ("decoder", "detector")
+AROUND = ("decoder", "detector", "parameter_rule")
 """Slots whose parts hold the others."""
 NOT_DRAWN = ("checkpoint_names",)
 """Slots that have no place in the loop."""

@@ -51,6 +51,10 @@ def places() -> dict[str, list[tuple[str, str]]]:
         parameter = classify(section.name, section.annotation, section.default)
         if parameter.slot:
             visit(parameter, section.name)
+        elif parameter.kind == "group":
+            for inner in parameters_of(parameter.annotation).values():
+                if inner.slot:
+                    visit(inner, f"{section.name}.{inner.name}")
     return found
 
 

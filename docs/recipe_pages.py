@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -57,6 +58,8 @@ def _parts(value: Any) -> Iterator[Factory]:
     elif isinstance(value, list):
         for one in value:
             yield from _parts(one)
+    elif is_dataclass(value):
+        yield from _parts(vars(value))
 
 
 def build_recipes_page() -> str:

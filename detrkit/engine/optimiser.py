@@ -7,15 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from detrkit.engine.options import TrainOptions
+from detrkit.engine.parameter_rules import Biases, Norms, ParameterRule
 from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import Part
+from detrkit.recipe import as_factory
 from detrkit.recipe.problems import nearest, one_of
-
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def freeze(detector: nn.Module, parts: Sequence[str]) -> None:
@@ -51,13 +50,14 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
 
     A parameter is the backbone's if its name begins with one of `options.backbone`, up to a dot; the rest has the
     learning rate, times `place_rate_factor` in layers that a part lists as its `place_layers`. Norms and biases may go
-    without decay. A backbone with rate 0 is frozen (`requires_grad` is cleared): no gradient is computed for it.
+    without decay, and `options.parameters` say what else differs. A backbone with rate 0 is frozen (`requires_grad` is
+    cleared): no gradient is computed for it.
 
     Every group keeps its full rate as `full_rate`, which the schedule scales, and its `names` in order.
 
     Raises:
         UserError: a factor for such layers is given, and no part has any; or a part to freeze, or one that is said to
-            be the backbone, is not there.
+            be the backbone, is not there; or a rule finds no parameter.
     """
     places = set(_places(detector))
     if options.place_rate_factor != 1 and not places:
@@ -69,7 +69,7 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
     named = options.backbone if has_usual or options.backbone != ("backbone",) else ()  # a detector need not have one
     bodies = {name for part in named for name in parameters_of(detector, part, "train.backbone")}
     freeze(detector, [*options.freeze, *(named if options.backbone_learning_rate == 0 else [])])
-    undecayed = set() if options.decay_norms else set(_norms_and_biases(detector))
+    rules = _rules(detector, options)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
@@ -78,7 +78,10 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
             rate = options.backbone_learning_rate
         else:
             rate = options.learning_rate * (options.place_rate_factor if name in places else 1)
-        decay = 0.0 if name in undecayed else options.weight_decay
+        decay = options.weight_decay
+        for rule, chosen in rules:
+            if name in chosen:
+                rate, decay = rate * rule.rate_factor, decay * rule.decay_factor
         group = groups.setdefault(
             (rate, decay),
             {"params": [], "names": [], "lr": rate, "full_rate": rate, "weight_decay": decay},
@@ -134,7 +137,7 @@ def restore_optimiser(
     if [group["names"] for group in optimiser.param_groups] != names:
         raise CheckpointError(
             f"{origin} was trained with other parameter groups: train.decay_norms, and which of the rates and decays "
-            "are equal or 0, cannot change when a run is resumed"
+            "are equal or 0 (by train.parameters too), cannot change when a run is resumed"
         )
     wanted = {"momentum_buffer"} if isinstance(optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     parameters = [(n, p) for g in optimiser.param_groups for n, p in zip(g["names"], g["params"], strict=True)]
@@ -150,11 +153,21 @@ def restore_optimiser(
     optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _norms_and_biases(detector: nn.Module) -> Iterator[str]:
-    for prefix, module in detector.named_modules():
-        for name, _ in module.named_parameters(recurse=False):
-            if isinstance(module, NORMS) or name.endswith("bias"):
-                yield f"{prefix}.{name}" if prefix else name
+def _rules(detector: nn.Module, options: TrainOptions) -> list[tuple[ParameterRule, set[str]]]:
+    """What the optimiser does otherwise, each with the names of the parameters that it is about."""
+    rules: list[tuple[ParameterRule, set[str]]] = []
+    if not options.decay_norms:
+        rules = [(rule, set(rule.names(detector))) for rule in (Norms(decay_factor=0), Biases(decay_factor=0))]
+    for key, given in options.parameters.items():
+        rule = as_factory("parameter_rule", given)()
+        chosen = set(rule.names(detector))
+        if rule.part:
+            chosen &= set(parameters_of(detector, rule.part, f"train.parameters.{key}.part"))
+        if not chosen:
+            where = f'"{rule.part}"' if rule.part else "this detector"
+            raise UserError(f"train.parameters.{key} has nothing to act on: {where} has no such parameters")
+        rules.append((rule, chosen))
+    return rules
 
 
 def _places(detector: nn.Module) -> Iterator[str]:

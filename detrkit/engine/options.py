@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
+
+from detrkit.recipe import Given, Slot
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -44,6 +46,9 @@ class TrainOptions:
     """AdamW's own decay, which does not pass through its moments; with SGD it is added to the gradient"""
     decay_norms: bool = True
     """also decay normalisation layers and biases, as the published recipes do"""
+    parameters: Annotated[dict[str, Given], Slot("parameter_rule")] = field(default_factory=dict)
+    """what else has another rate or decay, by a name for each: `backbone_norms = { type = "norms", part = "backbone",
+    rate_factor = 10 }`"""
     clip_norm: Annotated[float, Field(ge=0)] = 0.1
     """largest norm of the gradient over all parameters; 0 leaves it as it is"""
 

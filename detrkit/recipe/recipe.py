@@ -221,6 +221,8 @@ def _left_out(values: Any, checked: Any, path: KeyPath) -> Iterator[KeyPath]:
     """The keys of tables of parts that are said and are not among the checked parts."""
     if isinstance(checked, Factory):
         checked = checked.parts
+    elif dataclasses.is_dataclass(checked):
+        checked = vars(checked)
     elif path and isinstance(checked, Mapping) and isinstance(values, Mapping):
         yield from ((*path, key) for key in values if key not in checked)
     if isinstance(values, Mapping) and isinstance(checked, Mapping):

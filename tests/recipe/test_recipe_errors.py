@@ -252,3 +252,15 @@ def test_what_a_none_leaves_out_is_told(base):
     recipe = load_recipe(base, ["losses.box=none"])
     assert recipe.left_out() == ["losses.box (command line)"]
     assert load_recipe(base).left_out() == []
+
+
+def test_rules_of_parameters_are_named_parts_within_a_table_of_options():
+    recipe = load_recipe("rt_detr_deim_r50_60ep", ["train.parameters.backbone_norms.rate_factor=5"])
+    assert recipe.get("train.parameters.backbone_norms.type") == "norms"
+    assert recipe.get("train.parameters.backbone_norms.rate_factor") == 5
+    without = load_recipe("rt_detr_deim_r50_60ep", ["train.parameters.norms=none"])
+    assert list(without.section("train").parameters) == ["backbone_norms"]
+    assert without.left_out() == ["train.parameters.norms (command line)"]
+    [problem] = problems_of("rt_detr_deim_r50_60ep", ["train.parameters.mine.decay_factor=0"])
+    assert problem.key == "train.parameters.mine"
+    assert 'there is no parameter_rule "mine"; accepted: "all", "biases", "none" or "norms"' in problem.message
