@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention, SelfAttention
+from detrkit.dropout import Dropout
 from detrkit.layers import FeedForward
 from detrkit.structures import Memory, QueryLayout, QueryPosition, Reference
 
@@ -14,7 +15,7 @@ class ManyFirst(nn.Module):
 
     def __init__(self, *, feedforward: FeedForward, width: int, dropout: float):
         super().__init__()
-        self.feedforward, self.norm, self.dropout = feedforward, nn.LayerNorm(width), nn.Dropout(dropout)
+        self.feedforward, self.norm, self.dropout = feedforward, nn.LayerNorm(width), Dropout(dropout)
 
     def forward(self, content: Tensor) -> Tensor:
         """Content [B, N, D] after cross-attention to what heads read."""
@@ -42,7 +43,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention, self.norm2 = cross_attention, nn.LayerNorm(width)
         self.feedforward, self.norm3 = feedforward, nn.LayerNorm(width)
         self.many_first = many_first
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from detrkit.dropout import Dropout
+
 Activation = Literal["relu", "gelu", "prelu", "silu"]
 Smooth = Literal["relu", "silu"]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -66,7 +68,7 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(width, hidden)
         self.activation = ACTIVATIONS[activation]()  # PReLU learns a slope, so every layer owns one
         self.linear2 = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))

@@ -76,7 +76,9 @@ def gains(*tensors: Tensor, work: int) -> bool:
 
 def gains_at(work: int) -> bool:
     """Whether eager float32 products of `work` multiply-adds each are faster by oneDNN on the CPU."""
-    return not _is_watched() and work >= ENOUGH and onednn_gain(torch.get_num_threads()) >= WORTHWHILE
+    if is_watched() or not torch._C._get_mkldnn_enabled() or work < ENOUGH:
+        return False
+    return onednn_gain(torch.get_num_threads()) >= WORTHWHILE
 
 
 class _Product(torch.autograd.Function):
@@ -128,10 +130,10 @@ def onednn_gain(threads: int) -> float:
     return best[F.linear] / best[multiply]
 
 
-def _is_watched() -> bool:
-    """Whether operations are traced or counted by who knows PyTorch's own only; or oneDNN is switched off."""
+def is_watched() -> bool:
+    """Whether operations are traced or counted by who knows PyTorch's own only."""
     modes = torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    return modes or torch._C._is_tracing() or not torch._C._get_mkldnn_enabled()
+    return modes or torch._C._is_tracing()
 
 
 def _goes_by_mkl(maps: Tensor) -> bool:

@@ -17,16 +17,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from detrkit import onednn
+from detrkit.dropout import draw, keep, kept_share
 
 WIDE = 2  # keys that are so many times as wide as values gain on two threads as well
 
 
-def gains(value: Tensor, *, queries: int, width: int) -> bool:
+def gains(value: Tensor, *, queries: int, width: int, dropout: float = 0.0) -> bool:
     """Whether `attend_by_head` is faster for values [B, H, L, F], so many queries, and keys of so many channels.
 
-    Measured on one thread and on two. Among more the fused kernel divides the heads, this each product.
+    Measured on one thread and on two. Among more the fused kernel divides the heads, this each product. With dropout
+    PyTorch has no fused kernel for a CPU.
     """
-    most = 2 if width >= WIDE * value.shape[-1] else 1
+    most = 2 if dropout or width >= WIDE * value.shape[-1] else 1
     # The first is for torch.compile, which is to meet no question about shapes.
     if torch.compiler.is_compiling() or torch.get_num_threads() > most:
         return False
@@ -44,44 +46,58 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = N
         dropout: on attention weights.
     """
     sees = allowed is None or allowed.dtype == torch.bool
-    if not dropout and sees and gains(value, queries=query.shape[-2], width=query.shape[-1]):
-        return attend_by_head(query, key, value, allowed, query.shape[-1] ** -0.5)
+    if sees and gains(value, queries=query.shape[-2], width=query.shape[-1], dropout=dropout):
+        return attend_by_head(query, key, value, allowed, query.shape[-1] ** -0.5, dropout)
     return F.scaled_dot_product_attention(query, key, value, allowed, dropout)
 
 
-def attend_by_head(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
+def attend_by_head(
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
     """softmax(q k scale) v where `allowed` is True, in float32 on a CPU; the result has the values' type."""
+    drawn = draw((*query.shape[:-1], key.shape[-2])) if dropout else None
     with torch.autocast("cpu", enabled=False):
-        mixed = _Attention.apply(query.float() * scale, key.float(), value.float(), allowed)
+        scaled = value.float() / kept_share(dropout) if dropout else value.float()
+        mixed = _Attention.apply(query.float() * scale, key.float(), scaled, allowed, drawn, dropout)
     return mixed.to(value.dtype)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        allowed: Tensor | None,
+        drawn: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         if allowed is not None:
             allowed = allowed[(None,) * (4 - allowed.dim())].expand(*query.shape[:2], -1, -1)
         out = value.new_empty(*query.shape[:-1], value.shape[-1])
         for at in _heads(query):
-            out[at] = onednn.multiply(_weights(query, key, allowed, at), value[at].t())
-        ctx.save_for_backward(query, key, value, allowed, out)
+            out[at] = onednn.multiply(_left(_weights(query, key, allowed, at), drawn, dropout, at), value[at].t())
+        ctx.save_for_backward(query, key, value, allowed, drawn, out)
+        ctx.dropout = dropout
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, allowed, out = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        query, key, value, allowed, drawn, out = ctx.saved_tensors
         grad = grad.contiguous()
         of_query, of_key, of_value = (torch.empty_like(x) for x in (query, key, value))
         means = (out * grad).sum(-1, keepdim=True)  # [B, H, N, 1]: each row of P dP, summed
         for at in _heads(query):
             weights = _weights(query, key, allowed, at)
-            of_value[at] = onednn.multiply(grad[at].t(), weights.t()).t()
-            of_logits = onednn.multiply(grad[at], value[at]).sub_(means[at]).mul_(weights)
+            of_value[at] = onednn.multiply(grad[at].t(), _left(weights, drawn, ctx.dropout, at).t()).t()
+            of_mixed = _left(onednn.multiply(grad[at], value[at]), drawn, ctx.dropout, at)
+            of_logits = of_mixed.sub_(means[at]).mul_(weights)
             of_query[at] = onednn.multiply(of_logits, key[at].t())
             of_key[at] = onednn.multiply(query[at].t(), of_logits.t()).t()
-        return of_query, of_key, of_value, None
+        return of_query, of_key, of_value, None, None, None
 
 
 def _heads(x: Tensor) -> product:
@@ -95,3 +111,8 @@ def _weights(query: Tensor, key: Tensor, allowed: Tensor | None, at: tuple[int, 
     if allowed is not None:
         logits.masked_fill_(~allowed[at], -torch.inf)
     return logits.softmax(-1)
+
+
+def _left(x: Tensor, drawn: Tensor | None, dropout: float, at: tuple[int, int]) -> Tensor:
+    """x [N, L] of one image and head, 0 where dropout leaves it out."""
+    return x if drawn is None else x * keep(drawn[at], dropout, x.dtype)

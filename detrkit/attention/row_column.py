@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.attention.multihead import merge_heads, split_heads
 from detrkit.attention.summed import Summand, SummedLogits
+from detrkit.dropout import Dropout
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, Extent, Memory, QueryPosition, Reference
 
@@ -24,7 +25,7 @@ class RowColumnAttention(nn.Module):
 
     def __init__(self, *, width: int, heads: int, dropout: float = 0.0, extent: Extent = "padded"):
         super().__init__()
-        self.heads, self.dropout, self.extent = heads, nn.Dropout(dropout), extent
+        self.heads, self.dropout, self.extent = heads, Dropout(dropout), extent
         self.in_proj_weight = nn.Parameter(torch.empty(5 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(5 * width))
         self.out_proj = nn.Linear(width, width)

@@ -125,12 +125,12 @@ def fused_attention(
     are: zeros would cost more than they save. On a CPU that goes head by head instead, where it is faster.
     """
     width, used, allowed = value.shape[-1], sum(k.shape[-1] for k in keys), key_mask(mask)
-    by_heads = not dropout and by_head.gains(value, queries=queries[0].shape[-2], width=used)
+    by_heads = by_head.gains(value, queries=queries[0].shape[-2], width=used, dropout=dropout)
     dtype = torch.float32 if by_heads else value.dtype
     query = torch.cat([q.to(dtype) for q in queries], dim=-1)
     key = torch.cat([k.to(dtype).expand(*value.shape[:2], -1, -1) for k in keys], dim=-1)
     if by_heads:
-        return by_head.attend_by_head(query, key, value, allowed, scale=1.0)
+        return by_head.attend_by_head(query, key, value, allowed, 1.0, dropout)
     full = _padded_width(used)
     query, key = (F.pad(x, (0, full - used)) for x in (query, key))
     value = F.pad(value, (0, _value_width(width, full) - width))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from detrkit.dropout import Dropout
 from detrkit.layers import Activation, FeedForward
 
 
@@ -24,7 +25,7 @@ class PostNormLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.feedforward = FeedForward(width=width, hidden=feedforward, activation=activation, dropout=dropout)
         self.norm2 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         """Tokens [B, L, D] with the attention's update [B, L, D], then through the feed-forward network."""

@@ -10,6 +10,7 @@ from detrkit import onednn
 from detrkit.attention import by_head
 from detrkit.attention.summed import fused_attention
 from detrkit.attention.term_sum import TermAttention
+from detrkit.dropout import draw
 from detrkit.structures import Memory, QueryPosition, Reference
 
 pytestmark = [
@@ -83,7 +84,6 @@ def test_it_is_not_taken_for_what_it_cannot_do():
     others = {
         "many threads": lambda: on_threads(3),
         "two threads, narrow keys": lambda: on_threads(2, slice(1, None)),
-        "dropout": lambda: fused_attention(queries, keys, value, mask, 0.1),
         "few pairs": lambda: fused_attention([q[:, :, 1:] for q in queries], keys, value, mask, 0.0),
         "float64": lambda: fused_attention(*tensors(torch.float64), 0.0),
     }
@@ -132,6 +132,29 @@ def test_attention_of_any_kind_is_pytorch_s(seen, faster):
     ):
         assert torch.allclose(ours.double(), twin, rtol=1e-5, atol=2e-6 * twin.abs().max().item())
     assert counted(lambda: by_head.attend(*rows, allowed)) == (2 * B * H if faster else 0)
+
+
+@pytest.mark.usefixtures("_faster")
+@pytest.mark.parametrize("padded", [True, False])
+def test_dropout_leaves_weights_out_forward_and_backward(padded):
+    queries, keys, value, mask = tensors()
+    leaves = [x.requires_grad_() for x in (*queries, *keys, value)]
+    torch.manual_seed(1)
+    out = fused_attention(queries, keys, value, mask if padded else None, 0.3)
+    factor = torch.randn(B, N, H, F).transpose(1, 2)
+    found = [out, *torch.autograd.grad((out * factor).sum(), leaves)]
+
+    torch.manual_seed(1)
+    kept = draw((B, H, N, L)) < round(0.7 * 2**16) - 2**15
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    logits = sum(q @ k.transpose(-1, -2) for q, k in zip(exact[:2], exact[2:4], strict=True))
+    if padded:
+        logits = logits.masked_fill(mask[:, None, None], -torch.inf)
+    expected = (logits.softmax(-1) * kept / 0.7) @ exact[4]
+    expected = [expected, *torch.autograd.grad((expected * factor).sum(), exact)]
+    for ours, twin in zip(found, expected, strict=True):
+        # The share that is kept is 0.7 to a part in 2^16.
+        assert torch.allclose(ours.double(), twin, rtol=2e-5, atol=2e-5 * twin.abs().max().item())
 
 
 @pytest.mark.usefixtures("_faster")
