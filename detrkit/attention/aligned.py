@@ -122,7 +122,7 @@ class SemanticsAlignedAttention(SummedAttention):
         """
         whole = memory.whole_cells()
         corners = corners.detach() * whole.repeat(1, 2)[:, None]
-        values, (batch, count, _) = memory.as_map(), corners.shape
+        values, (batch, count, _) = at_least_float32(memory.as_map()), corners.shape  # it takes places in this type
         if self.extent == "image" and memory.mask is not None:
             values = edge_repeated(values, whole)
         image = torch.arange(batch, device=corners.device)[:, None, None].expand(-1, count, -1)

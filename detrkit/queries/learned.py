@@ -11,7 +11,7 @@ from torch import nn
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
-from detrkit.layers import MLP, Count, Layers, xavier_matrices
+from detrkit.layers import MLP, Count, Layers, at_least_float32, xavier_matrices
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Memory, Queries, QueryLimit
@@ -77,7 +77,7 @@ class LearnedQueries(QueryGenerator):
         if self.point is None:
             point = torch.full_like(embedding[..., :2], 0.5)
         else:
-            point = self.point(normed).sigmoid()
+            point = at_least_float32(self.point(normed)).sigmoid()
         boxes = torch.cat((point, torch.full_like(point, self.initial_size)), dim=-1)
         read_from = None if isinstance(self.point_norm, nn.Identity) else normed
         return Queries(

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from detrkit.geometry.base import Geometry
-from detrkit.layers import Count
+from detrkit.layers import Count, at_least_float32
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Memory, Queries, QueryLimit
@@ -52,6 +52,6 @@ class LearnedPointQueries(QueryGenerator):
         """The queries of the first `groups` groups."""
         rows = self.table[: groups * self.count]
         embedding, content = rows.expand(memory.tokens.shape[0], -1, -1).chunk(2, dim=-1)
-        point = self.point(embedding).sigmoid()
+        point = at_least_float32(self.point(embedding)).sigmoid()
         boxes = torch.cat((point, torch.full_like(point, self.initial_size)), dim=-1)
         return Queries(content, self.geometry.encode(boxes), embedding)

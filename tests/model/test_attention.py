@@ -1,8 +1,11 @@
 """Sums of terms, Gaussians as channels, multi-head attention; twins of all forms stand in tests/twins."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from detrkit.attention.aligned import SemanticsAlignedAttention
 from detrkit.attention.conditional import ConditionalSelfAttention
 from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_bfloat16
 from detrkit.attention.head_gaussian import HeadGaussianTerm
@@ -250,3 +253,13 @@ def test_what_a_gaussian_of_the_heads_reads(first, norm, given, remedy):
         torch.testing.assert_close(read, torch.nn.functional.layer_norm(summed, (WIDTH,)))
     with pytest.raises(UserError, match=remedy):
         term.read(QueryPosition({}, {given: code[given]}))
+
+
+def test_a_box_is_resampled_where_it_lies_in_bfloat16_too():
+    """A corner at cell 33.1 of 40 is at 33 or 33.25 in bfloat16."""
+    torch.manual_seed(0)
+    attention = SemanticsAlignedAttention(width=16, heads=2, dropout=0.0)
+    rough = Memory(torch.randn(1, 1600, 16).bfloat16(), torch.zeros(1, 1600, 16), ((40, 40),))
+    corners = torch.rand(1, 9, 2).repeat(1, 1, 2) * 0.9 + torch.tensor([0.0, 0.0, 0.06, 0.06])
+    wide = replace(rough, tokens=rough.tokens.float())
+    torch.testing.assert_close(attention.resample(corners, rough), attention.resample(corners, wide))

@@ -15,6 +15,7 @@ from detrkit.geometry.point import PointGeometry
 from detrkit.heads import PredictionHead
 from detrkit.position import sine_code
 from detrkit.queries.distinct import DistinctSelectionQueries, distinct
+from detrkit.queries.learned import LearnedQueries
 from detrkit.queries.points import LearnedPointQueries
 from detrkit.queries.selection import MixedSelectionQueries, TwoStageQueries
 from detrkit.structures import Memory, Reference
@@ -147,6 +148,18 @@ def test_learned_points_are_read_off_the_embedding():
     expected = (queries.table[:, :WIDTH] @ queries.point.weight.T + queries.point.bias).sigmoid()
     assert torch.allclose(made.reference.point[0], expected, atol=1e-6)
     assert made.reference.sides is None
+
+
+@pytest.mark.parametrize("part", [LearnedPointQueries, partial(LearnedQueries, point_depth=2)])
+def test_learned_points_are_float32_under_autocast(part):
+    """In bfloat16 points beyond the middle of an image lie on every 256th of it: 5 pixels of 1333."""
+    torch.manual_seed(0)
+    queries = part(width=WIDTH, geometry=PointGeometry(), count=50)
+    exact = queries(memory()).reference.point
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = queries(memory()).reference.point
+    assert coarse.dtype == torch.float32
+    assert (coarse - exact).abs().max() < 3e-3
 
 
 def test_a_point_shifts_the_centre_and_becomes_a_box_where_it_is_refined():
