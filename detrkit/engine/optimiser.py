@@ -113,11 +113,24 @@ def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float) -> Tensor:
     norm = get_total_norm([p.grad for p in parameters])
     if clip_norm > 0:
         clip_grads_with_norm_(parameters, clip_norm, norm)
+    _begin_momentum(optimiser)
     # The fused kernels leave out the update where `found_inf` is 1 (the gradient scaler's own route).
     vars(optimiser)["found_inf"] = (~norm.isfinite()).float()  # no attribute that its class declares
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return norm
+
+
+def _begin_momentum(optimiser: torch.optim.Optimizer) -> None:
+    """Give SGD a momentum of zero for each gradient that is a parameter's first, which leaves its step as it is.
+
+    Without it PyTorch 2.14's fused kernel keeps whatever was in memory where that step is left out, and takes no
+    parameters together of which some have a momentum and others have none yet.
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            if parameter.grad is not None and "momentum_buffer" not in (state := optimiser.state[parameter]):
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def restore_optimiser(

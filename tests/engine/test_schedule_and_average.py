@@ -101,3 +101,21 @@ def test_sgd_by_hand():
         velocity = 0.5 * velocity + gradient + 0.25 * expected
         expected -= 0.1 * velocity
         assert weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_momentum_begins_with_a_parameters_own_first_step():
+    """Also where that step is left out, and where others have begun: PyTorch's kernel takes memory as it finds it."""
+    module = nn.Linear(1000, 1)
+    optimiser = build_optimiser(module, TrainOptions(optimizer="sgd", learning_rate=0.1, weight_decay=0.0))
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    junk = [torch.full((1, 1000), 7.7) for _ in range(50)]
+    del junk
+    module.weight.grad = torch.full((1, 1000), torch.nan)
+    assert clip_and_step(optimiser, 0.0).isnan()
+    for steps in (1, 2):
+        module.weight.grad = torch.ones(1, 1000)
+        if steps == 2:
+            module.bias.grad = torch.ones(1)
+        clip_and_step(optimiser, 0.0)
+    torch.testing.assert_close(module.weight, before["weight"] - 0.1 * (1 + 1.9))
+    torch.testing.assert_close(module.bias, before["bias"] - 0.1)
