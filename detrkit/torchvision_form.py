@@ -6,17 +6,20 @@ on (0 is the background); it gives a dict of losses in training, and otherwise a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torchvision.ops import clip_boxes_to_image
 
 from detrkit.backbones.timm_backbone import image_sizes
 from detrkit.boxes import center_to_corners, corners_to_center
 from detrkit.data.batch import stack
 from detrkit.errors import UserError
-from detrkit.layers import constant
+from detrkit.layers import at_least_float32, constant
 from detrkit.losses.base import BaseCriterion
 from detrkit.pixels import MEAN, STD
 from detrkit.structures import Sizes, Target
@@ -88,7 +91,8 @@ class TorchvisionDetector(nn.Module):
     """A detection model of torchvision's form that detrkit trains and evaluates; its criterion is `OwnLosses`.
 
     Images are given to it as it expects them: without their padding, and with ImageNet's mean and deviation undone,
-    since its own transform normalises and resizes.
+    since its own transform normalises and resizes. Under autocast its `backbone` alone is in half precision: boxes take
+    the type of what comes out of the rest, and in bfloat16 lie on every fourth pixel from 512 on.
 
     Args:
         model: `torchvision.models.detection.fasterrcnn_resnet50_fpn(num_classes=K + 1)`, say.
@@ -113,9 +117,10 @@ class TorchvisionDetector(nn.Module):
         shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
         plain = images * _column(STD, images) + _column(MEAN, images)
         alone = [image[:, :height, :width] for image, (height, width) in zip(plain, shapes, strict=True)]
-        if not (self.training and targets is not None):
-            return self.model(alone)
-        return self.model(alone, [absolute(t, s, self.first_label) for t, s in zip(targets, sizes, strict=True)])
+        with _boxes_in_float32(self.model, images.device.type):
+            if not (self.training and targets is not None):
+                return self.model(alone)
+            return self.model(alone, [absolute(t, s, self.first_label) for t, s in zip(targets, sizes, strict=True)])
 
     @torch.no_grad()
     def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
@@ -125,6 +130,31 @@ class TorchvisionDetector(nn.Module):
             {**one, "boxes": one["boxes"] * scale.repeat(2), "labels": one["labels"] - self.first_label}
             for one, scale in zip(self(images, mask), scales, strict=True)
         ]
+
+
+@contextmanager
+def _boxes_in_float32(model: nn.Module, device: str) -> Iterator[None]:
+    """Within it autocast holds in the model's `backbone` alone, whose maps come out in float32."""
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+
+    def enter(*_: Any) -> None:
+        torch.set_autocast_enabled(device, True)
+
+    def leave(_: nn.Module, __: Any, maps: Any) -> Any:
+        torch.set_autocast_enabled(device, False)
+        return tree_map_only(Tensor, at_least_float32, maps)
+
+    backbone, hooks = getattr(model, "backbone", None), []
+    if isinstance(backbone, nn.Module):
+        hooks = [backbone.register_forward_pre_hook(enter), backbone.register_forward_hook(leave)]
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def absolute(target: Target, size: Tensor, first_label: int = 1) -> Target:

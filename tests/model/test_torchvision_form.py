@@ -3,8 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
 import detrkit
+from detrkit.boxes import corners_to_center
 from detrkit.data.batch import normalise
 from detrkit.errors import UserError
 from detrkit.losses.base import OwnLosses
@@ -110,3 +114,35 @@ def test_a_model_of_torchvision_s_gets_and_gives_its_own_form():
     assert first["boxes"].tolist() == [[0, 0, 240, 160]]
     assert second["boxes"].tolist() == [[0, 0, 32, 20]]
     assert first["labels"].tolist() == [2]
+
+
+@pytest.mark.parametrize("part", ["rpn", "roi_heads"])
+def test_truths_and_boxes_of_torchvision_s_own_model_are_exact_under_autocast(part, monkeypatch):
+    """In pixels of a large image, of which bfloat16 knows every fourth; its backbone is in bfloat16 all the same."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 16, 16, stride=16), nn.ReLU())
+    body.out_channels = 16
+    anchors = AnchorGenerator(sizes=((32, 64),), aspect_ratios=((1.0,),))
+    heads = {"box_head": TwoMLPHead(16 * 7**2, 16), "box_predictor": FastRCNNPredictor(16, 4), "box_score_thresh": 0.0}
+    theirs = TorchvisionDetector(FasterRCNN(body, min_size=64, max_size=1000, rpn_anchor_generator=anchors, **heads))
+    seen, types = [], []
+    coder = getattr(theirs.model, part).box_coder
+
+    def encode(truths, others, real=coder.encode):
+        seen.append(torch.cat(truths))
+        return real(truths, others)
+
+    monkeypatch.setattr(coder, "encode", encode)
+    body[0].register_forward_hook(lambda _, __, maps: types.append(maps.dtype))
+    boxes, size = torch.tensor([[601.25, 3.5, 733.5, 60.75]]), torch.tensor([1000.0, 64.0]).repeat(2)
+    target = {"boxes": corners_to_center(boxes / size), "labels": torch.tensor([0])}
+    images = torch.randn(1, 3, 64, 1000)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs(images, None, [target])
+        with torch.no_grad():
+            (found,) = theirs.eval().detect(images, None, [[64, 1000]])
+        assert (images[0, 0] @ images[0, 0].T).dtype == torch.bfloat16  # autocast goes on behind it
+    assert types == [torch.bfloat16] * 2
+    assert (seen[0][:, None] - boxes).abs().amax(-1).amin(0).max() < 1e-3
+    right = found["boxes"][:, 2]
+    assert (right[(right > 512) & (right < 1000)] % 2 != 0).any()
