@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detrkit.data.batch import Example, collate
 from detrkit.data.decode import decode, to_rgb
+from detrkit.data.files import walk
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects, autocast, detect
 from detrkit.video import Frame, frames, is_video
@@ -72,7 +73,7 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
         if given.is_file():
             found.setdefault(given.resolve(), (given, Path(given.name)))
         elif given.is_dir():
-            for path in sorted(given.rglob("*")):
+            for path in sorted(walk(given)):
                 below = path.relative_to(given)
                 hidden = any(part.startswith(".") for part in below.parts)
                 if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():

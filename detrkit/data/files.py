@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -60,6 +60,19 @@ def find_files(folder: Path, written: Sequence[str]) -> FoundFiles:
             examples.setdefault(way, name)
         names.append(found)
     return FoundFiles(names, missing, {way: (count, examples[way]) for way, count in counts.items()})
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder, also those that links lead to; each folder is entered once, by its own name first."""
+    waiting, seen = [folder], set[Path]()
+    while waiting:
+        for at, folders, files in os.walk(waiting.pop(0)):
+            if (real := Path(at).resolve()) in seen:  # a link led back to it
+                folders.clear()
+                continue
+            seen.add(real)
+            waiting += [Path(at, name) for name in sorted(folders) if os.path.islink(os.path.join(at, name))]
+            yield from (Path(at, name) for name in files)
 
 
 def _slashed(name: str, folder: Path) -> str:

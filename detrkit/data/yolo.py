@@ -14,6 +14,7 @@ import yaml
 from detrkit.data.building import RecordsBuilder, Truth
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.file_dataset import Annotations
+from detrkit.data.files import walk
 from detrkit.data.records import Category, Fault
 from detrkit.errors import DataError
 from detrkit.paths import with_home
@@ -159,7 +160,7 @@ def _entry(file: Path, base: Path, split: str, said: str) -> Path:
     plain = Path(*[part for part in parts if part not in ("..", ".", "/")])
     for candidate in (base / said, base / Path(*parts), base / plain, file.parent / said, file.parent / plain):
         if candidate.exists():
-            return candidate.resolve()
+            return _plain(candidate)
     raise DataError(f"{file}: {split}: there is no {said} below {base}")
 
 
@@ -185,8 +186,7 @@ def _names(file: Path, names: Any, count: Any) -> tuple[str, ...]:
 
 def _images_of(entry: Path, base: Path) -> Iterator[Path]:
     if entry.is_dir():
-        for folder, _, files in os.walk(entry):
-            yield from (Path(folder, name) for name in files if name.rpartition(".")[2].lower() in IMAGES)
+        yield from (path for path in walk(entry) if path.name.rpartition(".")[2].lower() in IMAGES)
         return
     try:
         lines = entry.read_text(encoding="utf-8").splitlines()
@@ -195,4 +195,10 @@ def _images_of(entry: Path, base: Path) -> Iterator[Path]:
     for line in filter(None, map(str.strip, lines)):
         written = line.replace("\\", "/")
         near = (entry.parent / written.removeprefix("./"), base / written.removeprefix("./"), Path(written))
-        yield next((path.resolve() for path in near if path.is_file()), near[1])
+        yield next((_plain(path) for path in near if path.is_file()), near[1])
+
+
+def _plain(path: Path) -> Path:
+    """A path that exists, without "..". Its links stay: the labels lie beside a link to the images, not behind it."""
+    plain = Path(os.path.abspath(path))
+    return plain if plain.exists() else path.resolve()  # where ".." follows a link

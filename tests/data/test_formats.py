@@ -158,6 +158,20 @@ def test_yolo_s_layouts(tmp_path, said, files):
         assert truth(source.val) == {"c.png": []}  # no label file: no objects
 
 
+@pytest.mark.parametrize("linked", ["images", "images/t", "images/t/a.png", "images/t/sub"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_labels_lie_beside_links_to_images_not_behind_them(tmp_path, linked, listed):
+    files = {"images/t/a.png": None, "labels/t/a.txt": LINE, "images/t/sub/b.png": None, "labels/t/sub/b.txt": LINE}
+    root = tmp_path / "set"
+    yolo(root, {"train": "t.txt" if listed else "images/t", "names": ["a", "b"]}, files)
+    (root / "t.txt").write_text("./images/t/a.png\nimages/t/sub/b.png\n")
+    (root / linked).rename(tmp_path / "elsewhere.png")
+    (root / linked).symlink_to(tmp_path / "elsewhere.png")
+    (root / "images/t/back").symlink_to(root / "images")  # leads in a circle
+    found = {k: [list(o) for o in v] for k, v in truth(auto(root).inner.open("train")).items()}
+    assert found == {"a.png": BOX, "b.png": BOX}
+
+
 def test_a_path_of_another_machine_is_passed_over_wherever_one_stands(tmp_path, monkeypatch):
     said = {"path": "/another/machine/sub", "train": "t", "val": "v", "names": ["a", "b"]}
     yolo(tmp_path, said, {"sub/t/a.png": None, "sub/t/a.txt": LINE, "sub/v/c.png": None})

@@ -61,6 +61,15 @@ def test_find_images(folder):
     assert [below.as_posix() for _, below in apart] == ["a broken one.jpg", "b.png", "d.jpg"]
 
 
+def test_folders_behind_links_are_looked_into_once(folder, tmp_path):
+    (tmp_path / "others").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "others" / "e.png")
+    (tmp_path / "others" / "back").symlink_to(folder)
+    (folder / "linked").symlink_to(tmp_path / "others")
+    found = [below.as_posix() for _, below in find_images([folder])]
+    assert found == ["a broken one.jpg", "b.png", "d.jpg", "linked/e.png", "more/c.JPG"]
+
+
 def test_nothing_to_be_found(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match=r"no images found .*accepted in folders are \.jpg"):
