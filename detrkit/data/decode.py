@@ -135,25 +135,30 @@ def _named(error: Exception, path: str | os.PathLike[str]) -> DataError:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB (see ``decode``). A 32-bit or float one is stretched to its own range."""
-    if image.mode == "RGB":
+    """Any Pillow image as 8-bit RGB (see ``decode``).
+
+    One of 32 bits or of floats keeps the scale 0..1 (floats), 0..255 or 0..65535 that it fits in, else its range is
+    stretched.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        return Image.fromarray(_stretch(np.asarray(image, dtype=np.float64))).convert("RGB")
+        return Image.fromarray(_stretch(np.asarray(image, dtype=np.float64), is_float=image.mode == "F")).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Values of unknown range as 0..255. Pillow opens some 16-bit files as 32-bit: 0..65535 keeps that scale."""
+def _stretch(values: np.ndarray, *, is_float: bool) -> np.ndarray:
+    """Values of unknown range as 0..255.
+
+    Pillow opens some 16-bit files as 32-bit: 0..65535 keeps that scale. Floats up to 1 are shares of white.
+    """
     values = np.nan_to_num(values)
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and 255 < high <= 65535:
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
+    if low >= 0 and high <= 65535:
+        low, high = 0.0, next(most for most in (1.0 if is_float else 255.0, 255.0, 65535.0) if high <= most)
     return ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)

@@ -68,6 +68,23 @@ def test_transparent_pixels_lie_on_white(tmp_path):
     assert decode(tmp_path / "b.png").getpixel((1, 1)) == (255, 255, 255)
 
 
+def test_one_colour_may_be_the_transparent_one(tmp_path):
+    pixels = np.zeros((2, 2, 3), dtype=np.uint8)
+    pixels[0] = (9, 8, 7)
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=(9, 8, 7))
+    assert np.array_equal(np.asarray(decode(tmp_path / "a.png"))[:, 0], [[255, 255, 255], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(0, 1, (0, 255)), (0, 0.5, (0, 128)), (0, 255, (0, 255)), (0, 65535, (0, 255)), (-2, 2, (0, 255))],
+)
+def test_floats_keep_the_scale_that_they_are_on(tmp_path, low, high, shown):
+    Image.fromarray(np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a.tif")
+    grey = np.asarray(decode(tmp_path / "a.tif"))
+    assert (grey.min(), grey.max()) == shown
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_are_scaled_not_cut(tmp_path, suffix):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
