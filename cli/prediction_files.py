@@ -42,10 +42,6 @@ class Findings:
         kept = result["scores"] >= self.threshold
         entry = replace(entry, result={name: values[kept] for name, values in result.items()})
         rows = coco_detections(entry.index + 1, entry.result, self.ids)
-        salient = entry.result.get("points")
-        if salient is not None:
-            for row, point in zip(rows, salient.tolist(), strict=True):
-                row["point"] = [round(value, 3) for value in point]
         place: dict[str, Any] = {"file_name": str(entry.path)}
         if entry.frame is not None:
             place |= {"frame": entry.frame.number, "time": round(entry.frame.time, 4)}

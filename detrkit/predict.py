@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from detrkit.data.batch import Example, collate
-from detrkit.data.decode import decode, to_rgb
+from detrkit.data.decode import decode, name_of, open_to_rgb
 from detrkit.data.files import walk
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects, autocast, detect
@@ -45,7 +46,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that could not be read as an image, or not to its end as a video, and why."""
+    """A file that could not be read as an image, or not to its end as a video, and why. path: "an image in memory" of
+    an open image without a file."""
 
     index: int
     path: Path
@@ -124,21 +126,24 @@ def predict(
         readers: threads that read
     """
     device = torch.device(device)
+    opening = Lock()  # an image may be given several times, and Pillow reads its file when first asked for pixels
 
     def read(index: int, given: Path | Image.Image | Frame | Unreadable) -> tuple[Prediction, Example] | Unreadable:
         if isinstance(given, Unreadable):
             return replace(given, index=index)
         path, frame = None, None
-        if isinstance(given, Path):
-            path = given
-            try:
-                image = decode(given)
-            except DataError as error:
-                return Unreadable(index, given, str(error).removeprefix(f"{given}: "))
-        elif isinstance(given, Frame):
+        if isinstance(given, Frame):
             path, frame, image = given.path, given, given.image
         else:
-            image = to_rgb(given)
+            name = given if isinstance(given, Path) else Path(name_of(given))
+            try:
+                if isinstance(given, Path):
+                    path, image = given, decode(given)
+                else:
+                    with opening:
+                        image = open_to_rgb(given)
+            except DataError as error:
+                return Unreadable(index, name, str(error).removeprefix(f"{name}: "))
         example = Example.without_truth(transform(image), index, (image.height, image.width))
         return Prediction(index, path, image, {}, frame), example
 

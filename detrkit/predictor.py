@@ -127,8 +127,9 @@ class Predictor:
         """What is on an image, or on several; the same numbers as `detrkit predict`.
 
         Args:
-            images: a file, a folder (with all images below it), a PIL image, an array [H, W, 3] or [H, W] of uint8
-                (RGB), a tensor [3, H, W] of uint8 or of floats in [0, 1]; or a list of them. Or a video file.
+            images: a file, a folder (with all images below it), a PIL image (turned upright as a file is), an array
+                [H, W, 3] or [H, W] of uint8 (RGB), a tensor [3, H, W] of uint8 or of floats in [0, 1]; or a list of
+                them. Or a video file.
             threshold: the lowest score that is kept.
             batch_size: images at once.
             skip_unreadable: warn of files that cannot be read and leave them out, rather than raise.

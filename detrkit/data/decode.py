@@ -65,6 +65,20 @@ def decode(
         raise _named(error, path) from error
 
 
+def open_to_rgb(image: Image.Image) -> Image.Image:
+    """An image that is open already as ``decode`` gives it; ``DataError`` where the file that it reads is broken."""
+    try:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise _named(error, name_of(image)) from error
+
+
+def name_of(image: Image.Image) -> str:
+    """What an image that is open already is called in messages: its file, where it has one."""
+    return os.fsdecode(getattr(image, "filename", "") or "an image in memory")
+
+
 def _decode_smaller(
     file: Image.Image, size: tuple[int, int], exif: Exif, wanted: tuple[int, int]
 ) -> Image.Image | None:

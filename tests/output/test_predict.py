@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detrkit.cli.prediction_files import drawing_paths
+from detrkit.cli.prediction_files import Findings, drawing_paths
+from detrkit.data.records import Category
 from detrkit.data.transforms import FlipAugment
 from detrkit.errors import UserError
 from detrkit.predict import Prediction, Unreadable, find_images, predict
@@ -138,3 +139,25 @@ def test_paths_of_many_drawings_take_no_time(name):
     paths = drawing_paths([Path(name.format(number)) for number in range(8000)], Path("out"))
     assert len(set(paths)) == 8000
     assert time.process_time() - start < 4  # 0.1 s; seconds to minutes where each asks all before it
+
+
+def test_an_open_image_may_be_given_several_times(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")  # it is read when its pixels are first asked for, by two threads
+    for _ in range(3):
+        given = [Image.open(tmp_path / "a.jpg")] * 4
+        found = list(predict(Brightness(), given, transform=lambda image: image.resize((8, 8))))
+        assert [one.image.getextrema() for one in found] == [given[0].getextrema()] * 4
+
+
+def test_a_point_that_is_no_number_is_left_out():
+    found = Findings([Category(1, "a")], threshold=0.3)
+    result = {
+        "scores": [0.9, 0.8],
+        "labels": [0, 0],
+        "boxes": [[0, 0, 5, 5]] * 2,
+        "points": [[float("nan"), 1], [2, 1]],
+    }
+    tensors = {name: torch.tensor(values) for name, values in result.items()}
+    found.add(Prediction(0, Path("a.png"), Image.new("RGB", (9, 9)), tensors))
+    assert [row.get("point") for row in found.rows] == [None, [2, 1]]

@@ -90,6 +90,27 @@ def test_what_is_no_image_is_told_what_is(predictor, odd, message):
         predictor.predict([odd])
 
 
+def test_an_open_image_is_turned_upright_as_its_file_is(predictor, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    of_file, of_open = (
+        predictor.predict(form, threshold=0.0) for form in (tmp_path / "a.png", Image.open(tmp_path / "a.png"))
+    )
+    assert of_open.image.size == of_file.image.size == (48, 80)
+    assert torch.equal(of_open.boxes, of_file.boxes)
+
+
+def test_an_open_image_of_a_broken_file_is_named(predictor, photos, tmp_path):
+    (tmp_path / "cut.png").write_bytes((photos / "a.png").read_bytes()[:600])
+    with pytest.raises(DataError, match=r"cut\.png: cannot be read as an image"):
+        predictor.predict(Image.open(tmp_path / "cut.png"))
+    with pytest.warns(UserWarning, match=r"cut\.png: cannot be read.*left out"):
+        found = predictor.predict([Image.open(tmp_path / "cut.png"), photos / "a.png"], skip_unreadable=True)
+    assert [one.path.name for one in found] == ["a.png"]
+
+
 def test_a_broken_file_stops_or_is_left_out(predictor, photos, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     files = [photos / "a.png", tmp_path / "bad.png", photos / "c.png"]
