@@ -118,6 +118,30 @@ def _require_file(path: str | os.PathLike[str]) -> None:
         raise DataError(f"{path}: is no file but a folder, a pipe or a device")
 
 
+def turned_upright(
+    corners: np.ndarray, path: Path, size: tuple[int, int], *, exif: Exif = "upright"
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Boxes of an image as it is upright by its EXIF orientation, and its (height, width) there.
+
+    Args:
+        corners: boxes [T, 4] (x1, y1, x2, y2) of the image as `decode` gives it for ``size`` and ``exif``
+    """
+    try:
+        with Image.open(path) as file:
+            orientation, stored = _orientation(file), (file.height, file.width)
+    except Exception:  # a broken file is told of by whoever reads it whole
+        return corners, size
+    upright = stored[::-1] if orientation in _TURNED else stored
+    as_stored = size == stored and (exif == "stored" or size != upright)
+    if not as_stored or orientation not in _MIRRORED | _TURNED:
+        return corners, size
+    x, y = corners[:, 0::2], corners[:, 1::2]
+    x, y = (y, x) if orientation in _TURNED else (x, y)
+    x = upright[1] - x[:, ::-1] if orientation in (2, 3, 6, 7) else x
+    y = upright[0] - y[:, ::-1] if orientation in (3, 4, 7, 8) else y
+    return np.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), axis=1), upright
+
+
 def open_orientation(path: Path) -> int | None:
     """The EXIF orientation of an image that is as large upright as stored; None where there is nothing to turn.
 

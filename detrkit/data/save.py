@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from detrkit.data.decode import turned_upright
 from detrkit.data.file_dataset import FileDataset
 from detrkit.data.records import clip_boxes
 from detrkit.errors import UserError
@@ -44,7 +45,10 @@ def save_coco(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[]
 
 
 def save_yolo(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[], None] = lambda: None) -> None:
-    """Writes ``data.yaml``, ``images/<split>/`` and ``labels/<split>/``; crowd regions, unknown there, are left out."""
+    """Writes ``data.yaml``, ``images/<split>/`` and ``labels/<split>/``; crowd regions, unknown there, are left out.
+
+    Boxes are for images turned upright by their EXIF orientation, as whoever reads this format turns them.
+    """
     names: list[str] = []
     for split, dataset in splits.items():
         names = [category.name for category in dataset.real_categories]
@@ -52,6 +56,8 @@ def save_yolo(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[]
         for index, name in _placed(dataset, out / "images" / split, advance):
             boxes, category_ids = dataset.records.training_boxes(index)
             height, width = dataset.records.sizes[index].tolist()
+            path = dataset.image_path(index)
+            boxes, (height, width) = turned_upright(boxes, path, (height, width), exif=dataset.exif)
             lines = []
             for (x0, y0, x1, y1), category_id in zip(boxes.tolist(), category_ids.tolist(), strict=True):
                 numbers = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height

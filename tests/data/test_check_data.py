@@ -8,10 +8,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
+from detrkit.data.auto_source import AutoSource
 from detrkit.data.check import check_split
+from detrkit.data.save import save_yolo
+from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError, UserError
 
-from .conftest import box_entry, coco, image_entry
+from .conftest import CATEGORIES, box_entry, coco, image_entry, part
 
 
 def run(*arguments):
@@ -123,6 +126,33 @@ def test_a_folder_with_a_recipe_stands_for_that(tmp_path):
     (tmp_path / "recipe.toml").write_text(said)
     result = run(str(tmp_path), "data.val_images=4")
     assert ("train: 5 images" in result.output, "val: 4 images" in result.output) == (True, True)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("side", "exif"), [(60, "upright"), (60, "stored"), (40, "stored"), (40, "upright")])
+def test_a_copy_for_yolo_has_boxes_of_upright_images(tmp_path, orientation, side, exif):
+    for folder in ("annotations", "train"):
+        (tmp_path / folder).mkdir()
+    pixels = np.zeros((40, side, 3), dtype=np.uint8)
+    pixels[5:20, 3:9] = 255
+    upright = Image.Exif()
+    upright[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "train" / "1.png", exif=upright)
+    entry = {
+        "images": [image_entry(1, width=side)],
+        "annotations": [box_entry(1, 1, [3, 5, 6, 15])],
+        "categories": CATEGORIES,
+    }
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(entry))
+    source = coco(tmp_path, exif=exif).train
+    save_yolo({"train": source}, tmp_path / "copy")
+    again = AutoSource(root=str(tmp_path / "copy"), augment=part(NoAugment)).inner.open("train")
+    for dataset in (source, again):
+        image, boxes, _ = dataset.read(0)
+        left, top, right, bottom = boxes.round().astype(int)[0]
+        inside = np.asarray(image)[top:bottom, left:right]
+        as_it_is = exif == "upright" and orientation != 1 and (side == 40 or orientation in (2, 3, 4))
+        assert as_it_is or inside.min() == 255  # where sizes do not tell, the recipe has to
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo"])
