@@ -57,9 +57,10 @@ class SquareAugment(Augment):
         size = self.size(sample.image.height, sample.image.width, rng)
         cropped, flipped = rng.random() < self.crop, rng.random() < self.flip
         with torch.random.fork_rng(devices=[]):  # torchvision's chance, by this generator
-            torch.manual_seed(int(rng.integers(2**62)))
+            torch.default_generator.manual_seed(int(rng.integers(2**62)))  # not the devices', which stay as they are
             one = self.zoom_out(self.colours(sample.image), sample.boxes, sample.labels)
-            if cropped and len(sample.labels):
+            # torchvision's crops divide by sides of 0.3 and more of the image's, rounded down.
+            if cropped and len(sample.labels) and int(0.3 * min(one[0].size)) > 0:
                 one = self.sound(self.cut(*one))
         sample = Sample(*one)
         return resize(flip(sample) if flipped else sample, size)

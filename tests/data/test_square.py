@@ -57,6 +57,21 @@ def test_an_image_without_objects_stays_one():
     assert (made.size, tuple(made.boxes.shape), len(made.labels)) == ((48, 48), (0, 4), 0)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (50, 3), (4, 4)])
+def test_images_of_a_few_pixels_are_not_cropped_to_nothing(size):
+    augment = SquareAugment(scales=(16,), zoom_out=0.0, crop=1.0)
+    tiny = make_sample(Image.new("RGB", size), np.array([[0, 0, *size]]), np.zeros(1))
+    for seed in range(30):
+        assert augment.train(tiny, np.random.default_rng(seed)).size == (16, 16)
+
+
+def test_chance_on_devices_is_left_alone(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    SquareAugment(scales=(48,)).train(scene(), np.random.default_rng(0))
+    assert seeded == []
+
+
 def test_the_seed_decides_and_the_world_s_chance_is_left_alone():
     augment = SquareAugment(scales=(48, 80))
     torch.manual_seed(5)
