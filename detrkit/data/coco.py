@@ -6,6 +6,7 @@ import json
 import math
 import mmap
 import re
+from codecs import BOM_UTF8
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -97,7 +98,9 @@ def is_coco(path: Path) -> bool:
             text = start + file.read()
     except OSError:
         return False
-    return start.lstrip()[:1] == b"{" and all(f'"{key}"'.encode() in text for key in ("images", "annotations"))
+    return start.removeprefix(BOM_UTF8).lstrip()[:1] == b"{" and all(
+        f'"{key}"'.encode() in text for key in ("images", "annotations")
+    )
 
 
 def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tuple[Category, ...], Records, list[Fault]]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+TEXT = "utf-8-sig"
+"""the encoding of lists and labels: UTF-8, at whose beginning some programs of Windows put a mark"""
+
 
 @dataclass(frozen=True)
 class FoundFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 from detrkit.data.building import RecordsBuilder, Truth
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.file_dataset import Annotations
+from detrkit.data.files import TEXT
 from detrkit.data.records import Category, Fault
 from detrkit.errors import DataError
 
@@ -48,17 +50,23 @@ def find_names(folder: Path, split: str) -> list[str] | None:
     if path is None:
         return None
     val = find_list(folder, "val") if split == "train" and path.stem == "trainval" else None
-    others = set(listed(val)) if val else set()
-    return [name for name in listed(path) if name not in others]
+    others = set(listed(val, folder)) if val else set()
+    return [name for name in listed(path, folder) if name not in others]
 
 
-def listed(path: Path) -> list[str]:
-    """The names in a list, each once: the first word of a line (lists of a class have a second, of 1, 0 or -1)."""
+def listed(path: Path, folder: Path) -> list[str]:
+    """The names in a list, each once."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding=TEXT).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return list(dict.fromkeys(line.split()[0].removesuffix(".xml") for line in lines if line.strip()))
+    return list(dict.fromkeys(_listed_name(line, folder) for line in lines if line.strip()))
+
+
+def _listed_name(line: str, folder: Path) -> str:
+    """A line if an annotation has that name, else its first word: lists of a class have a second, of 1, 0 or -1."""
+    whole, first = line.strip().removesuffix(".xml"), line.split()[0].removesuffix(".xml")
+    return whole if whole == first or os.path.isfile(folder / "Annotations" / f"{whole}.xml") else first
 
 
 def read_xml(path: Path) -> VocFile:

@@ -14,7 +14,7 @@ import yaml
 from detrkit.data.building import RecordsBuilder, Truth
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.file_dataset import Annotations
-from detrkit.data.files import walk
+from detrkit.data.files import TEXT, walk
 from detrkit.data.records import Category, Fault
 from detrkit.errors import DataError
 from detrkit.paths import with_home
@@ -25,12 +25,16 @@ SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}
 
 @dataclass(frozen=True)
 class YoloSet:
-    """What a data.yaml says. entries: of each split, folders, or text files that list images."""
+    """What a data.yaml says.
+
+    entries: of each split, folders, or text files that list images; keypoint_numbers: how many stand behind each box.
+    """
 
     file: Path
     base: Path
     names: tuple[str, ...]
     entries: Mapping[str, tuple[Path, ...]]
+    keypoint_numbers: int = 0
 
 
 def find_yaml(root: Path) -> Path | None:
@@ -48,7 +52,8 @@ def find_yaml(root: Path) -> Path | None:
 def read_yaml(file: Path) -> YoloSet:
     """Read a data.yaml. Raises ``DataError`` with line or key where it cannot be used."""
     try:
-        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        said = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -57,20 +62,25 @@ def read_yaml(file: Path) -> YoloSet:
         raise DataError(f"{file}{line}: is not YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(said, dict):
         raise DataError(f"{file}: should be a table with names, train and val")
+    names = said.get("names")
+    if isinstance(names, list | dict):  # a class called no, on or 010 is no False, True or 8
+        names = yaml.load(text, yaml.BaseLoader)["names"]
     base = _base(file, said.get("path"))
     entries = {}
     for split, keys in SPLITS.items():
         value = next((said[key] for key in keys if said.get(key) is not None), None)
         if value is not None:
             entries[split] = tuple(_entry(file, base, split, one) for one in _as_list(file, split, value))
-    return YoloSet(file, base, _names(file, said.get("names"), said.get("nc")), entries)
+    numbers = _keypoint_numbers(file, said.get("kpt_shape"))
+    return YoloSet(file, base, _names(file, names, said.get("nc")), entries, numbers)
 
 
 def read_yolo(found: YoloSet, split: str, *, exif: Exif = "upright") -> Annotations:
     """Read a split: every image that its entries hold, with the boxes of its text file; none where it has none.
 
     The text file of ``images/a/b.jpg`` is ``labels/a/b.txt`` (the last folder called images counts), or beside it.
-    A line is ``class cx cy w h`` in shares of the image, or ``class x0 y0 x1 y1 ...``, a polygon, whose box is taken.
+    A line is ``class cx cy w h`` in shares of the image, behind which keypoints may stand where the data.yaml has a
+    ``kpt_shape``, or ``class x0 y0 x1 y1 ...``, a polygon, whose box is taken.
     Lines that are neither are left out, each with a fault. Images are numbered in the order of their paths.
     """
     paths = sorted({path for entry in found.entries[split] for path in _images_of(entry, found.base)})
@@ -85,7 +95,7 @@ def read_yolo(found: YoloSet, split: str, *, exif: Exif = "upright") -> Annotati
         except DataError as error:
             builder.faults.append(Fault("no image size", None, None, f"{name} is left out: {error}", loses=True))
             continue
-        builder.add(name, size, [*_truths(label_file(path), size, len(found.names), builder)])
+        builder.add(name, size, [*_truths(label_file(path), size, found, builder)])
     if not builder.names:
         raise DataError(f"{found.file}: {split} has no image that can be read; the first: {builder.faults[0].detail}")
     categories = tuple(Category(number, name) for number, name in enumerate(found.names))
@@ -104,9 +114,9 @@ def label_file(image: Path) -> Path:
     return beside
 
 
-def _truths(path: Path, size: tuple[int, int], classes: int, builder: RecordsBuilder) -> Iterator[Truth]:
+def _truths(path: Path, size: tuple[int, int], found: YoloSet, builder: RecordsBuilder) -> Iterator[Truth]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding=TEXT).splitlines()
     except FileNotFoundError:  # an image without objects
         return
     except (OSError, UnicodeDecodeError) as error:
@@ -116,7 +126,7 @@ def _truths(path: Path, size: tuple[int, int], classes: int, builder: RecordsBui
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        truth = _truth(line.split(), size, classes)
+        truth = _truth(line.split(), size, len(found.names), found.keypoint_numbers)
         if isinstance(truth, str):
             fault = Fault("bad label line", builder.next_id, None, f"{path}:{number}: {truth}: left out", loses=True)
             builder.faults.append(fault)
@@ -124,7 +134,7 @@ def _truths(path: Path, size: tuple[int, int], classes: int, builder: RecordsBui
             yield truth
 
 
-def _truth(words: list[str], size: tuple[int, int], classes: int) -> Truth | str:
+def _truth(words: list[str], size: tuple[int, int], classes: int, keypoint_numbers: int) -> Truth | str:
     """The object of a line, or what is wrong with it."""
     try:
         numbers = [float(word) for word in words]
@@ -136,8 +146,8 @@ def _truth(words: list[str], size: tuple[int, int], classes: int) -> Truth | str
     if label != int(label) or not 0 <= label < classes:
         return f"class {words[0]} is none of the {classes} in names (0 to {classes - 1})"
     height, width = size
-    if len(rest) == 4:
-        cx, cy, w, h = rest
+    if len(rest) in (4, 4 + keypoint_numbers):
+        cx, cy, w, h = rest[:4]
         left, top = cx - w / 2, cy - h / 2
     elif len(rest) >= 6 and len(rest) % 2 == 0:
         left, top = min(rest[::2]), min(rest[1::2])
@@ -184,12 +194,20 @@ def _names(file: Path, names: Any, count: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
+def _keypoint_numbers(file: Path, shape: Any) -> int:
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+        raise DataError(f"{file}: kpt_shape: should be [keypoints, numbers of each], but is {shape!r}")
+    return shape[0] * shape[1]
+
+
 def _images_of(entry: Path, base: Path) -> Iterator[Path]:
     if entry.is_dir():
         yield from (path for path in walk(entry) if path.name.rpartition(".")[2].lower() in IMAGES)
         return
     try:
-        lines = entry.read_text(encoding="utf-8").splitlines()
+        lines = entry.read_text(encoding=TEXT).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{entry}: cannot be read as a list of images: {error}") from error
     for line in filter(None, map(str.strip, lines)):

@@ -196,6 +196,54 @@ def test_polygons_become_boxes_and_other_lines_are_named(tmp_path):
     assert "class 5 is none of the 1 in names" in str(found.faults[1])
 
 
+def test_keypoints_behind_boxes_are_no_polygons(tmp_path):
+    lines = LINE.strip() + " 0.1 0.1 2 0.9 0.9 1\n" + LINE
+    said = {"train": "i", "names": ["a", "b"], "kpt_shape": [2, 3]}
+    source = yolo(tmp_path, said, {"i/a.png": None, "i/a.txt": lines, "i/b.png": None})
+    assert [list(one) for one in truth(source.inner.open("train"))["a.png"]] == [*BOX, *BOX]
+    with pytest.raises(DataError, match=r"kpt_shape: should be \[keypoints, numbers of each\], but is 17"):
+        yolo(tmp_path, {**said, "kpt_shape": 17}, {}).open("train")
+
+
+def test_names_are_the_texts_that_stand_there(tmp_path):
+    said = "train: i\nnames: %s\n"
+    for form in ("[no, 010, 1.10, null, 'on', A]", "{0: no, 1: 010, 2: 1.10, 3: null, 4: 'on', 5: A}"):
+        source = yolo(tmp_path, said % form, {"i/a.png": None, "i/b.png": None})
+        assert [category.name for category in source.categories] == ["no", "010", "1.10", "null", "on", "A"]
+
+
+def test_the_mark_of_windows_before_a_text_is_none_of_it(small_set, tmp_path):
+    mark = b"\xef\xbb\xbf"
+    source = yolo(
+        tmp_path / "yolo",
+        {"train": "t.txt", "val": "v", "names": ["a", "b"]},
+        {"i/a.png": None, "t.txt": "", "v/c.png": None},
+    )
+    (tmp_path / "yolo/t.txt").write_bytes(mark + b"i/a.png\n")
+    (tmp_path / "yolo/i/a.txt").write_bytes(mark + LINE.encode())
+    assert {k: [list(o) for o in v] for k, v in truth(source.train).items()} == {"a.png": BOX}
+    splits = {"train": coco(small_set).train, "val": coco(small_set).val}
+    write_voc(splits, tmp_path / "voc")
+    file = tmp_path / "voc/ImageSets/Main/train.txt"
+    file.write_bytes(mark + file.read_bytes())
+    assert len(auto(tmp_path / "voc").train) == len(splits["train"])
+    write_whole(splits, tmp_path / "whole")
+    [file] = (tmp_path / "whole").glob("**/*.json")
+    file.write_bytes(mark + file.read_bytes())
+    assert len(auto(tmp_path / "whole").train) + len(auto(tmp_path / "whole").val) == sum(map(len, splits.values()))
+
+
+def test_names_of_voc_s_images_may_have_spaces(small_set, tmp_path):
+    write_voc({"train": coco(small_set).train, "val": coco(small_set).val}, tmp_path)
+    main = tmp_path / "ImageSets" / "Main"
+    first, second, *_ = (main / "train.txt").read_text().split()
+    for folder in ("Annotations", "JPEGImages"):
+        [file] = (tmp_path / folder).glob(f"{first}.*")
+        file.rename(file.with_stem("my photo 1"))
+    (main / "train.txt").write_text(f"my photo 1\n{second} -1\n")
+    assert {Path(name).stem for name in truth(auto(tmp_path).train)} == {"my photo 1", second}
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
