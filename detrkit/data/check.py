@@ -40,7 +40,7 @@ class SplitReport:
     sizes: dict[str, int]  # small, medium, large
     boxes_per_image: dict[str, float]  # least, mean, most
     image_sizes: dict[str, int]  # "width x height" -> images, the most common first
-    images_without_boxes: list[int]  # image ids
+    images_without_boxes: list[int | str]  # image ids
     faults: list[Fault]
 
     @property
@@ -95,7 +95,7 @@ def check_split(dataset: Dataset, *, files: bool = True, advance: Callable[[], N
             "most": int(per_image.max()),
         },
         image_sizes=dict(sizes.most_common()),
-        images_without_boxes=records.image_ids[annotated == 0].tolist(),
+        images_without_boxes=[records.given_id(image_id) for image_id in records.image_ids[annotated == 0].tolist()],
         faults=faults,
     )
 
@@ -108,7 +108,7 @@ def _check_files(dataset: FileDataset) -> Iterator[Fault | None]:
 
 
 def _check_file(dataset: FileDataset, index: int) -> Fault | None:
-    path, image_id = dataset.image_path(index), dataset.image_id(index)
+    path, image_id = dataset.image_path(index), dataset.records.given_id(dataset.image_id(index))
     height, width = dataset.records.sizes[index].tolist()
     if not path.is_file():
         return Fault("missing file", image_id, None, f"{path} does not exist", loses=True)

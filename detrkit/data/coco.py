@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from detrkit.data.decode import Exif, stored_size
+from detrkit.data.files import find_files
 from detrkit.data.masks import box_of_mask
 from detrkit.data.records import Category, Fault, Records, check_boxes
 from detrkit.errors import DataError
@@ -250,7 +251,10 @@ def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple
     """Rows (id, height, width, file name), sorted by id."""
     rows: dict[int, tuple] = {}
     faults = []
-    for position, entry in enumerate(_table(path, data, "images")):
+    entries = _table(path, data, "images")
+    unsized = [name for entry in entries if _size(entry) is None and isinstance(name := entry.get("file_name"), str)]
+    places = dict(zip(unsized, find_files(folder, unsized).names, strict=True))
+    for position, entry in enumerate(entries):
         image_id, name = entry.get("id"), entry.get("file_name")
         if not _is_id(image_id) or not isinstance(name, str):
             raise DataError(f"{path}: images[{position}] needs a whole number 'id' of 64 bits and a 'file_name'")
@@ -258,20 +262,28 @@ def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple
             detail = f"image id stands twice: {rows[image_id][3]} is used, not {name}"
             faults.append(Fault("duplicate image id", image_id, None, detail, loses=True))
             continue
-        height, width = _finite(entry.get("height")), _finite(entry.get("width"))
-        if height is None or width is None or not 1 <= min(height, width) <= max(height, width) <= LONGEST_SIDE:
+        size = _size(entry)
+        if size is None:
             try:
-                height, width = stored_size(folder / name, exif=exif)
+                size = stored_size(folder / places[name], exif=exif)
             except DataError as error:
                 detail = f"left out: no usable size in the annotation file, and {error}"
                 faults.append(Fault("no image size", image_id, None, detail, loses=True))
                 continue
-            detail = f"no usable size in the annotation file; {name} is {width} x {height}"
+            detail = f"no usable size in the annotation file; {name} is {size[1]} x {size[0]}"
             faults.append(Fault("no image size", image_id, None, detail, loses=False))
-        rows[image_id] = (image_id, int(height), int(width), name)
+        rows[image_id] = (image_id, *size, name)
     if not rows:
         raise DataError(f"{path}: has no usable images")
     return [rows[image_id] for image_id in sorted(rows)], faults
+
+
+def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of an image's entry; None where it gives none that an image can have."""
+    height, width = _finite(entry.get("height")), _finite(entry.get("width"))
+    if height is None or width is None or not 1 <= min(height, width) <= max(height, width) <= LONGEST_SIDE:
+        return None
+    return int(height), int(width)
 
 
 def _annotation(

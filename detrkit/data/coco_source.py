@@ -141,7 +141,10 @@ class CocoSource(FileSource):
         found = [path for path, _ in filter(None, (self.find("train"), self.find("val")))]
         whole = self.find_whole()
         found = found or ([whole[0]] if whole else [])
-        return "COCO: " + ", ".join(str(path.relative_to(self.root) if self.root else path) for path in found)
+        root = self.root
+        return "COCO: " + ", ".join(
+            str(path.relative_to(root) if root and path.is_relative_to(root) else path) for path in found
+        )
 
     def find(self, split: Split) -> tuple[Path, Path] | None:
         known = self.root is not None and any((self.root / a).is_file() for a, _ in LAYOUTS[split])

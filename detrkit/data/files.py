@@ -37,7 +37,8 @@ class Listing:
         """Whether there is an entry of that name, relative to the root with "/" between folders."""
         if "\0" in name:
             return False
-        parent, _, last = name.rpartition("/")
+        last = name.rpartition("/")[2]
+        parent = name.removesuffix(last)  # with its "/", without which a name from the root would be one of the folder
         if parent not in self.known:
             try:
                 self.known[parent] = frozenset(os.listdir(self.root / parent))

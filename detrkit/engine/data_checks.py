@@ -54,7 +54,7 @@ def require_files(source: DataSource) -> None:
     """Raise DataError if images' files are not there, which a training would meet hours later."""
     for split, dataset in (("train", source.train), ("val", source.val)):
         if missing := dataset.missing_files:
-            named = first_of([f"{path} (image {image_id})" for image_id, path in missing])
+            named = first_of([f"{path} (image {dataset.records.given_id(image_id)})" for image_id, path in missing])
             raise DataError(
                 f"{len(missing)} of the {len(dataset)} images of {split} have no file: {named}. "
                 "Bring them there, take them out of the annotations, or name the right folder in "

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from detrkit.data.check import check_split
 from detrkit.data.coco import read_categories, read_coco
-from detrkit.data.coco_source import image_folder_of, open_annotations
+from detrkit.data.coco_source import SplitFiles, image_folder_of, open_annotations
 from detrkit.data.files import find_files
 from detrkit.data.records import Category
 from detrkit.engine.data_checks import crowded, require_files, require_objects
@@ -131,6 +132,34 @@ def test_missing_size_is_read_from_the_file(write_set):
         file.write_text(file.read_text().replace('"height": 40', '"height": null'))
     assert coco(folder).val.records.sizes.tolist() == [[40, 60]]
     assert [fault.kind for fault in coco(folder).val.faults] == ["no image size"]
+
+
+def test_a_missing_size_is_read_from_the_file_wherever_that_is_found(write_set):
+    folder = write_set([image_entry(1)], [])
+    file = folder / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace('"height": 40', '"height": null').replace("1.png", r"images\\val\\1.png"))
+    dataset = coco(folder).val
+    assert dataset.records.sizes.tolist() == [[40, 60]]
+    assert dataset.missing_files == []
+
+
+def test_a_name_from_the_root_is_none_of_the_folder(write_set):
+    folder = write_set([image_entry(1)], [])
+    file = folder / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace("1.png", "/1.png"))
+    dataset = coco(folder).val
+    assert dataset.read(0)[0].size == (60, 40)
+    assert [fault.kind for fault in dataset.faults] == ["file names"]
+
+
+def test_a_split_elsewhere_is_described_by_its_path(write_set, tmp_path):
+    folder = write_set([image_entry(1)], [])
+    (folder / "annotations").rename(folder / "elsewhere")
+    (folder / "train").rename(folder / "elsewhere" / "train")
+    (tmp_path / "root" / "annotations").mkdir(parents=True)
+    file = str(folder / "elsewhere" / "instances_train.json")
+    source = coco(tmp_path / "root", train=SplitFiles(annotations=file))
+    assert source.describe() == f"COCO: {file}"
 
 
 @pytest.mark.parametrize(
@@ -419,6 +448,9 @@ def test_ids_that_are_texts_are_numbered_and_told_as_they_were(tmp_path):
     ]
     assert "image img_9, annotation b" in str(faults[2])
     assert records.ground_truth([Category(3, "cat")]).getAnnIds() == [1]
+    report = check_split(open_annotations(tmp_path / "a.json", tmp_path))
+    assert report.images_without_boxes == ["img_7", "img_9"]
+    assert [f.image_id for f in report.faults if f.kind == "missing file"] == ["img_7", "img_2", "img_9"]
 
 
 def test_numbers_stay_numbers_and_both_kinds_at_once_are_refused(tmp_path):
