@@ -13,6 +13,7 @@ from detrkit.data.dataset import Split
 from detrkit.data.decode import Exif
 from detrkit.data.file_dataset import Annotations, FileDataset, Reduced, Unreadable
 from detrkit.data.file_source import FileSource, Numbering, Share
+from detrkit.data.files import find_files
 from detrkit.data.records import Category, Labels
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
@@ -50,6 +51,8 @@ def image_folder_of(annotations: Path) -> Path:
     near = [annotations.parent, annotations.parent.parent]
     candidates = [*near, *(entry for folder in near for entry in sorted(folder.iterdir()) if entry.is_dir())]
     found = {folder: sum(_is_file(folder / name) for name in names) for folder in candidates}
+    if not any(found.values()):  # as exporters write them
+        found = {folder: len(names) - len(find_files(folder, names).missing) for folder in candidates}
     best = max(candidates, key=found.__getitem__)  # the nearest of equals
     if not found[best]:
         some = names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more that were tried)"

@@ -283,6 +283,16 @@ def test_the_image_folder_is_found_by_its_names(tmp_path):
         open_annotations(file)
 
 
+def test_the_image_folder_is_found_however_names_are_written(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "a b.png")
+    for name, folder in ((r"images\a b.png", "."), ("/data/upload/a%20b.png", "images")):
+        content = {"images": [image_entry(1, name=name)], "annotations": [], "categories": CATEGORIES}
+        (tmp_path / "all.json").write_text(json.dumps(content))
+        found = open_annotations(tmp_path / "all.json")
+        assert (found.folder, found.missing_files) == (tmp_path / folder, [])
+
+
 def test_folders_that_may_not_be_read_are_passed_over(write_set, monkeypatch):
     folder = write_set([image_entry(1)], [])
     (folder / "lost+found").mkdir()
@@ -339,8 +349,22 @@ def test_boxes_follow_from_polygons_and_run_lengths_where_there_is_none(tmp_path
     assert 60 < records.areas[0] < 90  # of the mask, not of the box around both pieces
 
 
+@pytest.mark.parametrize("far", [1e3, 1e9, 1e308])
+def test_the_area_of_a_polygon_that_goes_far_is_that_within_the_image(tmp_path, far):
+    entry = {"id": 8, "image_id": 1, "category_id": 3, "segmentation": [[10, 10, far, 10, far, 20, 10, 20]]}
+    _, records, [fault] = read(tmp_path, [image_entry(1)], [entry])
+    assert records.boxes.tolist() == [[10, 10, far - 10, 10]]
+    assert records.areas.tolist() == [500]
+    assert fault.kind == "out of range"
+
+
 @pytest.mark.parametrize(
-    "odd", [[[1, 2, 3]], [[1, 2, 3, 4]], "text", {"counts": "x"}, {"size": [4, 4], "counts": [16]}, [["a"] * 6], [[]]]
+    "odd",
+    [
+        *([[1, 2, 3]], [[1, 2, 3, 4]], "text", [["a"] * 6], [[]]),
+        *({"counts": "x"}, {"size": [4, 4], "counts": [16]}),
+        *({"size": [40, 60], "counts": counts} for counts in ([5, -3, 9], "\xff\xfe", "0" * 50)),
+    ],
 )
 def test_a_segmentation_that_is_none_is_named(tmp_path, odd):
     entry = {"id": 8, "image_id": 1, "category_id": 3, "segmentation": odd}
