@@ -68,7 +68,7 @@ def read_yaml(file: Path) -> YoloSet:
     base = _base(file, said.get("path"))
     entries = {}
     for split, keys in SPLITS.items():
-        value = next((said[key] for key in keys if said.get(key) is not None), None)
+        value = next((said[key] for key in keys if said.get(key) not in (None, "")), None)
         if value is not None:
             entries[split] = tuple(_entry(file, base, split, one) for one in _as_list(file, split, value))
     numbers = _keypoint_numbers(file, said.get("kpt_shape"))

@@ -86,7 +86,7 @@ class Reader:
 
     def _text(self, path: Path, shown: str) -> str:
         try:
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")  # some programs of Windows put a mark before a text
         except UnicodeDecodeError as error:
             reason = f"is not UTF-8 text, as TOML has to be: byte {error.start} is {error.reason}"
             self.report(Source(shown), "", reason)

@@ -205,6 +205,11 @@ def test_keypoints_behind_boxes_are_no_polygons(tmp_path):
         yolo(tmp_path, {**said, "kpt_shape": 17}, {}).open("train")
 
 
+def test_a_split_without_a_place_is_none(tmp_path):
+    source = yolo(tmp_path, {"train": "i", "val": "", "names": ["a"]}, {f"i/{n}.png": None for n in range(5)})
+    assert (len(source.train), len(source.val)) == (4, 1)  # divided
+
+
 def test_names_are_the_texts_that_stand_there(tmp_path):
     said = "train: i\nnames: %s\n"
     for form in ("[no, 010, 1.10, null, 'on', A]", "{0: no, 1: 010, 2: 1.10, 3: null, 4: 'on', 5: A}"):

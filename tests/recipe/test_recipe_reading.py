@@ -257,3 +257,10 @@ def test_with_values_takes_python_values_and_checks_them(base):
     assert changed.get("train.drops") == (1, 2)
     assert changed.get("encoder.layers") == 2
     assert recipe.get("encoder.layers") == 6
+
+
+def test_the_mark_of_windows_before_a_recipe_is_none_of_it(base, write):
+    plain = write("plain.toml", 'extends = "base"\n')
+    marked = write("marked.toml", "")
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert load_recipe(marked).full_values() == load_recipe(plain).full_values()
