@@ -47,6 +47,7 @@ def convert(
     from detrkit.reading import read_checkpoint, read_json
     from detrkit.recipe import load_recipe
     from detrkit.runs.checkpoint import format_categories, pixels_metadata, save_weights
+    from detrkit.wording import in_a_line
     from detrkit.writing import check_file, replaced_file, write_text
     from detrkit.zoo import fit, match
     from detrkit.zoo.classes import coco_categories, named_categories
@@ -79,8 +80,9 @@ def convert(
     categories = named_categories(config, classes) or coco_categories(loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
-    normalises = preprocessor is not None and preprocessor.get("do_normalize", True)
-    if preprocessor and normalises and "image_mean" in preprocessor and "image_std" in preprocessor:
+    if preprocessor is not None and not preprocessor.get("do_normalize", True):
+        metadata |= pixels_metadata((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    elif preprocessor is not None and "image_mean" in preprocessor and "image_std" in preprocessor:
         metadata |= pixels_metadata(preprocessor["image_mean"], preprocessor["image_std"])
     with replaced_file(output) as temporary:
         save_weights(found.state, temporary, metadata)
@@ -103,8 +105,8 @@ def convert(
     tell(f"wrote {output}: {classes} classes, {told}")
     if changed:
         notes = "".join(f"# {line}\n" for line in fitted.summary().splitlines())
-        head = f"{WRITTEN}, for {output.name}, out of {checkpoint.name} and the recipe {loaded.name}.\n{notes}\n"
-        write_text(said, head + loaded.to_toml())
+        about = in_a_line(f"for {output.name}, out of {checkpoint.name} and the recipe {loaded.name}.", 400)
+        write_text(said, f"{WRITTEN}, {about}\n{notes}\n{loaded.to_toml()}")
         tell(f"wrote {said}: the recipe; detrkit predict {said} photos/ --weights {output} --out drawn/")
 
 

@@ -104,20 +104,20 @@ def recipe_text(
     """The recipe as a person would write it, with the reasons beside the numbers. model: weights, backbone, scratch."""
     from detrkit.data.advice import BATCH
     from detrkit.recipe.problems import format_value as toml
-    from detrkit.wording import counted, first_of
+    from detrkit.wording import counted, first_of, in_a_line
 
     weights, backbone, scratch = model
     images, short, epochs = len(source.train), advice.short, length.epochs
     batch = min(BATCH, images)
     scales = [round(short * factor / 16) * 16 for factor in (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)]
-    names = first_of([category.name for category in source.categories], 8)
+    names = first_of([in_a_line(category.name, 40) for category in source.categories], 8)
     options = [f"name = {toml(backbone)}"] if backbone else []
     if scratch:
         options += ["pretrained = false", 'norm = "batch"', "frozen_stride = 0"]
     elif weights is not None:
         options += [f"weights = {toml(str(weights.resolve()))}"]
     lines = [
-        f"# Written by `detrkit init` for {source.describe()}.",
+        f"# Written by `detrkit init` for {in_a_line(source.describe())}.",
         f"# {counted(images, 'training image')}, {len(source.val)} for validation. Classes: {names}.",
         "",
         f"extends = {toml(extends)}",

@@ -172,9 +172,9 @@ def parse_pixels(metadata: Mapping[str, str]) -> dict[str, list[float]]:
             values = json.loads(metadata[key])
         except (KeyError, ValueError, RecursionError):
             return {}
-        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(value, float) for value in values):
+        if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
             return {}
-        found[key] = values
+        found[key] = [float(value) for value in values]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ import torch
 from PIL import Image
 
 import detrkit
+from detrkit.cli.init import recipe_text
 from detrkit.data.advice import MINUTES, advise, advise_length, advise_pieces
+from detrkit.data.auto_source import AutoSource
+from detrkit.data.transforms import NoAugment
 from detrkit.engine.trial import Trial, free_memory, try_step
 from detrkit.errors import DataError, UserError
 
-from ..data.conftest import CATEGORIES, box_entry, coco, image_entry
+from ..data.conftest import CATEGORIES, box_entry, coco, image_entry, part
 from .test_cli_output import call
 
 
@@ -51,6 +55,20 @@ def test_the_sizes_follow_from_the_data(folder):
     assert advise(coco(folder).train, most=256).short == 240
     assert advise(coco(folder).train, most=64).short == 64  # less than the smallest that is chosen otherwise
     assert "320 would show them as 32 pixels" in advise(coco(folder).train, most=256).reasons["image size"]
+
+
+def test_names_with_line_breaks_stay_in_their_comment(folder):
+    for split in ("train", "val"):
+        file = folder / "annotations" / f"instances_{split}.json"
+        odd = [{"id": 3, "name": "cat\n[train]\nepochs = 1"}, {"id": 7, "name": "a\x01b"}]
+        file.write_text(json.dumps({**json.loads(file.read_text()), "categories": odd}))
+    moved = folder.rename(folder.with_name("a\nthing"))
+    source = AutoSource(root=str(moved), augment=part(NoAugment))
+    options = {"data": moved, "extends": "finetune", "model": (None, None, True)}
+    text = recipe_text(source, advise(source.train, most=384), advise_length(12, 2, seconds=None), 4, **options)
+    said = tomllib.loads(text)
+    assert said["data"]["root"] == str(moved.resolve())
+    assert said["train"]["epochs"] > 1
 
 
 def test_a_set_without_objects_is_refused(folder):

@@ -173,6 +173,21 @@ def test_a_saved_folder_becomes_detections(form, tmp_path):
         del left[same.index(True)]
 
 
+@pytest.mark.parametrize("said", [{"do_normalize": False}, {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}])
+def test_pixels_are_normalised_as_the_preprocessor_says(said, tmp_path):
+    model = build("detr")
+    model.save_pretrained(tmp_path / "saved")
+    processor = transformers.DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 128}, **said)
+    processor.save_pretrained(tmp_path / "saved")
+    call("convert", tmp_path / "saved", "-o", tmp_path / "w.safetensors")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    found = detrkit.load(tmp_path / "w.toml", weights=tmp_path / "w.safetensors").predict(picture, threshold=0)
+    with torch.no_grad():
+        output = model(**processor(images=picture, return_tensors="pt"))
+    result = processor.post_process_object_detection(output, threshold=0, target_sizes=[(96, 128)])[0]
+    assert torch.allclose(found.scores.sort()[0], result["scores"].sort()[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["detr", "conditional", "deformable, two stages", "deformable, refined", "dab"])
 def test_every_file_of_a_model_gives_the_same_weights(form, tmp_path):
     """In memory, in one file, in pieces with an index, pickled: other names, and shared heads once or several times."""
