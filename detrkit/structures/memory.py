@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -76,21 +76,42 @@ class Memory:
 
     def __post_init__(self) -> None:
         require_bool(self.mask, "a memory's mask")
+        if not torch.compiler.is_compiling():  # there, heights and widths may be free
+            self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        """Raise UserError unless the fields are of the same cells."""
+        tokens, position = tuple(self.tokens.shape), tuple(self.position.shape)
+        mask = None if self.mask is None else tuple(self.mask.shape)
+        if (
+            len(tokens) != 3
+            or position[1:] != tokens[1:]
+            or mask not in (None, tokens[:2])
+            or any(not isinstance(shape, Sequence) or len(shape) != 2 for shape in self.shapes)
+            or sum(h * w for h, w in self.shapes) != tokens[1]
+        ):
+            raise UserError(
+                f"a memory has tokens {list(tokens)}, position {list(position)}, mask {mask and list(mask)} and shapes "
+                f"{self.shapes}; they are [B, L, D], [B, L, D], [B, L] or None, and (h, w) of each level, L the sum of "
+                "all h * w (Memory.from_map makes them of a map [B, D, h, w])"
+            )
 
     @classmethod
     def from_map(cls, values: Tensor, position: Tensor, mask: Tensor | None = None) -> Memory:
         """One level's map [B, D, h, w] as memory.
 
         Args:
-            position: [B or 1, D, h, w] the codes of the cells' places.
+            position: the codes of the cells' places, a map [B or 1, D, h, w] or cell by cell [B or 1, h * w, D], as
+                positions (`part("position", "sine")`) make them.
             mask: [B, h, w] bool, True where padded.
 
         Raises:
-            UserError: the mask is not bool: elsewhere 1 may stand for what is no padding.
+            UserError: shapes do not fit; or the mask is not bool: elsewhere 1 may stand for what is no padding.
         """
         require_bool(mask, "a memory's mask")
         height, width = values.shape[-2:]
-        codes = position.expand(values.shape[0], -1, -1, -1).flatten(2).transpose(1, 2)
+        codes = position.flatten(2).transpose(1, 2) if position.dim() == 4 else position
+        codes = codes.expand(values.shape[0], -1, -1)
         padded = None if mask is None else mask.flatten(1)
         return cls(values.flatten(2).transpose(1, 2), codes, ((height, width),), padded)
 

@@ -127,8 +127,26 @@ def test_memory_of_a_map():
     assert torch.equal(memory.position[1], codes[0].flatten(1).T)
     assert memory.whole_cells().tolist() == [[4, 3], [3, 3]]
     assert Memory.from_map(values, codes).mask is None
+    position = detrkit.part("position", "sine")(width=8)
+    assert torch.equal(Memory.from_map(values, position(values, mask), mask).position, position(values, mask))
     with pytest.raises(UserError, match=r"of torch\.int64; a mask is bool, True where padded.*pixel_mask == 0"):
         Memory.from_map(values, codes, mask.long())
+
+
+def test_a_memory_whose_fields_do_not_fit_says_what_they_are():
+    rows = torch.zeros(2, 12, 8)
+    mask = torch.zeros(2, 3, 4, dtype=torch.bool)
+    wrong = [
+        (rows, rows, ((3, 5),)),
+        (rows, rows, (3, 4)),
+        (rows, rows[..., :4], ((3, 4),)),
+        (rows, rows, ((3, 4),), mask),
+        (rows.mT.unflatten(2, (3, 4)), rows, ((3, 4),)),
+    ]
+    for given in wrong:
+        with pytest.raises(UserError, match=r"they are \[B, L, D\], \[B, L, D\], \[B, L\] or None, and \(h, w\)"):
+            Memory(*given)
+    Memory(rows, rows, ((2, 4), (2, 2)), mask.flatten(1))
 
 
 def test_references_give_their_boxes():
