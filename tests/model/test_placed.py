@@ -10,7 +10,7 @@ from detrkit.attention.deformable import DeformableCrossAttention
 from detrkit.attention.placed import PlacedAttention
 from detrkit.errors import UserError
 from detrkit.position import coded_boxes, sine_code
-from detrkit.structures import Memory
+from detrkit.structures import Memory, Reference
 
 WIDTH, HEADS, SHAPE = 32, 4, (4, 6)
 
@@ -70,6 +70,38 @@ def test_positions_of_its_own_are_made_of_the_boxes():
     corners = sine_code(torch.cat((point - sides, point + sides), dim=-1), WIDTH // 2, 20.0)
     same = look(content, boxes.roll(1, 0), memory, {"side": corners})
     assert not torch.allclose(same, look(content, boxes, memory))  # the Gaussians still follow the boxes
+
+
+def test_a_salient_point_may_lie_anywhere_in_its_box():
+    content, boxes, memory = inputs()
+    terms = part("cross_attention", "terms", terms=["content", "point", "side", "side_directed_gaussian"])
+    codes = [part("query_position", name, embedding="none") for name in ("point", "side")]
+    look = PlacedAttention(width=WIDTH, heads=HEADS, cross_attention=terms, positions=codes)
+    half = boxes[..., 2:] / 2
+    middle = Reference(boxes[..., :2], torch.cat((half, half), dim=-1))
+    assert torch.equal(look(content, middle, memory), look(content, boxes, memory))
+    moved = Reference(middle.point + half / 2, torch.cat((1.5 * half, half / 2), dim=-1))  # the same boxes
+    assert torch.allclose(moved.boxes(), boxes)
+    assert (look(content, moved, memory) - look(content, boxes, memory)).abs().max() > 1e-3
+
+
+def test_the_first_layer_reads_embeddings():
+    content, boxes, memory = inputs()
+    terms = part("cross_attention", "terms", terms=["content", "point"])
+    look = PlacedAttention(width=WIDTH, heads=HEADS, cross_attention=terms, positions=["point"], first=True)
+    look(content, boxes, memory).sum().backward()
+    assert all(p.grad is not None for p in look.parameters())
+
+
+def test_what_does_not_fit_is_named():
+    content, boxes, memory = inputs()
+    terms = part("cross_attention", "terms", terms=["content", "point"])
+    with pytest.raises(UserError, match="width = 32 is no multiple of heads = 5"):
+        PlacedAttention(width=WIDTH, heads=5, cross_attention=terms)
+    look = PlacedAttention(width=WIDTH, heads=HEADS, cross_attention=terms, positions=["point"])
+    for wrong in (boxes[..., :2], boxes[:, :5], boxes[0]):
+        with pytest.raises(UserError, match=r"no boxes of content \[2, 7, 32\]; they are \[B, N, 4\] of \[B, N, D\]"):
+            look(content, wrong, memory)
 
 
 def test_any_cross_attention_and_geometry_will_do():
