@@ -11,11 +11,12 @@ from torch import Tensor
 from detrkit.boxes import center_to_corners
 from detrkit.errors import UserError
 from detrkit.layers import Count, at_most, take
+from detrkit.recipe import Options
 from detrkit.structures import Output, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectOptions:
+class DetectOptions(Options):
     """How predictions become detections."""
 
     keep: Count = 300

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detrkit.recipe import Given, Slot
+from detrkit.recipe import Given, Options, Slot
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -15,7 +15,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Options):
     """How a detector is trained. The defaults are SAP-DETR's for ResNet-50."""
 
     epochs: Positive = 50
@@ -110,7 +110,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(Options):
     """How a detector is evaluated, during and after training."""
 
     batch_size: Positive = 4

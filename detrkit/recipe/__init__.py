@@ -2,6 +2,7 @@
 
 from detrkit.recipe.hand import as_factory, part
 from detrkit.recipe.library import RecipeEntry, broken_recipes, list_recipes
+from detrkit.recipe.options import Options
 from detrkit.recipe.problems import Problem, RecipeError
 from detrkit.recipe.recipe import Recipe, load_recipe, load_run_recipe, parse_recipe
 from detrkit.recipe.registry import Factory, Given, Slot, broken_plugins, define_section, define_slot, register
@@ -9,6 +10,7 @@ from detrkit.recipe.registry import Factory, Given, Slot, broken_plugins, define
 __all__ = [
     "Factory",
     "Given",
+    "Options",
     "Problem",
     "Recipe",
     "RecipeEntry",

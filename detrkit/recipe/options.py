@@ -6,13 +6,16 @@ import json
 import math
 import os
 import types
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from detrkit.errors import UserError
 from detrkit.recipe.problems import format_value, nearest, one_of
+from detrkit.recipe.registry import Slot
 
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
 _LIMITS = {
@@ -41,6 +44,28 @@ def check_option(annotation: Any, value: Any) -> tuple[Any, str | None]:
         return adapter.validate_json(json.dumps(value, default=_as_text), strict=True), None
     except ValidationError as error:
         return None, _message(annotation, value, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A recipe's table of options as a dataclass, whose fields are checked where code makes it, too.
+
+    Raises:
+        UserError: values that are not accepted, all of them named.
+    """
+
+    def __post_init__(self) -> None:
+        faults = []
+        for name, annotation in get_type_hints(type(self), include_extras=True).items():
+            if any(isinstance(mark, Slot) for mark in get_args(annotation)):
+                continue  # parts, which are checked where they are built
+            value, fault = check_option(annotation, getattr(self, name))
+            if fault is None:
+                object.__setattr__(self, name, value)
+            else:
+                faults.append(f"{type(self).__name__}.{name}: {fault}")
+        if faults:
+            raise UserError("; ".join(faults))
 
 
 def describe(annotation: Any) -> str:

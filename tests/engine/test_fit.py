@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detrkit.data.shapes import ShapesSource
+from detrkit.detections import DetectOptions
 from detrkit.engine.distributed import Processes
 from detrkit.engine.fit import fit
 from detrkit.engine.options import EvaluateOptions, TrainOptions
@@ -98,3 +99,16 @@ def test_a_process_computes_in_the_precision_of_the_first(tmp_path, source, monk
     run(tmp_path / "run", source, detector=detector, precision="fp32", epochs=1)
     assert seen
     assert all(seen)
+
+
+def test_options_by_hand_are_checked_as_a_recipe_s():
+    with pytest.raises(UserError) as raised:
+        TrainOptions(schedule="cosinee", epochs="5")
+    told = str(raised.value)
+    assert 'TrainOptions.schedule: is "cosinee", should be' in told
+    assert 'did you mean "cosine"' in told
+    assert 'TrainOptions.epochs: is "5", should be an integer' in told
+    with pytest.raises(UserError, match=r'DetectOptions\.scores: is "sigmod", should be "sigmoid" or "softmax"'):
+        DetectOptions(scores="sigmod")
+    made = TrainOptions(drop_epochs=[3, 5], init_from=None, learning_rate=1)
+    assert (made.drop_epochs, made.init_from, made.learning_rate) == ((3, 5), None, 1.0)
