@@ -32,6 +32,11 @@ class DetectOptions(Options):
 def class_scores(output: Output, layer: int, options: DetectOptions) -> Tensor:
     """[B, N, K] in [0, 1]: how sure a decoder layer is of each class (K + 1, see `DetectOptions.scores`)."""
     logits = output.logits[layer]
+    if options.scores == "softmax" and not output.background:
+        raise UserError(
+            'detect.scores = "softmax" takes the last logit for "no object", and this output says that it is a class; '
+            "set head.background = true, in code Output(..., background=True)"
+        )
     scores = logits.softmax(-1)[..., :-1] if options.scores == "softmax" else logits.sigmoid()
     if options.objectness:
         if output.objectness is None:
@@ -43,6 +48,10 @@ def class_scores(output: Output, layer: int, options: DetectOptions) -> Tensor:
 def best_detections(output: Output, sizes: Sizes, options: DetectOptions) -> dict[str, Tensor]:
     """What `select` gives, of all images at once: k is the same for each, so every column is [B, k, ...]."""
     scores, own = class_scores(output, -1, options), None
+    sizes = torch.as_tensor(sizes)
+    if not torch.compiler.is_compiling() and sizes.shape != (len(scores), 2):
+        told = f"they are [B, 2], (height, width) of each of {len(scores)} images"
+        raise UserError(f"sizes are {list(sizes.shape)}; {told}")
     if options.scores == "softmax":  # the best class of each query
         scores, own = scores.max(-1, keepdim=True)
     classes = scores.shape[-1]
@@ -51,7 +60,7 @@ def best_detections(output: Output, sizes: Sizes, options: DetectOptions) -> dic
     query, label = index // classes, index % classes
     if own is not None:
         label = own.squeeze(-1).gather(1, query)
-    scale = torch.as_tensor(sizes).to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
+    scale = sizes.to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
     boxes = take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
     columns = {"scores": best, "labels": label, "boxes": boxes, "queries": query}
     if output.points is not None:

@@ -50,7 +50,8 @@ class ExportedDetector:
         if self.card.form.detections:
             return [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
         layer: dict[str, Any] = {name: column[None] for name, column in columns.items()}
-        return select(Output(**layer, memory=images), sizes, self.card.detect)
+        output = Output(**layer, memory=images, background=self.card.detect.scores == "softmax")
+        return select(output, sizes, self.card.detect)
 
     def outputs(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> dict[str, Tensor]:
         """What the file gives, by name, for normalised images [B, 3, H, W]."""

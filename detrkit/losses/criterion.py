@@ -29,6 +29,8 @@ class Criterion(BaseCriterion):
 
     def __init__(self, *, matcher: Given, losses: Mapping[str, Given]):
         super().__init__()
+        if not isinstance(losses, Mapping):
+            raise UserError(f'losses is a {type(losses).__name__}, should be losses by name, such as {{"box": "l1"}}')
         if not losses:
             raise UserError("losses is empty, so nothing would be learned; name a loss")
         self.matcher: Matcher = as_factory("matcher", matcher)()
@@ -119,6 +121,7 @@ class Criterion(BaseCriterion):
     ) -> tuple[dict[str, tuple[float, Tensor]], Matches | Sequence[Matches], Targets]:
         """Each term with its weight; the answer's pairs, and the truths that they speak of."""
         _check_output(output)
+        self._check_background(output)
         check_truths(targets, images=output.logits.shape[1], classes=output.logits.shape[-1] - output.background)
         self._check_extras(output)
         output = output.float() if output.logits.dtype != torch.float64 else output
@@ -191,6 +194,16 @@ class Criterion(BaseCriterion):
             if not extra or loss.applies_to(output)
         }
 
+    def _check_background(self, output: Output) -> None:
+        """Refuse losses and costs that take the last logit for "no object" where it is a class."""
+        told = {f"losses.{name}": loss.needs for name, loss in self.losses.items()}
+        told |= {f"matcher.costs.{name}": cost.needs for name, cost in self.matcher.costs.items()}
+        if not output.background and (asking := [key for key, needs in told.items() if "background" in needs]):
+            raise UserError(
+                f'{asking[0]} takes the last logit for "no object", and this output says that it is a class; set '
+                "head.background = true, in code Output(..., background=True)"
+            )
+
     def _check_extras(self, output: Output) -> None:
         """Refuse weights of extras that this training does not have; an evaluation has fewer."""
         for name, loss in self.losses.items():
@@ -227,7 +240,7 @@ def _check_output(output: Output) -> None:
     if not isinstance(output, Output):
         raise UserError(f"predictions are {type(output).__name__}; the criterion takes detrkit.Output(logits, boxes)")
     shapes = {"logits": tuple(output.logits.shape), "boxes": tuple(output.boxes.shape)}
-    if any(len(shape) != 4 for shape in shapes.values()) or shapes["logits"][:3] != shapes["boxes"][:3]:
+    if len(shapes["logits"]) != 4 or shapes["boxes"] != (*shapes["logits"][:3], 4):
         raise UserError(
             f"predictions have logits {list(shapes['logits'])} and boxes {list(shapes['boxes'])}; they are "
             "[Y, B, N, K] and [Y, B, N, 4] of Y decoder layers; of a single one take logits[None] and boxes[None]"

@@ -63,6 +63,13 @@ def test_terms_that_ask_for_what_an_extra_does_not_predict_are_left_out():
         made.losses["objectness"](bare, Targets.pad(targets), None, None)
 
 
+def test_boxes_of_other_than_four_numbers_are_refused():
+    output, targets = scene()
+    wide = replace(output, boxes=torch.cat((output.boxes, output.boxes[..., :1]), dim=-1))
+    with pytest.raises(UserError, match=r"they are \[Y, B, N, K\] and \[Y, B, N, 4\]"):
+        criterion().terms(wide, targets)
+
+
 def test_groups_share_the_weight_of_a_term():
     output, targets = scene()
     alone, shared = (criterion().terms(replace(output, repeats=count), targets) for count in (1, 4))
@@ -72,6 +79,8 @@ def test_groups_share_the_weight_of_a_term():
 def test_a_sum_of_nothing_is_refused():
     with pytest.raises(UserError, match=r"losses is empty"):
         Criterion(matcher=matcher(L1Cost()), losses={})
+    with pytest.raises(UserError, match=r"losses is a list, should be losses by name"):
+        Criterion(matcher=matcher(L1Cost()), losses=[L1Loss()])
     with pytest.raises(UserError, match=r"matcher\.costs is empty"):
         HungarianMatcher(costs={})
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detrkit.detections import DetectOptions
+from detrkit.detections import DetectOptions, select
 from detrkit.detector import Detector
+from detrkit.errors import UserError
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import SoftmaxLoss
 from detrkit.matching.base import Matcher
 from detrkit.matching.costs import SoftmaxCost
+from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.structures import Matches, Output, Targets
 
 LAYERS, BATCH, QUERIES, CLASSES = 2, 3, 5, 4
@@ -33,7 +35,8 @@ class FixedMatcher(Matcher):
 def predictions(batch=BATCH):
     torch.manual_seed(0)
     logits = torch.randn(LAYERS, batch, QUERIES, CLASSES + 1, dtype=torch.float64)
-    return Output(logits, torch.rand(LAYERS, batch, QUERIES, 4).double(), torch.zeros(batch, 1, 1).double())
+    boxes = torch.rand(LAYERS, batch, QUERIES, 4).double()
+    return Output(logits, boxes, torch.zeros(batch, 1, 1).double(), background=True)
 
 
 def truth(counts=(2, 1, 3)):
@@ -66,7 +69,10 @@ def test_pieces_add_up_to_the_batch():
     objects = torch.tensor(6.0)
     pieces = [
         criterion(
-            Output(output.logits[:, part], output.boxes[:, part], output.memory[part]), targets[part], objects, BATCH
+            Output(output.logits[:, part], output.boxes[:, part], output.memory[part], background=True),
+            targets[part],
+            objects,
+            BATCH,
         )["total"]
         for part in (slice(0, 2), slice(2, 3))
     ]
@@ -119,3 +125,22 @@ def test_groups_share_the_weight_of_one(groups):
     lifted = [pairs.query + group * QUERIES for group in range(groups)]
     repeated = Matches(pairs.image.repeat(groups), torch.cat(lifted, 1), pairs.target.repeat(1, groups))
     torch.testing.assert_close(loss(many, targets, repeated, objects), groups * alone)
+
+
+def test_what_takes_the_last_logit_for_no_object_refuses_an_output_where_it_is_a_class():
+    output, targets = replace(predictions(), background=False), truth()
+    message = r'takes the last logit for "no object", and this output says .*Output\(\.\.\., background=True'
+    with pytest.raises(UserError, match=r"losses\.class " + message):
+        Criterion(matcher=FixedMatcher(), losses={"class": SoftmaxLoss()})(output, targets)
+    by_cost = Criterion(matcher=HungarianMatcher(costs={"class": "softmax"}), losses={"box": "l1"})
+    with pytest.raises(UserError, match=r"matcher\.costs\.class " + message):
+        by_cost(output, targets)
+    with pytest.raises(UserError, match=r'detect\.scores = "softmax" ' + message):
+        select(output, [(10, 20)] * BATCH, DetectOptions(scores="softmax"))
+    select(output, [(10, 20)] * BATCH, DetectOptions())
+
+
+@pytest.mark.parametrize("sizes", [[(10, 20)], [(10, 20, 3)] * BATCH, torch.tensor([10, 20])])
+def test_sizes_are_of_every_image(sizes):
+    with pytest.raises(UserError, match=rf"they are \[B, 2\], \(height, width\) of each of {BATCH} images"):
+        select(predictions(), sizes, DetectOptions())
