@@ -33,6 +33,9 @@ class Part(nn.Module):
     place_layers: tuple[str, ...] = ()
     """names of its layers that say where to look; they train at `train.place_rate_factor` times the rate"""
 
+    def __init__(self) -> None:  # that of nn.Module takes anything, and a part's arguments are its options
+        super().__init__()
+
 
 class MLP(nn.Module):
     """`depth` linear layers with ReLU or SiLU between: [..., inputs] to [..., outputs]."""

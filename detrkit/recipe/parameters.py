@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from detrkit.errors import UserError
 from detrkit.recipe.lines import KeyPath
+from detrkit.recipe.problems import one_of
 from detrkit.recipe.registry import REQUIRED, Factory, Given, Slot, parts, sections, slots
 
 Kind = Literal["offered", "option", "group", "part", "list", "named"]
@@ -55,7 +57,7 @@ def classify(name: str, annotation: Any, default: Any = REQUIRED) -> Parameter:
 def parameters_of(build: Callable[..., Any], slot: str = "") -> dict[str, Parameter]:
     """The parameters of a part, or of a dataclass of options, by name.
 
-    Raises TypeError if one cannot be filled from a recipe: `*args`, `**kwargs`, or without an annotation.
+    Raises UserError if one cannot be filled from a recipe: `*args`, `**kwargs`, or without an annotation.
     """
     offers = slots()[slot].offers if slot else ()
     target = build.__init__ if inspect.isclass(build) else build
@@ -64,11 +66,13 @@ def parameters_of(build: Callable[..., Any], slot: str = "") -> dict[str, Parame
     for name, parameter in inspect.signature(build).parameters.items():
         where = f'parameter "{name}" of {build.__module__}.{build.__qualname__}'
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise TypeError(f"{where} cannot be given by name in a recipe")
+            raise UserError(f"{where} cannot be given by name; a part's options are arguments by name")
         if name in offers:
             found[name] = Parameter(name, "offered", default=parameter.default)
         elif name not in hints:
-            raise TypeError(f"{where} needs a type annotation, or be offered by its slot")
+            raise UserError(
+                f"{where} needs a type annotation; only what the slot offers goes without: {one_of(offers)}"
+            )
         else:
             found[name] = classify(name, hints[name], _default(build, parameter))
     return found

@@ -143,7 +143,13 @@ class Reader:
             try:
                 _import(name)
             except Exception as error:  # whatever a person's own module raises is theirs to mend
-                self.report(source, "imports", f"importing {name} failed: {type(error).__name__}: {error}")
+                self.report(source, "imports", f"importing {name} failed: {_told(name, error)}")
+
+
+def _told(name: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        return f"Python finds no module {error.name}; install it, or give a .py file relative to the recipe"
+    return f"{type(error).__name__}: {error}"
 
 
 def _beside(path: Path, name: str) -> Path | None:

@@ -198,6 +198,7 @@ def _loaded(
     layer = merge(document.merged(), over, implied_type)
     if reader.imports:
         layer.values["imports"] = list(reader.imports)
+        layer.sources["imports",] = list(reader.imports.values())[-1]  # bases stand before what is laid over them
     return _checked(name, layer, [*reader.problems, *problems], told=told, complete=not reader.problems)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import pytest
 
@@ -77,7 +78,12 @@ def mistake(base, write):
         ("losses.mine.type = 'clas'", 2, "losses.mine.type", ['did you mean "class"']),
         ("title = 3", 2, "title", ["is 3", "a string"]),
         ("reproduces = 'row'", 2, "reproduces", ["a table"]),
-        ("imports = ['no_such_module_at_all']", 2, "imports", ["no_such_module_at_all", "ModuleNotFoundError"]),
+        (
+            "imports = ['no_such_module_at_all']",
+            2,
+            "imports",
+            ["finds no module no_such_module_at_all; install it, or give a .py file"],
+        ),
         ("imports = 'x'", 2, "imports", ["a list of module names"]),
     ],
 )
@@ -211,6 +217,25 @@ def test_a_module_that_fails_is_named_with_its_error(base, write):
     [problem] = problems_of(write("mine.toml", 'extends = "base"\nimports = ["my_broken_part"]\n'))
     assert (problem.line, problem.key) == (2, "imports")
     assert "RuntimeError: not today" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("constructor", "words"),
+    [
+        (
+            "def __init__(self, *, power): pass",
+            'parameter "power" of .*Mine needs a type annotation; .* without: "width"',
+        ),
+        ("def __init__(self, **options): pass", 'parameter "options" of .*Mine cannot be given by name'),
+    ],
+)
+def test_a_constructor_that_a_recipe_cannot_fill_is_named(base, write, constructor, words, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code = f"from detrkit.recipe import register\n@register('norm', 'odd')\nclass Mine:\n    {constructor}\n"
+    write("my_odd_part.py", code)
+    with pytest.raises(UserError, match=words):
+        load_recipe(write("mine.toml", 'extends = "base"\nimports = ["my_odd_part.py"]\ndecoder.norm.type = "odd"\n'))
+    sys.modules.pop("my_odd_part", None)
 
 
 def test_mistakes_laid_over_a_run_are_told_of_its_folder(base, monkeypatch):

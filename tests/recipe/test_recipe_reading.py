@@ -228,6 +228,7 @@ def test_a_recipe_brings_its_own_parts(base, write, form, monkeypatch):
         load_recipe(child)
     recipe = load_recipe(child, trust=True)
     assert recipe.get("decoder.norm.type") == "mine"
+    assert recipe.sources["imports",].line == 2
     # The written recipe still finds the module from another folder.
     assert load_recipe(write("elsewhere/recipe.toml", recipe.to_toml())).get("decoder.norm.power") == 3
     sys.modules.pop("my_toy_part", None)
