@@ -14,7 +14,7 @@ from detrkit.attention.base import SelfAttention
 from detrkit.attention.query_position import QueryPositions
 from detrkit.between import BetweenLayers, LayerInput
 from detrkit.decoder_layer import DecoderLayer, ManyFirst
-from detrkit.errors import UserError
+from detrkit.errors import UserError, lacking
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import Head, HeadOutput, HeadPair
 from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, xavier_matrices
@@ -47,7 +47,7 @@ class QueryDecoder(Part):
 
     def forward(self, queries: Queries, memory: Memory) -> Output:
         """Predictions of Y layers for N queries; the queries' extras go along in the output."""
-        raise NotImplementedError
+        raise lacking(self, QueryDecoder.forward)
 
 
 define_slot("decoder", offers=("width", "heads", "levels", "classes", "geometry", "head"), base=QueryDecoder)

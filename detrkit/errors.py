@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -26,3 +26,16 @@ def require_kind(parts: Mapping[str, Any], kind: type, where: str = "") -> None:
                 f"{where}{name} is of the class {type(part).__name__}, which is no {kind.__name__}: "
                 f"derive it from {kind.__module__}.{kind.__qualname__}, whose docstrings say what is asked of it"
             )
+
+
+def lacking(part: object, asked: Callable[..., Any]) -> UserError:
+    """What a base class raises where a part, one of a person's own perhaps, is asked what it does not define.
+
+    Args:
+        asked: the base class's function, whose docstring says what a part's own is to give.
+    """
+    own = type(part)
+    return UserError(
+        f"{own.__module__}.{own.__qualname__} has to define {asked.__name__}: "
+        f"it is asked for what {asked.__module__}.{asked.__qualname__} describes"
+    )

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from detrkit.errors import lacking
 from detrkit.layers import MLP, Depth, Part, Smooth, at_least_float32
 from detrkit.recipe import define_slot, register
 
@@ -39,15 +40,15 @@ class Head(Part):
 
     def offsets(self, layer: int, content: Tensor) -> dict[str, Tensor]:
         """The geometry's raw offsets by name, from content [B, N, D] of decoder layer `layer`, at least float32."""
-        raise NotImplementedError
+        raise lacking(self, Head.offsets)
 
     def certainty(self, layer: int, content: Tensor) -> Tensor:
         """[B, N] how sure the layer is that there is an object, for those who choose among tokens."""
-        raise NotImplementedError
+        raise lacking(self, Head.certainty)
 
     def forward(self, layer: int, content: Tensor) -> HeadOutput:
         """All raw predictions of decoder layer `layer` from content [B, N, D]."""
-        raise NotImplementedError
+        raise lacking(self, Head.forward)
 
 
 class HeadPair:

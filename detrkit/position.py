@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from detrkit.errors import lacking
 from detrkit.layers import MLP, Part
 from detrkit.recipe import define_slot, register
 from detrkit.structures import AxisCodes
@@ -46,7 +47,7 @@ class CellPosition(Part):
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """The codes [B, h * w, D] of a map `values` [B, C, h, w] with padding `mask` [B, h, w] or None."""
-        raise NotImplementedError
+        raise lacking(self, CellPosition.forward)
 
     def axes(self, values: Tensor, mask: Tensor | None) -> AxisCodes | None:
         """The codes of its rows and columns apart; None for a part that codes both at once."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
-from detrkit.errors import UserError
+from detrkit.errors import UserError, lacking
 from detrkit.losses.base import BaseCriterion
 from detrkit.recipe import Factory, Recipe, Slot, define_slot
 from detrkit.structures import QueryLimit, Sizes, require_bool
@@ -79,7 +79,7 @@ class BaseDetector(nn.Module):
 
     def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:
         """Detections of a batch, in torchvision's form, best first; see `Detector.detect`."""
-        raise NotImplementedError
+        raise lacking(self, BaseDetector.detect)
 
     def compiled(self, **options: Any) -> Callable[..., Any]:
         """`forward` for training by `torch.compile`, whose `options` these are.

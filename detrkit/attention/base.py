@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from detrkit.errors import lacking
 from detrkit.layers import Part
 from detrkit.recipe import define_slot
 from detrkit.structures import Memory, QueryLayout, QueryPosition, Reference
@@ -17,7 +18,7 @@ class SelfAttention(Part):
 
     def forward(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None = None) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]; `layout` says who sees whom, None: all do."""
-        raise NotImplementedError
+        raise lacking(self, SelfAttention.forward)
 
 
 class CrossAttention(Part):
@@ -25,7 +26,7 @@ class CrossAttention(Part):
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Content [B, N, D] to its update [B, N, D]."""
-        raise NotImplementedError
+        raise lacking(self, CrossAttention.forward)
 
 
 define_slot("self_attention", offers=("width", "heads", "positions", "dropout"), base=SelfAttention)

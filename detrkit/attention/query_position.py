@@ -12,7 +12,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from detrkit.errors import UserError
+from detrkit.errors import UserError, lacking
 from detrkit.layers import MLP, Part, xavier_matrices
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import Given, as_factory, define_slot, register
@@ -38,7 +38,7 @@ class QueryPositionPart(Part):
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         """`queries` enter the layer; codes are multiplied by `scale` [B, N, D] where it is given."""
-        raise NotImplementedError
+        raise lacking(self, QueryPositionPart.forward)
 
 
 define_slot("query_position", offers=("width", "heads"), base=QueryPositionPart)
@@ -143,9 +143,6 @@ class EnteringContent(QueryPositionPart):
     """
 
     embeddings = ()
-
-    def __init__(self):
-        super().__init__()
 
     def forward(self, queries: Queries, scale: Tensor | None, memory: Memory) -> QueryPosition:
         return QueryPosition({}, {"entering": queries.content})

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 from torch import Tensor, nn
 
-from detrkit.errors import UserError
+from detrkit.errors import UserError, lacking
 from detrkit.layers import Part, total
 from detrkit.recipe import Given, Slot, as_factory, define_slot
 from detrkit.structures import QueryPosition, Relation
@@ -23,7 +23,7 @@ class SelfTerm(Part):
 
     def forward(self, content: Tensor, position: QueryPosition) -> Relation | None:
         """Content [B, N, D] to the summand; None in a layer that has none."""
-        raise NotImplementedError
+        raise lacking(self, SelfTerm.forward)
 
 
 define_slot("self_term", offers=("width", "heads"), base=SelfTerm)

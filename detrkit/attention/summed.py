@@ -18,6 +18,7 @@ from torch import Tensor
 from detrkit.attention import by_head
 from detrkit.attention.base import CrossAttention
 from detrkit.attention.multihead import key_mask, merge_heads
+from detrkit.errors import UserError, lacking
 from detrkit.structures import Memory, QueryPosition, Reference
 
 
@@ -49,11 +50,11 @@ class SummedLogits(CrossAttention):
         self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory
     ) -> Iterator[Summand]:
         """What the logits are the sum of; the arguments are those of `forward`."""
-        raise NotImplementedError
+        raise lacking(self, SummedLogits.summands)
 
     def key_features(self, memory: Memory) -> dict[str, Tensor]:
         """The key features [B or 1, H or 1, L, F] by the name that summands call them by."""
-        raise NotImplementedError
+        raise lacking(self, SummedLogits.key_features)
 
 
 class SummedAttention(SummedLogits):
@@ -73,9 +74,12 @@ class SummedAttention(SummedLogits):
     ) -> Tensor:
         """softmax(sum of the summands) value, [B, N, D], for values [B, H, L, F] and what `forward` is given."""
         queries: dict[str, Tensor] = {}
-        for _, key, features in self.summands(content, position, reference, memory):
-            queries[key] = queries[key] + features if key in queries else features
+        summands = list(self.summands(content, position, reference, memory))
         keys = self.key_features(memory)
+        for summand in summands:
+            _check_shapes(summand, keys[summand.key], (*value.shape[:2], content.shape[1]), value.shape[2])
+            features = summand.query
+            queries[summand.key] = queries[summand.key] + features if summand.key in queries else features
         dropout = self.dropout if self.training else 0.0
         mixed = fused_attention([queries[name] for name in keys], list(keys.values()), value, memory.mask, dropout)
         return merge_heads(mixed)
@@ -93,6 +97,23 @@ class SummedAttention(SummedLogits):
     def shared_channels(self, widths: dict[str, int]) -> int:
         """How many channels `attend` saves of the plain form's, where key features have `widths`."""
         return 0
+
+
+def _check_shapes(summand: Summand, key: Tensor, places: tuple[int, ...], cells: int) -> None:
+    """Raise UserError unless query and key features of a term, a person's own perhaps, can meet."""
+    if torch.compiler.is_compiling():
+        return
+    query = summand.query
+    if (
+        query.shape[:-1] != places
+        or key.shape[2:] != (cells, query.shape[-1])
+        or any(a not in (1, b) for a, b in zip(key.shape, places[:2], strict=False))
+    ):
+        raise UserError(
+            f'the term "{summand.name}" gives query features {list(query.shape)}, its key "{summand.key}" '
+            f"{list(key.shape)}; they are [B, H, N, F] and [B, H, L, F], here {[*places, 'F']} and "
+            f"{[*places[:2], cells, 'F']}".replace("'", "")
+        )
 
 
 def zero_channels(keys: int, values: int) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import split_heads
-from detrkit.errors import UserError
+from detrkit.errors import UserError, lacking
 from detrkit.layers import Part
 from detrkit.recipe import Given, Slot, define_slot, register
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -26,11 +26,11 @@ class Term(Part):
 
     def make_key(self, *, width: int, heads: int) -> nn.Module:
         """A module from Memory to key features [B, H, L, F]; the first term of a key makes it."""
-        raise NotImplementedError
+        raise lacking(self, Term.make_key)
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
         """Query features [B, H, N, F]."""
-        raise NotImplementedError
+        raise lacking(self, Term.forward)
 
 
 define_slot("term", offers=("width", "heads", "first"), base=Term)

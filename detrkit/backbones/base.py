@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from detrkit.errors import lacking
 from detrkit.layers import Part
 from detrkit.pixels import MEAN, STD
 from detrkit.recipe import define_slot
@@ -22,7 +23,7 @@ class Backbone(Part):
 
     def forward(self, images: Tensor, mask: Tensor | None) -> list[FeatureMap]:
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
-        raise NotImplementedError
+        raise lacking(self, Backbone.forward)
 
     def fold_norms(self) -> None:
         """Puts norms into the weights before them for good, in place, where it can; called for detection alone."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.decoder import QueryDecoder
-from detrkit.errors import UserError
+from detrkit.errors import UserError, lacking
 from detrkit.layers import Part
 from detrkit.queries.base import SECOND, QueryGenerator
 from detrkit.recipe import define_slot
@@ -114,15 +114,15 @@ class Block(Part):
 
     def content(self, labels: Tensor, queries: Queries) -> Tensor:
         """The content [..., D] of slots with these labels [...]; `queries` are the generator's."""
-        raise NotImplementedError
+        raise lacking(self, Block.content)
 
     def share(self, answer: Output, others: Output) -> tuple[Output, Extra]:
         """The predictions of the first group and of the others, with what each counts for; where it wants groups."""
-        raise NotImplementedError
+        raise lacking(self, Block.share)
 
     def share_second(self, output: Output, proposals: Output) -> tuple[Extra, Extra]:
         """The second set's predictions and what they start from, with what each counts for; where it wants a set."""
-        raise NotImplementedError
+        raise lacking(self, Block.share_second)
 
     def supervise(self, answer: Output) -> Extra | None:
         """What is learned from the answer's own queries beside the answer; None for nothing."""

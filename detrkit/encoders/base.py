@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detrkit.errors import lacking
 from detrkit.layers import Part
 from detrkit.recipe import define_slot
 from detrkit.structures import FeatureMap, Memory
@@ -15,7 +16,7 @@ class Encoder(Part):
 
     def forward(self, features: list[FeatureMap]) -> Memory:
         """One feature map a level of the backbone, fine to coarse, to memory [B, L, D]."""
-        raise NotImplementedError
+        raise lacking(self, Encoder.forward)
 
     def fold_norms(self) -> None:
         """Puts norms into the weights before them for good, in place, where it can; called for detection alone."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from detrkit.errors import lacking
 from detrkit.layers import Part
 from detrkit.recipe import define_slot
 from detrkit.structures import Reference
@@ -37,7 +38,7 @@ class Geometry(Part):
 
     def encode(self, boxes: Tensor) -> Reference:
         """Given boxes [B, N, 4] (cx, cy, w, h) as references of this geometry."""
-        raise NotImplementedError
+        raise lacking(self, Geometry.encode)
 
     def encode_noised(self, boxes: Tensor, truth: Tensor, positive: Tensor, place: Tensor) -> Reference:
         """References for denoising: known boxes with noise.
@@ -55,15 +56,15 @@ class Geometry(Part):
 
         `corners` [B, N, 2] are the top left corners of the points' cells, `cell` the cells' (width, height).
         """
-        raise NotImplementedError
+        raise lacking(self, Geometry.start)
 
     def decode(self, offsets: dict[str, Tensor], reference: Reference) -> Decoded:
         """The box (and point) that raw offsets mean at a reference."""
-        raise NotImplementedError
+        raise lacking(self, Geometry.decode)
 
     def move(self, offsets: dict[str, Tensor], reference: Reference) -> Reference:
         """The next layer's reference."""
-        raise NotImplementedError
+        raise lacking(self, Geometry.move)
 
     def on_grid(self, grid: tuple[int, int]) -> None:
         """Hears from the query generator that its points are the corners of a grid of (rows, columns) cells.

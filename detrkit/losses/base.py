@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from detrkit.errors import lacking
 from detrkit.layers import total
 from detrkit.recipe import define_slot
 from detrkit.structures import Matches, Output, Target, Targets
@@ -28,7 +29,7 @@ class Loss:
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar (see `Criterion`)."""
-        raise NotImplementedError
+        raise lacking(self, Loss.__call__)
 
 
 class BaseCriterion(nn.Module):
@@ -50,7 +51,7 @@ class BaseCriterion(nn.Module):
             objects: the number of objects that losses are divided by, where the caller knows it.
             images: of the whole batch in this process, where this is a piece of it; None: B.
         """
-        raise NotImplementedError
+        raise lacking(self, BaseCriterion.forward)
 
     def weighted(
         self, output, targets: Sequence[Target], objects: Tensor | None = None, images: int | None = None

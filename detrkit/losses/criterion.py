@@ -185,14 +185,19 @@ class Criterion(BaseCriterion):
         self, extra: str, output: Output, targets: Targets, matches: Matches, objects: Tensor
     ) -> dict[str, tuple[float, Tensor]]:
         """The terms of the answer (""); of an extra's output without those that ask for what it does not predict."""
-        return {
-            f"{extra}/{name}" if extra else name: (
-                loss.extra_weights.get(extra, loss.weight),
-                loss(output, targets, matches, objects) / output.repeats,
-            )
-            for name, loss in self.losses.items()
-            if not extra or loss.applies_to(output)
-        }
+        terms, layers = {}, len(output.logits)
+        for name, loss in self.losses.items():
+            if extra and not loss.applies_to(output):
+                continue
+            value = loss(output, targets, matches, objects)
+            if not isinstance(value, Tensor) or value.shape != (layers,):
+                given = list(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise UserError(
+                    f"losses.{name} gives {given}, should be [Y] = [{layers}]: a number of each decoder layer"
+                )
+            key = f"{extra}/{name}" if extra else name
+            terms[key] = (loss.extra_weights.get(extra, loss.weight), value / output.repeats)
+        return terms
 
     def _check_background(self, output: Output) -> None:
         """Refuse losses and costs that take the last logit for "no object" where it is a class."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from detrkit.errors import lacking
 from detrkit.layers import Part
 from detrkit.matching.costs import Cost
 from detrkit.recipe import define_slot
@@ -26,7 +27,7 @@ class Matcher(Part):
         Where layers have different numbers of pairs, an output's matches are one of each layer. Groups of queries are
         matched each on its own; pairs of an image then stand group by group.
         """
-        raise NotImplementedError
+        raise lacking(self, Matcher.match)
 
 
 define_slot("matcher", offers=(), base=Matcher)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detrkit.boxes import center_to_corners, overlaps
-from detrkit.errors import UserError
+from detrkit.errors import UserError, lacking
 from detrkit.recipe import define_slot, register
 from detrkit.structures import Output, Targets
 
@@ -26,7 +26,7 @@ class Cost:
 
     def __call__(self, output: Output, targets: Targets) -> Tensor:
         """The cost [Y, B, N, T] of giving object t of its image to query n."""
-        raise NotImplementedError
+        raise lacking(self, Cost.__call__)
 
 
 define_slot("cost", offers=(), base=Cost)

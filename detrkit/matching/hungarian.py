@@ -20,6 +20,14 @@ from detrkit.structures import Matches, Output, Targets
 Costs = Annotated[dict[str, Given], Slot("cost")]
 
 
+def _checked(name: str, cost: Tensor, output: Output, targets: Targets) -> Tensor:
+    wanted = (*output.logits.shape[:3], targets.boxes.shape[1])
+    if not isinstance(cost, Tensor) or cost.shape != wanted:
+        given = list(cost.shape) if isinstance(cost, Tensor) else f"a {type(cost).__name__}"
+        raise UserError(f"matcher.costs.{name} gives {given}, should be [Y, B, N, T] = {list(wanted)}")
+    return cost
+
+
 @register("matcher", "hungarian")
 class HungarianMatcher(Matcher):
     """The assignment of least cost, for each image and decoder layer on its own (DETR, section 3.1).
@@ -44,7 +52,9 @@ class HungarianMatcher(Matcher):
 
         Queries that do not stand (`Output.standing`) are matched when no others are left.
         """
-        costs = total(cost.weight * cost(output, targets) for cost in self.costs.values())
+        costs = total(
+            cost.weight * _checked(name, cost(output, targets), output, targets) for name, cost in self.costs.items()
+        )
         return costs if output.standing is None else costs.masked_fill(~output.standing[..., None], 1e6)
 
     def forward(self, output: Output, targets: Targets) -> Matches | Sequence[Matches]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from detrkit.decoder import QueryDecoder
+from detrkit.errors import lacking
 from detrkit.layers import Part
 from detrkit.recipe import define_slot
 from detrkit.structures import Memory, Queries, QueryLimit
@@ -38,15 +39,15 @@ class QueryGenerator(Part):
 
     def forward(self, memory: Memory, groups: int = 1) -> Queries:
         """The queries [B, groups * N] of the first `groups` groups, group by group."""
-        raise NotImplementedError
+        raise lacking(self, QueryGenerator.forward)
 
     def with_second(self, memory: Memory, groups: int = 1) -> Queries:
         """The same with the second set after them [B, groups * N + M]; asked only where `makes_second` says so."""
-        raise NotImplementedError
+        raise lacking(self, QueryGenerator.with_second)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """The embeddings [..., D] of boxes [..., 4] (cx, cy, w, h); asked only where `embeds_boxes` says so."""
-        raise NotImplementedError
+        raise lacking(self, QueryGenerator.embed_boxes)
 
     def check(self, decoder: QueryDecoder) -> None:
         """Raise UserError if the queries do not go with the decoder."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from detrkit.errors import UserError
 from detrkit.structures.output import Extra
 from detrkit.structures.reference import Reference
 
@@ -89,6 +90,15 @@ class Queries:
     boxes: tuple[Tensor, Tensor] | None = None
     """[B, N, 4] the boxes that the two decoder layers before predicted, without graph; the second layer has those of
     the first references and the first layer's (where references are points that layer's twice), the first has none"""
+
+    def __post_init__(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if self.content.dim() != 3 or self.reference.point.shape != (*self.content.shape[:2], 2):
+            raise UserError(
+                f"queries have content {list(self.content.shape)} and references with points "
+                f"{list(self.reference.point.shape)}; they are [B, N, D] and [B, N, 2]"
+            )
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,29 @@ def test_terms_that_ask_for_what_an_extra_does_not_predict_are_left_out():
         made.losses["objectness"](bare, Targets.pad(targets), None, None)
 
 
+def test_a_term_of_ones_own_gives_a_number_of_each_layer_and_a_cost_one_of_each_pair():
+    output, targets = scene()
+
+    class Wrong(Loss):
+        weight = 1.0
+
+        def __call__(self, output, targets, matches, objects):
+            return matches.take(output.boxes)[..., 0]  # of each pair
+
+    class LastLayer(Cost):
+        weight = 1.0
+
+        def __call__(self, output, targets):
+            return torch.cdist(output.boxes[-1], targets.boxes)
+
+    layers, images, queries = output.logits.shape[:3]
+    with pytest.raises(UserError, match=rf"losses\.mine gives \[{layers}, \d+\], should be \[Y\] = \[{layers}\]"):
+        Criterion(matcher=matcher(L1Cost()), losses={"mine": Wrong})(output, targets)
+    wanted = rf"should be \[Y, B, N, T\] = \[{layers}, {images}, {queries}, \d\]"
+    with pytest.raises(UserError, match=r"matcher\.costs\.mine gives .*, " + wanted):
+        HungarianMatcher(costs={"mine": LastLayer})(output, Targets.pad(targets, output.boxes.dtype))
+
+
 def test_boxes_of_other_than_four_numbers_are_refused():
     output, targets = scene()
     wide = replace(output, boxes=torch.cat((output.boxes, output.boxes[..., :1]), dim=-1))

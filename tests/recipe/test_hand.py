@@ -17,6 +17,7 @@ from detrkit.decoder import Decoder
 from detrkit.engine.optimiser import build_optimiser
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import UserError
+from detrkit.geometry.base import Geometry
 from detrkit.geometry.point import PointGeometry
 from detrkit.heads import PredictionHead
 from detrkit.losses.criterion import Criterion
@@ -24,7 +25,7 @@ from detrkit.losses.terms import FocalLoss, GIoULoss, L1Loss
 from detrkit.matching.costs import FocalCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.recipe import Factory, as_factory
-from detrkit.structures import Memory, Output, QueryLayout, Reference
+from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
 OFFERED = {"width": 32, "heads": 4, "positions": (), "dropout": 0.0, "first": False}
 
@@ -147,6 +148,36 @@ def test_a_memory_whose_fields_do_not_fit_says_what_they_are():
         with pytest.raises(UserError, match=r"they are \[B, L, D\], \[B, L, D\], \[B, L\] or None, and \(h, w\)"):
             Memory(*given)
     Memory(rows, rows, ((2, 4), (2, 2)), mask.flatten(1))
+
+
+def test_a_term_whose_features_do_not_meet_its_key_is_named():
+    class Narrow(ContentTerm):
+        def forward(self, *given):
+            return super().forward(*given)[..., :4]
+
+    look = TermAttention(**OFFERED, terms=[Narrow])
+    rows, places = torch.zeros(2, 12, 32), torch.zeros(2, 5, 2)
+    memory = Memory(rows, rows, ((3, 4),))
+    with pytest.raises(
+        UserError, match=r"query features \[2, 4, 5, 4\], its key \"content\" \[2, 4, 12, 8\]; .* \[2, 4, 5, F\]"
+    ):
+        look(rows[:, :5], QueryPosition(), Reference(places), memory)
+
+
+def test_queries_have_as_many_references_as_contents():
+    content, points = torch.zeros(2, 5, 8), torch.zeros(2, 5, 2)
+    Queries(content, Reference(points))
+    for wrong in (content[:, :4], content[0]):
+        with pytest.raises(UserError, match=r"points \[2, 5, 2\]; they are \[B, N, D\] and \[B, N, 2\]"):
+            Queries(wrong, Reference(points))
+
+
+def test_a_part_that_lacks_what_it_is_asked_is_named_with_the_base_class():
+    class Half(Geometry):
+        pass
+
+    with pytest.raises(UserError, match=r"Half has to define decode: .* detrkit\.geometry\.base\.Geometry\.decode"):
+        Half().decode({}, Reference(torch.zeros(1, 1, 2)))
 
 
 def test_references_give_their_boxes():
