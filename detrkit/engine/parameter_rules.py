@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from detrkit.errors import lacking
 from detrkit.recipe import define_slot, register
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -34,7 +35,7 @@ class ParameterRule:
 
     def names(self, detector: nn.Module) -> Iterator[str]:
         """Parameters by their names in the whole detector; those outside `part` are passed over."""
-        raise NotImplementedError
+        raise lacking(self, ParameterRule.names)
 
 
 define_slot("parameter_rule", offers=(), base=ParameterRule)
