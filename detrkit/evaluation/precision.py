@@ -73,7 +73,7 @@ def describe_precision(name: str, device: torch.device) -> str:
 def has_bf16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 by instructions of its own."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)  # every GPU emulates it, slowly
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

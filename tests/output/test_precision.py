@@ -1,6 +1,7 @@
-"""bfloat16 on a CPU: taken by "auto" where it was measured to be faster, and by nobody where there is none."""
+"""bfloat16: on a CPU taken by "auto" where it was measured to be faster, and by nobody where there is none."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +33,16 @@ def test_auto_wants_both_the_instructions_and_the_gain(monkeypatch, there, gain,
     else:
         with pytest.raises(UserError, match=r"AVX512_BF16 or AMX, and cpu here is none"):
             precision.choose_precision("bf16", CPU)
+
+
+@pytest.mark.parametrize(("major", "chosen"), [(7, "fp32"), (8, "bf16")])
+def test_a_gpu_that_emulates_bfloat16_has_none(monkeypatch, major, chosen):
+    """Those of before Ampere (8.0), such as a T4, take tensors of it and compute slower than in float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert precision.choose_precision("auto", torch.device("cuda", 0)) == chosen
 
 
 def test_what_is_measured_decides_whatever_the_processor_says():
