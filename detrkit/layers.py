@@ -108,8 +108,8 @@ class Arriving:
         if values.is_cuda:
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
+            # The values' own device's, which need not be the current one: another's stream has nothing to wait for.
+            self._event = torch.cuda.current_stream(values.device).record_event()
 
     def read(self) -> Tensor:
         """The values on the host, waiting for the copy of them alone."""

@@ -10,6 +10,7 @@ A CUDA graph holds no copy from pageable memory at all, whether it waits or not.
 
 import traceback
 from contextlib import nullcontext
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import detrkit
 from detrkit.data import Batch
 from detrkit.engine.interrupt import StopRequest
+from detrkit.layers import Arriving
 from tests.engine.toys import toy_trainer
 from tests.small import SMALL
 
@@ -158,6 +160,17 @@ def test_the_trainers_own_step_waits_no_more(copies, monkeypatch, tmp_path):
             trainer._step(batch, StopRequest())
     assert copies.waiting == []
     assert [values.device for values in pushed] == [META] * 2
+
+
+def test_what_arrives_is_waited_for_on_its_own_device(monkeypatch):
+    """An event of the current device, which may be another, would have passed before the copy is made."""
+    streams = {torch.device("cuda", index): Mock() for index in (0, 1)}
+    current = torch.device("cuda", 0)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: Mock())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=current: streams[device])
+    values = Mock(is_cuda=True, device=torch.device("cuda", 1))
+    Arriving(values).read()
+    streams[values.device].record_event.return_value.synchronize.assert_called_once_with()
 
 
 class Sent:
