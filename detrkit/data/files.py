@@ -48,15 +48,25 @@ class Listing:
 
 
 def find_files(folder: Path, written: Sequence[str]) -> FoundFiles:
-    """Finds files below a folder by their names as written, else in the ways that exporters write them."""
+    """Finds files below a folder by their names as written, else in the ways that exporters write them.
+
+    A file that several names lead to by their last part alone is none of theirs.
+    """
     listing = Listing(folder)
     names, missing = [], []
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for index, name in enumerate(written):
-        way, found = next(
-            ((way, found) for way, change in WAYS.items() if listing.has(found := change(name, folder))), ("", name)
-        )
+    found_by = [
+        next(((way, found) for way, change in WAYS.items() if listing.has(found := change(name, folder))), ("", name))
+        for name in written
+    ]
+    meant: dict[str, set[str]] = {found: set() for way, found in found_by if way == LAST_PART}
+    for (_, found), name in zip(found_by, written, strict=True):
+        if found in meant:
+            meant[found].add(name)
+    for index, ((way, found), name) in enumerate(zip(found_by, written, strict=True)):
+        if way == LAST_PART and len(meant[found]) > 1:
+            way, found = "", name
         if not way:
             missing.append(index)
         elif way != AS_WRITTEN:
@@ -97,11 +107,11 @@ def _last(name: str, folder: Path) -> str:
     return _decoded(name, folder).rpartition("/")[2]
 
 
-AS_WRITTEN = "as written"
+AS_WRITTEN, LAST_PART = "as written", "by the last part of their names"
 WAYS: dict[str, Callable[[str, Path], str]] = {
     AS_WRITTEN: lambda name, folder: name,
     "with / in the place of \\": _slashed,
     "with %20 and the like decoded": _decoded,
     "without the folder's own name in front": _below,
-    "by the last part of their names": _last,
+    LAST_PART: _last,
 }

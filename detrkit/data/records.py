@@ -17,6 +17,7 @@ from detrkit.errors import DataError
 
 # Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
 EDGE_TOLERANCE = 0.001
+MOST_LABELS = 100_000  # with category ids as labels: a detector has an output for each
 SMALL, MEDIUM = 32.0**2, 96.0**2  # square pixels up to which COCO calls an object small, medium
 
 
@@ -52,6 +53,11 @@ class Labels:
             if min(category.id for category in categories) < 0:
                 raise DataError("labels = 'category_id' needs category ids of at least 0")
             used = {category.id: category for category in categories}
+            if max(used) >= MOST_LABELS:
+                raise DataError(
+                    f"labels = 'category_id' makes a label of each number up to the largest category id, {max(used)}; "
+                    f"accepted are ids below {MOST_LABELS}, or labels = 'contiguous'"
+                )
             categories = [used.get(i, Category.placeholder(i)) for i in range(max(used) + 1)]
         self.categories = tuple(categories)
         ids = np.array([category.id for category in self.categories], dtype=np.int64)

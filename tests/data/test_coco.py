@@ -46,6 +46,13 @@ def test_category_ids_can_stay_labels(write_set):
     assert set(source.val.ground_truth().cats) == {3, 7}
 
 
+def test_category_ids_without_end_are_no_labels(write_set):
+    folder = write_set([image_entry(1)], [], [{"id": 2**31, "name": "cat"}])
+    assert [category.id for category in coco(folder).categories] == [2**31]
+    with pytest.raises(DataError, match=r"largest category id, 2147483648; accepted are ids below 100000"):
+        _ = coco(folder, labels="category_id").categories
+
+
 def test_crowds_are_evaluated_but_not_learned_and_empty_images_stay(write_set):
     crowd = box_entry(1, 4, [0, 0, 30, 30], iscrowd=1, area=77.5)
     source = coco(write_set([image_entry(9), image_entry(4)], [crowd, box_entry(2, 4, [1, 1, 5, 5])]))
@@ -414,6 +421,15 @@ def test_file_names_are_looked_for_in_the_ways_that_exporters_write(tmp_path, wr
     assert dataset.image_path(0) == folder / "a b.png"
     assert dataset.read(0)[0].size == (60, 40)
     assert [way in fault.detail for fault in dataset.faults] == ([True] if way else [])
+
+
+def test_names_that_differ_in_their_folders_alone_are_not_one_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    found = find_files(tmp_path, ["x/a.png", "y/a.png", "x/b.png", "x/b.png"])
+    assert found.names == ["x/a.png", "y/a.png", "b.png", "b.png"]
+    assert found.missing == [0, 1]
+    assert found.ways == {"by the last part of their names": (2, "x/b.png")}
 
 
 def test_missing_files_are_counted_before_the_first_step(write_set):
