@@ -42,7 +42,7 @@ def gather(
     truth = dataset.ground_truth()
     judged = judge(truth, result.detections)
     swept = sweep(judged)
-    at = threshold if threshold is not None else _rounded(swept.best)
+    at = threshold if threshold is not None else typed(swept.best)
     categories = dataset.real_categories
     tallies = tally_images(judged, at)
     worst, best = worst_and_best(tallies, images)
@@ -63,9 +63,9 @@ def gather(
     )
 
 
-def _rounded(best: float | None) -> float:
-    """A threshold that a person can type."""
-    return FALLBACK if best is None else math.floor(100 * best) / 100
+def typed(best: float | None) -> float:
+    """A threshold that a person can type, the best or a little less; `FALLBACK` if there is none."""
+    return FALLBACK if best is None else math.floor(round(100 * best, 6)) / 100  # 100 * 0.29 is less than 29
 
 
 def _shown(

@@ -10,6 +10,7 @@ from detrkit.drawing.page import html_page, html_table
 from detrkit.errors import UserError
 from detrkit.evaluation.at_threshold import Tally
 from detrkit.report.charts import draw_training
+from detrkit.report.findings import typed
 from detrkit.report.pictures import worst_and_best
 
 from ..browser import opened
@@ -143,3 +144,8 @@ def test_a_run_that_has_only_begun_has_curves_of_what_there_is():
     assert draw_training([], "light") is None
     begun = [{"kind": "train", "step": 1, "epoch": 1, "loss": None, "losses": {"class": None}}]
     assert draw_training(begun, "dark").startswith(b"\x89PNG")
+
+
+def test_a_threshold_that_can_be_typed_is_that_one():
+    assert [typed(n / 100) for n in range(101)] == [n / 100 for n in range(101)]
+    assert (typed(0.2999), typed(0.999999), typed(None)) == (0.29, 0.99, 0.3)
