@@ -44,12 +44,18 @@ class Conversion:
 
     def require_complete(self, recipe: Recipe) -> None:
         """Raise CheckpointError with all that is not, unless everything found its place in the recipe's detector."""
+        if not self.state and set(self.missing) & set(self.unexpected):
+            raise CheckpointError(
+                "the checkpoint has detrkit's own names, so there is nothing to convert: give it by --weights to a verb "
+                "that uses a detector, or by train.init_from to a training"
+            )
         if not self.complete:
-            raise CheckpointError(f"the checkpoint does not fit {recipe.name}: {self.summary()}")
+            hint = "" if self.state else " (weights of a timm model alone go into a recipe by backbone.weights)"
+            raise CheckpointError(f"the checkpoint does not fit {recipe.name}: {self.summary(hint)}")
 
-    def summary(self) -> str:
-        """What matched and what did not, in a few lines."""
-        lines = [f"{len(self.state)} tensors matched, {len(self.repeated)} repeats left out"]
+    def summary(self, hint: str = "") -> str:
+        """What matched and what did not, in a few lines; `hint` follows what matched."""
+        lines = [f"{len(self.state)} tensors matched, {len(self.repeated)} repeats left out{hint}"]
         if self.prefix:
             lines.append(f'"{self.prefix}" before every name was taken off')
         for title, names in (
