@@ -237,6 +237,7 @@ def check_boxes(
     ):
         for row in np.flatnonzero(which):
             height, width = sizes[row]
-            detail = f"box {boxes[row].tolist()} {text} (image {width} x {height})"
+            box = [float(f"{number:.10g}") for number in boxes[row]]  # without the rounding of a format's arithmetic
+            detail = f"box {box} {text} (image {width} x {height})"
             faults.append(Fault(kind, image_ids[row], int(ids[row]), detail, loses=kind != "out of range"))
     return np.logical_not(flat | outside), faults

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from detrkit.cli.app import app
 from detrkit.data.auto_source import AutoSource
 from detrkit.data.check import check_split
+from detrkit.data.records import check_boxes
 from detrkit.data.save import save_yolo
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError, UserError
@@ -168,3 +169,9 @@ def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp
     assert isinstance(refused.exception, UserError)
     assert "is there already" in str(refused.exception)
     assert "go together" in str(run(folder, "--save-as", form).exception)
+
+
+def test_a_box_is_told_without_the_noise_of_arithmetic():
+    boxes, sizes = np.array([[0.1 + 0.2, 5, 0, 1]]), np.array([[48, 64]])
+    _, [fault] = check_boxes(boxes, sizes, np.array([7]), [1])
+    assert fault.detail == "box [0.3, 5.0, 0.0, 1.0] has no area: left out (image 64 x 48)"
