@@ -46,8 +46,8 @@ class Conversion:
         """Raise CheckpointError with all that is not, unless everything found its place in the recipe's detector."""
         if not self.state and set(self.missing) & set(self.unexpected):
             raise CheckpointError(
-                "the checkpoint has detrkit's own names, so there is nothing to convert: give it by --weights to a verb "
-                "that uses a detector, or by train.init_from to a training"
+                "the checkpoint has detrkit's own names, so there is nothing to convert: give it by --weights to a "
+                "verb that uses a detector, or by train.init_from to a training"
             )
         if not self.complete:
             hint = "" if self.state else " (weights of a timm model alone go into a recipe by backbone.weights)"
