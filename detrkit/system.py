@@ -62,7 +62,8 @@ class BaseDetector(nn.Module):
         if dtype in (torch.float16, torch.bfloat16):
             raise UserError(
                 f"the detector's weights are in {str(dtype).removeprefix('torch.')}, and places do not survive that; "
-                "keep them in float32 (detector.float()) and run it under torch.autocast, which saves as much time"
+                "keep them in float32 (detector.float()) and run it under torch.autocast(DEVICE, torch.bfloat16), "
+                "which saves as much time"
             )
         require_bool(mask, "the mask of images")
         # In an exported graph sizes are free, and no question may be asked of them.

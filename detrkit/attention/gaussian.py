@@ -46,21 +46,21 @@ def gaussian_key(shape: tuple[int, int], device: torch.device, dtype: torch.dtyp
     return torch.stack((x * x, x, y * y, y), dim=-1).flatten(0, 1)
 
 
-def split_bfloat16(features: Tensor) -> tuple[Tensor, Tensor]:
-    """A float32 tensor as a sum of two bfloat16 tensors, exact to about 16 bits."""
-    high = features.bfloat16()
-    return high, (features - high.float()).bfloat16()
+def split_in_two(features: Tensor, half: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A float32 tensor as a sum of two of half the bits, exact to about 16 bits in bfloat16 and 21 in float16."""
+    high = features.to(half)
+    return high, (features - high.float()).to(half)
 
 
 class GaussianKey(nn.Module):
-    """The cells' squares and coordinates [1, 1, L, 4]; 12 channels under bfloat16 (see `GaussianTerm`)."""
+    """The cells' squares and coordinates [1, 1, L, 4]; 12 channels of half precision (see `GaussianTerm`)."""
 
     def forward(self, memory: Memory) -> Tensor:
         tokens = memory.tokens
         dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
         features = gaussian_key(memory.shape, tokens.device, dtype)
-        if _in_bfloat16(tokens):
-            high, low = split_bfloat16(features)
+        if half := _half_precision(tokens):
+            high, low = split_in_two(features, half)
             features = torch.cat((high, high, low), dim=-1)
         return features[None, None]
 
@@ -68,8 +68,9 @@ class GaussianKey(nn.Module):
 class GaussianTerm(Term):
     """A Gaussian over the map for each query and head.
 
-    bfloat16 is too coarse for four channels (probabilities off by 0.08 at strong Gaussians). Both factors are split in
-    a high and a low part, and three of the four products are kept: high.high + low.high + high.low.
+    Half precision is too coarse for four channels (in bfloat16 probabilities are off by 0.08 at strong Gaussians).
+    Both factors are split in a high and a low part, and three of the four products are kept: high.high + low.high +
+    high.low.
     """
 
     key, head_widths = "gaussian", 0
@@ -80,16 +81,16 @@ class GaussianTerm(Term):
     def features(self, center: Tensor, precision: Tensor, memory: Memory) -> Tensor:
         """Query features [B, H, N, F] from centres and precisions [B, H, N, 2] in cells."""
         features = gaussian_query(center, precision, memory.shape)
-        if _in_bfloat16(memory.tokens):
-            high, low = split_bfloat16(features)
+        if half := _half_precision(memory.tokens):
+            high, low = split_in_two(features, half)
             features = torch.cat((high, low, high), dim=-1)
         return features
 
 
-def _in_bfloat16(tokens: Tensor) -> bool:
-    """Whether attention over these tokens runs in bfloat16, by its own type or by autocast."""
-    device = tokens.device.type
+def _half_precision(tokens: Tensor) -> torch.dtype | None:
+    """The half precision that attention over these tokens runs in, by its own type or by autocast; None for none."""
+    device, dtype = tokens.device.type, tokens.dtype
     # torch 2.11 compiles no question whether a device has autocast; "meta" is the one that has none.
     if not tokens.is_meta and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device) == torch.bfloat16
-    return tokens.dtype == torch.bfloat16
+        dtype = torch.get_autocast_dtype(device)
+    return dtype if dtype in (torch.bfloat16, torch.float16) else None

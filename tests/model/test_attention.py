@@ -7,7 +7,7 @@ import torch
 
 from detrkit.attention.aligned import SemanticsAlignedAttention
 from detrkit.attention.conditional import ConditionalSelfAttention
-from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_bfloat16
+from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_in_two
 from detrkit.attention.head_gaussian import HeadGaussianTerm
 from detrkit.attention.multihead import MultiHeadAttention
 from detrkit.attention.self_terms import SelfTerm, SelfTermSum
@@ -91,24 +91,28 @@ def test_gaussian_channels_give_the_gaussian_up_to_a_constant():
     assert torch.allclose(logits.double().softmax(-1), exact.softmax(-1), atol=2e-4)
 
 
-def test_split_bfloat16_keeps_sixteen_bits():
+@pytest.mark.parametrize(("half", "bits"), [(torch.bfloat16, 16), (torch.float16, 21)])
+def test_two_of_half_precision_keep_most_bits(half, bits):
     values = torch.randn(1000) * 100
-    high, low = split_bfloat16(values)
-    assert high.dtype == low.dtype == torch.bfloat16
-    assert ((high.double() + low.double() - values.double()).abs() <= values.abs() * 2**-16).all()
+    high, low = split_in_two(values, half)
+    assert high.dtype == low.dtype == half
+    # Below 2^-14 float16 has fewer bits, in steps of 2^-24.
+    most = values.abs() * 2**-bits + (2**-25 if half == torch.float16 else 0)
+    assert ((high.double() + low.double() - values.double()).abs() <= most).all()
 
 
-def test_gaussian_survives_bfloat16():
-    """Strong Gaussians under autocast stay close to float32, which four bfloat16 channels do not."""
+@pytest.mark.parametrize(("half", "most"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+def test_gaussian_survives_half_precision(half, most):
+    """Strong Gaussians under autocast stay close to float32, which four channels of half precision do not."""
     content, position, reference, memory = scene(torch.float32, padded=False)
     module = attention(["content", "side_directed_gaussian"], False, torch.float32)
     with torch.no_grad():
         module.terms["side_directed_gaussian"].predict.layers[-1].weight.mul_(8)
         exact = module(content, position, reference, memory)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", half):
             coarse = module(content, position, reference, memory)
-        assert coarse.dtype == torch.bfloat16
-        assert (coarse.float() - exact).abs().max() < 0.03 * exact.abs().max()
+        assert coarse.dtype == half
+        assert (coarse.float() - exact).abs().max() < most * exact.abs().max()
 
 
 def test_a_missing_code_is_named():
@@ -156,8 +160,9 @@ def test_a_side_directed_gaussian_is_its_bias(scaled, extent):
         torch.testing.assert_close(found[b, h, n], bias.flatten().softmax(-1).view(SHAPE))
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_twelve_channels_of_bfloat16_keep_a_gaussian(autocast):
+def test_twelve_channels_of_half_precision_keep_a_gaussian(autocast, half):
     """On a map so large that the cells' squares are no bfloat16 numbers either."""
     torch.manual_seed(0)
     shape = (25, 42)
@@ -169,13 +174,13 @@ def test_twelve_channels_of_bfloat16_keep_a_gaussian(autocast):
     assert exact_queries.dtype == exact_keys.dtype == torch.float32
     exact_queries, exact_keys = exact_queries.double(), exact_keys.double()
     if not autocast:
-        memory = Memory(memory.tokens.bfloat16(), memory.position, (shape,))
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        memory = Memory(memory.tokens.to(half), memory.position, (shape,))
+    with torch.autocast("cpu", half, enabled=autocast):
         queries, keys = term.features(center, precision, memory), key(memory)
     assert queries.shape[-1] == keys.shape[-1] == 12
-    assert queries.dtype == keys.dtype == torch.bfloat16
+    assert queries.dtype == keys.dtype == half
     away = (queries.double() @ keys.double().mT - exact_queries @ exact_keys.mT).abs()
-    assert (away <= exact_queries.abs() @ exact_keys.abs().mT * 2**-14).all()  # bfloat16 itself has 8 bits
+    assert (away <= exact_queries.abs() @ exact_keys.abs().mT * 2**-14).all()  # bfloat16 itself has 8 bits, float16 11
 
 
 @pytest.mark.parametrize("build", [MultiHeadAttention, ConditionalSelfAttention, TermAttention])
