@@ -74,8 +74,8 @@ class DenseQueries(Block):
         """The pairs of one layer's costs [B, N, T]."""
         images, queries, places = ([np.zeros(0, np.int64)] for _ in range(3))
         for image, count in enumerate(counts):
-            copies = min(self.copies, cost.shape[1] // count) if count else 0
-            if copies:
+            if count:
+                copies = max(1, min(self.copies, cost.shape[1] // count))  # with fewer queries some objects have none
                 rows, columns = self.matcher.assign(np.repeat(cost[image, :, :count], copies, axis=1))
                 images.append(np.full(len(rows), image))
                 queries.append(rows)

@@ -3,12 +3,14 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import detrkit
 from detrkit.attention.multihead import MultiHeadAttention, self_attend, split_heads
 from detrkit.blocks.denoising import Draws
+from detrkit.blocks.dense import DenseQueries
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.queries.base import QueryGenerator
@@ -367,3 +369,13 @@ def test_a_block_can_be_switched_off():
     detector, _ = build("base/dn_detr", "blocks.denoising=none")
     images, targets = batch(2, 1)
     assert not detector.train()(images, None, targets).extras
+
+
+@pytest.mark.parametrize(("queries", "pairs"), [(3, 3), (7, 5), (12, 10), (100, 20)])
+def test_dense_pairs_are_as_many_as_queries_allow(queries, pairs):
+    """Five objects, up to four queries for each."""
+    costs = np.random.default_rng(0).random((1, queries, 5))
+    matches = DenseQueries(count=queries)._matches(costs, (5,))
+    assert matches.query.shape == matches.target.shape == (1, pairs)
+    assert len(matches.query.unique()) == pairs
+    assert matches.target.unique().tolist() == list(range(5)) or queries < 5
