@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 from urllib.parse import unquote
 
 TEXT = "utf-8-sig"
@@ -112,6 +113,8 @@ WAYS: dict[str, Callable[[str, Path], str]] = {
     AS_WRITTEN: lambda name, folder: name,
     "with / in the place of \\": _slashed,
     "with %20 and the like decoded": _decoded,
+    "with accents apart from their letters (Unicode's NFD, macOS)": lambda name, folder: normalize("NFD", name),
+    "with accents and letters as one (Unicode's NFC)": lambda name, folder: normalize("NFC", name),
     "without the folder's own name in front": _below,
     LAST_PART: _last,
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detrkit.data.coco import read_coco
 from detrkit.data.coco_source import CocoSource
 from detrkit.data.shapes import ShapesSource
 from detrkit.data.transforms import DetrAugment, FlipAugment, NoAugment
@@ -70,3 +71,10 @@ def write_set(tmp_path):
         return tmp_path
 
     return write
+
+
+def read(path, images=(), annotations=(), categories=tuple(CATEGORIES)):
+    """What `read_coco` makes of an annotation file with these tables."""
+    file = path / "a.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return read_coco(file, path)

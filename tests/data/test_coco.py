@@ -1,30 +1,19 @@
 """Annotation files: what is kept, what is left out, and that each fault is named."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from pycocotools import mask as coco_masks
 
 from detrkit.data.check import check_split
 from detrkit.data.coco import read_categories, read_coco
-from detrkit.data.coco_source import SplitFiles, image_folder_of, open_annotations
-from detrkit.data.files import find_files
+from detrkit.data.coco_source import SplitFiles, open_annotations
 from detrkit.data.records import Category
-from detrkit.engine.data_checks import crowded, require_files, require_objects
+from detrkit.engine.data_checks import crowded, require_objects
 from detrkit.errors import DataError
 from detrkit.structures import QueryLimit
 
-from .conftest import CATEGORIES, box_entry, coco, image_entry
-
-
-def read(path, images=(), annotations=(), categories=tuple(CATEGORIES)):
-    file = path / "a.json"
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return read_coco(file, path)
+from .conftest import CATEGORIES, box_entry, coco, image_entry, read
 
 
 def test_ids_become_labels_by_ascending_id_and_are_written_back(write_set):
@@ -265,55 +254,6 @@ def test_categories_of_a_large_file_are_read_without_the_rest(tmp_path, order, m
     assert len(whole) == (order == "ica")  # in the middle of 15 MB, they are looked for by parsing all
 
 
-def test_the_image_folder_is_found_by_its_names(tmp_path):
-    name = 'größe "1"\\ä.png'
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "other").mkdir()
-    images = [image_entry(1, name="lost.png"), image_entry(2, name=name), image_entry(3, name="3.png")]
-    file = tmp_path / "annotations" / "a.json"
-    for entry in images[1:]:
-        Image.new("RGB", (60, 40)).save(tmp_path / "pictures" / entry["file_name"])
-    (tmp_path / "other" / "lost.png").touch()
-    for ascii_only in (True, False):  # escaped, as json.dump writes it, and as UTF-8
-        for some in (images, images[1:2]):
-            content = {"images": some, "annotations": [], "categories": CATEGORIES}
-            file.write_text(json.dumps(content, ensure_ascii=ascii_only), encoding="utf-8")
-            assert open_annotations(file).folder == tmp_path / "pictures"
-    with pytest.raises(DataError, match="nowhere: no such folder of images"):
-        open_annotations(file, tmp_path / "nowhere")
-    file.write_text(file.read_text().replace("größe", "big"))
-    with pytest.raises(DataError, match="where are its images"):
-        open_annotations(file)
-    file.write_text(json.dumps(content | {"images": images}).replace("lost.png", "im\\g.png"))
-    with pytest.raises(DataError, match=r"a\.json.*escape"):
-        open_annotations(file)
-
-
-def test_the_image_folder_is_found_however_names_are_written(tmp_path):
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "a b.png")
-    for name, folder in ((r"images\a b.png", "."), ("/data/upload/a%20b.png", "images")):
-        content = {"images": [image_entry(1, name=name)], "annotations": [], "categories": CATEGORIES}
-        (tmp_path / "all.json").write_text(json.dumps(content))
-        found = open_annotations(tmp_path / "all.json")
-        assert (found.folder, found.missing_files) == (tmp_path / folder, [])
-
-
-def test_folders_that_may_not_be_read_are_passed_over(write_set, monkeypatch):
-    folder = write_set([image_entry(1)], [])
-    (folder / "lost+found").mkdir()
-    real = Path.is_file
-
-    def is_file(path):
-        if path.parent.name == "lost+found":
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(Path, "is_file", is_file)
-    assert image_folder_of(folder / "annotations" / "instances_val.json").name != "lost+found"
-
-
 def test_splits_must_agree_on_categories(write_set):
     folder = write_set([image_entry(1)], [])
     file = folder / "annotations" / "instances_val.json"
@@ -322,61 +262,11 @@ def test_splits_must_agree_on_categories(write_set):
         _ = coco(folder).val
 
 
-def test_missing_folders_say_what_was_looked_for(tmp_path):
-    with pytest.raises(DataError, match=r"instances_train2017\.json"):
-        _ = coco(tmp_path).train
-    with pytest.raises(DataError, match="is not a folder"):
-        _ = coco(tmp_path / "nowhere").train
-
-
 def test_records_stay_flat(write_set):
     records = coco(write_set([image_entry(1)], [box_entry(1, 1, [1, 1, 2, 2])])).train.records
     columns = vars(records)
     assert columns.pop("texts") is None
     assert all(isinstance(value, np.ndarray) and value.dtype != object for value in columns.values())
-
-
-def test_boxes_follow_from_polygons_and_run_lengths_where_there_is_none(tmp_path):
-    mask = np.zeros((40, 60), dtype=np.uint8, order="F")
-    mask[10:20, 5:30] = 1
-    packed = coco_masks.encode(mask)
-    plain = {"size": [40, 60], "counts": [210, *[10, 30] * 24, 10, 1220]}
-    outlines = [
-        [[2.5, 3.0, 10.0, 3.0, 10.0, 8.25], [20.0, 30.0, 30.0, 30.0, 30.0, 35.5, 20.0, 35.5]],
-        {"size": [40, 60], "counts": packed["counts"].decode()},
-        plain,
-    ]
-    annotations = [
-        {"id": n, "image_id": 1, "category_id": 3, "segmentation": outline} for n, outline in enumerate(outlines, 1)
-    ]
-    _, records, faults = read(tmp_path, [image_entry(1)], annotations)
-    assert not faults
-    assert records.boxes.tolist() == [[2.5, 3.0, 27.5, 32.5], [5, 10, 25, 10], [5, 10, 25, 10]]
-    assert records.areas[1:].tolist() == [250, 250]
-    assert 60 < records.areas[0] < 90  # of the mask, not of the box around both pieces
-
-
-@pytest.mark.parametrize("far", [1e3, 1e9, 1e308])
-def test_the_area_of_a_polygon_that_goes_far_is_that_within_the_image(tmp_path, far):
-    entry = {"id": 8, "image_id": 1, "category_id": 3, "segmentation": [[10, 10, far, 10, far, 20, 10, 20]]}
-    _, records, [fault] = read(tmp_path, [image_entry(1)], [entry])
-    assert records.boxes.tolist() == [[10, 10, far - 10, 10]]
-    assert records.areas.tolist() == [500]
-    assert fault.kind == "out of range"
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [
-        *([[1, 2, 3]], [[1, 2, 3, 4]], "text", [["a"] * 6], [[]]),
-        *({"counts": "x"}, {"size": [4, 4], "counts": [16]}),
-        *({"size": [40, 60], "counts": counts} for counts in ([5, -3, 9], "\xff\xfe", "0" * 50)),
-    ],
-)
-def test_a_segmentation_that_is_none_is_named(tmp_path, odd):
-    entry = {"id": 8, "image_id": 1, "category_id": 3, "segmentation": odd}
-    _, records, [fault] = read(tmp_path, [image_entry(1)], [entry])
-    assert (len(records.boxes), fault.kind, fault.annotation_id, fault.loses) == (0, "bad segmentation", 8, True)
 
 
 @pytest.mark.parametrize(
@@ -397,61 +287,6 @@ def test_a_split_without_an_object_is_refused_before_the_first_step(write_set, a
 def test_one_object_in_each_split_is_enough(write_set):
     crowd = box_entry(1, 1, [0, 0, 30, 30], iscrowd=1)
     require_objects(coco(write_set([image_entry(1)], [crowd, box_entry(2, 1, [1, 1, 5, 5])])))
-
-
-@pytest.mark.parametrize(
-    ("written", "way"),
-    [
-        ("train/a b.png", "without the folder's own name"),
-        ("images\\train\\a b.png", "without the folder's own name"),
-        ("a%20b.png", "decoded"),
-        (".\\a b.png", "in the place of"),
-        ("/home/somebody/a b.png", "last part"),
-        ("a b.png", None),
-    ],
-)
-def test_file_names_are_looked_for_in_the_ways_that_exporters_write(tmp_path, written, way):
-    folder = tmp_path / "train"
-    folder.mkdir()
-    Image.new("RGB", (60, 40)).save(folder / "a b.png")
-    file = tmp_path / "a.json"
-    images, boxes = [image_entry(1, name=written)], [box_entry(1, 1, [1, 1, 5, 5])]
-    file.write_text(json.dumps({"images": images, "annotations": boxes, "categories": CATEGORIES}))
-    dataset = open_annotations(file, folder)
-    assert dataset.image_path(0) == folder / "a b.png"
-    assert dataset.read(0)[0].size == (60, 40)
-    assert [way in fault.detail for fault in dataset.faults] == ([True] if way else [])
-
-
-def test_names_that_differ_in_their_folders_alone_are_not_one_file(tmp_path):
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).touch()
-    found = find_files(tmp_path, ["x/a.png", "y/a.png", "x/b.png", "x/b.png"])
-    assert found.names == ["x/a.png", "y/a.png", "b.png", "b.png"]
-    assert found.missing == [0, 1]
-    assert found.ways == {"by the last part of their names": (2, "x/b.png")}
-
-
-def test_missing_files_are_counted_before_the_first_step(write_set):
-    folder = write_set([image_entry(n) for n in range(1, 7)], [box_entry(1, 1, [1, 1, 5, 5])])
-    source = coco(folder)
-    require_files(source)
-    for n in (2, 3, 4, 6):
-        (folder / "train" / f"{n}.png").unlink()
-    with pytest.raises(DataError, match=r"4 of the 6 images of train have no file: .*2\.png \(image 2\).* and 1 more"):
-        require_files(coco(folder))
-
-
-def test_a_folder_is_listed_once(tmp_path, monkeypatch):
-    (tmp_path / "sub").mkdir()
-    for n in range(20):
-        (tmp_path / "sub" / f"{n}.jpg").touch()
-    calls = []
-    real = os.listdir
-    monkeypatch.setattr("os.listdir", lambda folder: calls.append(folder) or real(folder))
-    found = find_files(tmp_path, [f"sub/{n}.jpg" for n in range(21)])
-    assert (found.missing, found.ways) == ([20], {})
-    assert len(calls) == 2  # the folder itself, where the missing one is looked for by its last part
 
 
 def test_more_objects_than_queries_or_than_coco_counts_are_said_with_the_key_that_changes_it(write_set):
