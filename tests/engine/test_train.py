@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
+from detrkit.cli.train import _run_to_resume
 from detrkit.detector import build_detector
 from detrkit.engine.data_checks import left_out
 from detrkit.engine.train import train
@@ -371,3 +373,19 @@ def test_two_trainings_of_one_run(copy):
     with locked(copy), pytest.raises(UserError, match="is being trained by another process"):
         train(load_recipe(copy), copy, resume=True)
     train(load_recipe(copy), copy, resume=True)  # the lock is gone with its holder
+
+
+def test_a_project_is_not_taken_for_the_run_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    project, run = Path("mine"), Path("runs/mine")
+    for folder in (project, run):
+        folder.mkdir(parents=True)
+        (folder / "recipe.toml").write_text("extends = 'quickstart'")
+    with pytest.raises(UserError, match="mine is not the folder of a run"):
+        _run_to_resume("mine", None, None)
+    (run / "categories.json").write_text("[]")
+    assert _run_to_resume("mine", None, None) == (run, "last")
+    (run / "categories.json").unlink()  # lost: its checkpoint has them, too
+    (run / "last").mkdir()
+    (run / "last" / "weights.safetensors").touch()
+    assert _run_to_resume("mine", None, None) == _run_to_resume(None, run, None) == (run, "last")
