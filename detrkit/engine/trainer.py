@@ -155,7 +155,7 @@ class Trainer:
             stats=self._stats,
             best_ap=self.at.best_ap,
             best_step=self.at.best_step,
-            reason=request.reason,
+            reason=request.reason or ("a signal to another process" if self._stop_at is not None else None),
         )
 
     # --- steps
@@ -187,7 +187,8 @@ class Trainer:
         )
         for batch in loader:
             self._note_skipped(batch.skipped)
-            if self.options.max_minutes and self.meter.clock.minutes() >= self.options.max_minutes:
+            limit = self.options.max_minutes if self.here.is_first else None  # who tells why it stops has to know it
+            if limit and self.meter.clock.minutes() >= limit:
                 request.reason = request.reason or "train.max_minutes"
             self._take(self._step(batch, request))
             if self._stop_at is not None and self.at.step >= self._stop_at:

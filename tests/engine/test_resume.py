@@ -1,12 +1,15 @@
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from detrkit.engine.distributed import Processes
 from detrkit.engine.interrupt import StopRequest
 from detrkit.engine.soundness import NotFiniteError
+from detrkit.engine.train import _say_where
 from detrkit.errors import CheckpointError, UserError
 from detrkit.runs.checkpoint import read_state, read_weights
 from tests.engine.toys import ToyDetector, toy_trainer
@@ -259,3 +262,44 @@ def test_a_part_may_keep_infinities_of_its_own(tmp_path):
     detector = ToyDetector()
     detector.register_buffer("far", torch.tensor([float("-inf")]))
     assert toy_trainer(tmp_path, detector=detector, epochs=1).fit().finished
+
+
+class Beside(Processes):
+    """A process among others, of which one was asked to stop."""
+
+    def sum(self, tensor):
+        if tensor.dim():
+            tensor[-1] += 1  # "stop", the last number of a step
+        return tensor
+
+
+def test_a_stop_that_another_process_was_asked_for_has_a_reason(tmp_path):
+    outcome = toy_trainer(tmp_path, here=Beside()).fit()
+    assert (outcome.finished, outcome.step, outcome.reason) == (False, 1, "a signal to another process")
+
+
+class Second(Processes):
+    """One that does not write and print."""
+
+    is_first = False
+
+
+def test_the_first_process_alone_looks_at_the_clock(tmp_path):
+    # The limit of another one, a moment before its own, would leave the first without the reason that it tells.
+    assert toy_trainer(tmp_path / "other", here=Second(), max_minutes=1e-9).fit().finished
+    first = toy_trainer(tmp_path / "first", max_minutes=1e-9).fit()
+    assert (first.finished, first.reason) == (False, "train.max_minutes")
+
+
+def test_what_goes_on_with_a_run_is_said_by_what_ended_it(tmp_path):
+    def said(epochs, patience):
+        resumed = toy_trainer(tmp_path, epochs=epochs, patience=patience)
+        resumed.resume()
+        lines = []
+        _say_where(resumed, SimpleNamespace(say=lines.append), is_begun=True)
+        return lines[1:]
+
+    toy_trainer(tmp_path, aps=[0.2, 0.1], epochs=8, patience=1).fit()
+    assert said(9, 1) == ["nothing is left to do; a larger train.patience, or 0, goes on with the run"]
+    assert said(2, 0) == ["nothing is left to do; a larger train.epochs goes on with the run"]
+    assert said(9, 0) == []
