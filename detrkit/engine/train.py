@@ -170,7 +170,8 @@ def _say_where(trainer: Trainer, reporter: Reporter, *, is_begun: bool) -> None:
         return
     reporter.say(f"resumed after step {trainer.at.step} of {trainer.workload.total_steps}")
     if trainer.is_finished:
-        reporter.say("nothing is left to do; a larger train.epochs goes on with the run")
+        more = "train.epochs" if trainer.at.step >= trainer.workload.total_steps else "train.patience, or 0,"
+        reporter.say(f"nothing is left to do; a larger {more} goes on with the run")
 
 
 def introduction(recipe: Recipe, workload: Workload, device: torch.device) -> list[str]:
