@@ -22,6 +22,7 @@ from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import evaluate
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.checkpoint import find_folder, format_categories
+from detrkit.runs.history import read_metrics
 from detrkit.runs.lock import locked
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.run_loggers import Loggers
@@ -51,7 +52,7 @@ def fit(
         run_dir: the run's folder; the same path in all processes.
         options: what stands in a recipe's `train`; the defaults are SAP-DETR's.
         evaluation: what stands in its `evaluate`.
-        resume: go on from the run's last checkpoint.
+        resume: go on from the run's last checkpoint, or begin again if the run ended before its first one.
         console: where to show progress; None for nowhere.
 
     Raises:
@@ -71,8 +72,9 @@ def fit(
         if options.compile:
             compiled_form(detector, place.device)
         here.in_first(lambda: _open(run, held, resume=resume))
+        goes_on = resume and not here.from_first(_ended_early(run))
         reporter = Reporter(run=run if here.is_first else None, console=console)
-        if options.init_from is not None and not resume:
+        if options.init_from is not None and not goes_on:
             reporter.say(f"started from {init_from(detector, options.init_from, classes=len(source.categories))}")
         trainer = make_trainer(
             place,
@@ -87,14 +89,25 @@ def fit(
             evaluate=evaluate,
             metadata={"categories": format_categories(source.categories)},
         )
-        if resume:
+        if goes_on:
             trainer.resume()
             reporter.say(f"resumed after step {trainer.at.step} of {workload.total_steps}")
+        elif resume:
+            reporter.say("there is no checkpoint yet: the run begins again")
+            here.in_first(lambda: run.rewind_metrics(0))
         for line in [*left_out(source), *warnings(workload, options)]:
             reporter.warn(line)
         said = {"train": asdict(options), "evaluate": asdict(settings)}
         begin_records(place, run, reporter, said, step=trainer.at.step, resumed=resume)
         return trainer.fit()
+
+
+def _ended_early(run: RunFolder) -> bool:
+    """Whether a run wrote records and no checkpoint; one that was evaluated had one, which is gone."""
+    if any(find_folder(folder) for folder in (run.last, run.best)):
+        return False
+    kinds = {line["kind"] for line in read_metrics(run.path)}
+    return bool(kinds) and "evaluate" not in kinds
 
 
 def _open(run: RunFolder, held: ExitStack, *, resume: bool) -> None:

@@ -13,6 +13,7 @@ from detrkit.engine.fit import fit
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.errors import CheckpointError, UserError
 from detrkit.runs.checkpoint import read_weights
+from detrkit.runs.history import read_metrics
 from tests.engine.toys import ToyCriterion, ToyDetector
 
 SETTINGS = {"batch_size": 4, "warmup_steps": 0, "drop_epochs": (), "device": "cpu", "workers": 0, "log_every": 2}
@@ -112,3 +113,17 @@ def test_options_by_hand_are_checked_as_a_recipe_s():
         DetectOptions(scores="sigmod")
     made = TrainOptions(drop_epochs=[3, 5], init_from=None, learning_rate=1)
     assert (made.drop_epochs, made.init_from, made.learning_rate) == ((3, 5), None, 1.0)
+
+
+def test_a_training_that_ended_before_its_first_checkpoint_begins_again(tmp_path, source):
+    whole, _ = run(tmp_path / "whole", source)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 2, "epoch": 1}\n')
+    with pytest.raises(UserError, match="already holds a run"):
+        run(folder, source)
+    again, outcome = run(folder, source, resume=True)
+    assert outcome.finished
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    steps = [one["step"] for one in read_metrics(folder) if one["kind"] == "train"]
+    assert steps == [2, 4]
