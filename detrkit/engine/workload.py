@@ -109,7 +109,20 @@ def warnings(workload: Workload, options: TrainOptions) -> list[str]:
     late = [epoch for epoch in options.drop_epochs if epoch >= options.epochs]
     if late and options.schedule == "step":
         found.append(f"train.drop_epochs has {late}, but training ends after epoch {options.epochs}")
-    return found
+    return [*found, *_unfallen(options)]
+
+
+def _unfallen(options: TrainOptions) -> list[str]:
+    """What the epochs of `flat_cosine` leave no room for."""
+    flat, low, epochs = options.flat_epochs, options.low_epochs, options.epochs
+    if options.schedule != "flat_cosine" or (flat < epochs and flat + low <= epochs):
+        return []
+    if flat >= epochs:
+        return [f"train.flat_epochs is {flat}, and training ends after epoch {epochs}: the rate never falls"]
+    return [
+        f"train.flat_epochs is {flat} and train.low_epochs {low}, more than the {epochs} epochs together: the rate "
+        f"falls in one step, to the lowest for {counted(epochs - flat, 'epoch')}"
+    ]
 
 
 def unlike_one_batch(workload: Workload, detector: nn.Module) -> list[str]:

@@ -125,3 +125,16 @@ def test_a_damaged_file_of_loggers_begins_them_anew(tmp_path, content):
     loggers.begin(tmp_path, {}, step=0, resumed=True, forgotten={"train": 3}, warn=print)
     loggers.close(finished=False)
     assert json.loads((tmp_path / Loggers.FILE).read_text())["logged"] == {"train": 3}
+
+
+def test_a_flat_rate_that_leaves_no_epochs_for_its_fall_is_told():
+    def told(epochs, flat, low):
+        options = TrainOptions(
+            epochs=epochs, schedule="flat_cosine", flat_epochs=flat, low_epochs=low, warmup_steps=0, batch_size=2
+        )
+        return warnings(plan(options, images=4, steps_per_epoch=2, world=1), options)
+
+    assert told(12, 6, 6) == told(12, 11, 0) == []
+    assert "the rate never falls" in told(12, 12, 0)[0]
+    assert "the rate never falls" in told(5, 6, 3)[0]
+    assert "more than the 12 epochs" in told(12, 8, 6)[0]
