@@ -47,7 +47,7 @@ def convert(
     from detrkit.reading import read_checkpoint, read_json
     from detrkit.recipe import load_recipe
     from detrkit.runs.checkpoint import format_categories, pixels_metadata, save_weights
-    from detrkit.wording import in_a_line
+    from detrkit.wording import in_a_line, typed
     from detrkit.writing import check_file, replaced_file, write_text
     from detrkit.zoo import fit, match
     from detrkit.zoo.classes import coco_categories, named_categories
@@ -107,7 +107,7 @@ def convert(
         notes = "".join(f"# {line}\n" for line in fitted.summary().splitlines())
         about = in_a_line(f"for {output.name}, out of {checkpoint.name} and the recipe {loaded.name}.", 400)
         write_text(said, f"{WRITTEN}, {about}\n{notes}\n{loaded.to_toml()}")
-        tell(f"wrote {said}: the recipe; detrkit predict {said} photos/ --weights {output} --out drawn/")
+        tell(f"wrote {said}: the recipe; detrkit predict {typed(said)} photos/ --weights {typed(output)} --out drawn/")
 
 
 def _table(sizes: Iterable[tuple[str, int]]) -> Table:

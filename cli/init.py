@@ -36,7 +36,7 @@ def init(
     from detrkit.errors import DataError, UserError
     from detrkit.evaluation.precision import choose_device
     from detrkit.recipe import Factory
-    from detrkit.wording import counted
+    from detrkit.wording import counted, typed
     from detrkit.writing import check_folder, write_text
 
     from .console import Console
@@ -76,7 +76,7 @@ def init(
     said = {f"batch of {min(BATCH, sizes[0])}": memory, counted(length.epochs, "epoch"): length.reason}
     for what, why in {**advice.reasons, **said}.items():
         console.print(f"{what}: {why}")
-    console.print(f"written: {path}\nnext: detrkit check-data {data}   or   detrkit train {path}")
+    console.print(f"written: {path}\nnext: detrkit check-data {typed(data)}   or   detrkit train {typed(path)}")
 
 
 def _try(path: Path) -> Trial:

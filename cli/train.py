@@ -44,6 +44,7 @@ def train(
     from detrkit.engine.launch import count_processes, launch, told_to_launcher
     from detrkit.engine.train import train as run_training
     from detrkit.runs.run_folder import new_run_folder
+    from detrkit.wording import typed
 
     values = list(overrides or [])
     if recipe is not None and "=" in recipe:
@@ -64,7 +65,7 @@ def train(
         return
     if not outcome.finished:
         console.print(
-            f"stopped after step {outcome.step} ({outcome.reason}). Go on with: detrkit train --resume {folder}",
+            f"stopped after step {outcome.step} ({outcome.reason}). Go on with: detrkit train --resume {typed(folder)}",
             soft_wrap=True,
         )
         raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
@@ -78,6 +79,7 @@ def _load(
     from detrkit.recipe import load_recipe
     from detrkit.runs.recipes import run_recipe
     from detrkit.runs.run_folder import RunFolder
+    from detrkit.wording import typed
     from detrkit.writing import check_folder
 
     which: Literal["last", "best"] = "last"
@@ -90,7 +92,7 @@ def _load(
             "which recipe? `detrkit recipes` lists those that ship; to begin with: detrkit train quickstart"
         )
     elif Path(recipe, RunFolder.RECIPE).is_file() and Path(recipe, RunFolder.CATEGORIES).is_file():
-        raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {recipe}")
+        raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {typed(recipe)}")
     else:
         loaded = load_recipe(recipe, values, trust=trust)
     if run is not None:
@@ -135,15 +137,15 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
 
 
 def _print_result(console: Console, folder: Path, outcome: Outcome, *, events: bool) -> None:
-    from detrkit.wording import percent
+    from detrkit.wording import percent, typed
 
     lines = []
     if outcome.stats is not None:
         lines.append(f"AP {percent(outcome.stats['AP'])}   AP50 {percent(outcome.stats['AP50'])}")
     lines += [
         f"best AP {percent(outcome.best_ap)} at step {outcome.best_step}: {folder / 'best'}",
-        f"pictures: {folder / 'pictures'}" + (f"   curves: tensorboard --logdir {folder}" if events else ""),
-        f"next: detrkit evaluate {folder}   or   detrkit predict {folder} IMAGES --out drawn/",
+        f"pictures: {folder / 'pictures'}" + (f"   curves: tensorboard --logdir {typed(folder)}" if events else ""),
+        f"next: detrkit evaluate {typed(folder)}   or   detrkit predict {typed(folder)} IMAGES --out drawn/",
     ]
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 _JOINERS = "\u200c\u200d"  # of letters in some scripts, and of emoji
 
@@ -22,6 +24,11 @@ def percent(share: float | None) -> str:
 def first_of(names: Sequence[str], most: int = 3) -> str:
     """The first of the names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def typed(path: Path | str) -> str:
+    """A path as a person types it in a command: in quotes where it has spaces, say."""
+    return shlex.quote(str(path))
 
 
 def visible(text: str) -> str:

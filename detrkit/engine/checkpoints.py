@@ -29,7 +29,7 @@ from detrkit.runs.checkpoint import (
 )
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.state import read_trainer_state, way_out
-from detrkit.wording import first_of
+from detrkit.wording import first_of, typed
 
 
 @dataclass
@@ -142,7 +142,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{folder} is of a run whose epochs have {before} steps, but an epoch has {now} steps now: the batch "
                 "size or the data have changed. train.micro_batch takes the same batch in smaller pieces; a new run "
-                f"begins from these weights with train.init_from={self.run.path}"
+                f"begins from these weights with train.init_from={typed(self.run.path)}"
             )
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
         restore_optimiser(self.optimiser, state.names, state.moments, folder)

@@ -12,6 +12,7 @@ from detrkit.runs.checkpoint import WEIGHTS, find_folder, read_categories, read_
 from detrkit.runs.history import read_metrics
 from detrkit.runs.recipes import TRAINING, changes, trained_recipe
 from detrkit.runs.run_folder import RunFolder
+from detrkit.wording import typed
 
 # Why a change needs a new run. Every section that is not of the training is of what the detector computes.
 COMPUTES = "what the detector computes"
@@ -40,7 +41,7 @@ def find_start(run: RunFolder, which: Literal["last", "best"]) -> Path | None:
         raise CheckpointError(f"{gone}, so the run cannot go on from there")
     if find_folder(run.best) is not None:
         raise CheckpointError(
-            f"{gone}, but {run.best} is there: detrkit train --resume {run.best} goes on from it, and takes the "
+            f"{gone}, but {run.best} is there: detrkit train --resume {typed(run.best)} goes on from it, and takes the "
             "records back to where it was written"
         )
     if any(line.get("kind") == "evaluate" for line in read_metrics(run.path)):
@@ -67,7 +68,7 @@ def allowed_changes(run: RunFolder, start: Path | None, recipe: Recipe, *, trust
         raise CheckpointError(
             f"{start} belongs to another recipe than this one; what is different needs a new run:\n  "
             + "\n  ".join(refused)
-            + f"\nA new run begins from its weights with train.init_from={run.path}"
+            + f"\nA new run begins from its weights with train.init_from={typed(run.path)}"
         )
     return [*lines, *(line for _, line in found)]
 

@@ -29,7 +29,7 @@ from detrkit.engine.soundness import MAY_HELP, NotFiniteError
 from detrkit.engine.workload import Workload
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
-from detrkit.wording import counted, first_of, percent
+from detrkit.wording import counted, first_of, percent, typed
 from detrkit.writing import explain
 
 
@@ -284,7 +284,7 @@ class Trainer:
             return f"The step itself could not be kept: {explain(error)}"
         if "recipe" not in self._metadata:
             return f"The step is kept in {path}, for detrkit.engine.replay.compute"
-        return f"Where it stops to be finite: detrkit replay {path}"
+        return f"Where it stops to be finite: detrkit replay {typed(path)}"
 
     # --- evaluation
 

@@ -14,7 +14,7 @@ from detrkit.errors import UserError
 from detrkit.paths import with_home
 from detrkit.runs.loggers import flat
 from detrkit.runs.run_loggers import Loggers
-from detrkit.wording import visible
+from detrkit.wording import typed, visible
 from detrkit.writing import naming, write_text
 
 
@@ -56,7 +56,7 @@ class RunFolder:
     @property
     def way_on(self) -> str:
         """What goes on with the run, as a person types it."""
-        return f"detrkit train --resume {self.path}" if self.exists else "fit(..., resume=True)"
+        return f"detrkit train --resume {typed(self.path)}" if self.exists else "fit(..., resume=True)"
 
     def create(self, *, recipe: str, categories: str) -> None:
         """Begin a run: write its recipe (TOML) and categories (JSON).

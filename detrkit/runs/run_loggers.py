@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from detrkit.errors import UserError
 from detrkit.runs.loggers import LOGGERS, Logger, Start
+from detrkit.wording import typed
 from detrkit.writing import write_text
 
 
@@ -67,7 +68,7 @@ class Loggers:
                 kept[name] = logger.begin(Start(folder, recipe, step, kept.get(name)))
             except Exception as error:
                 if not resumed:
-                    advice = f"mend that and go on with --resume {folder}, or leave it out of train.loggers"
+                    advice = f"mend that and go on with --resume {typed(folder)}, or leave it out of train.loggers"
                     raise UserError(f"the logger {name} cannot begin ({_first_line(error)}); {advice}") from error
                 self._drop(name, error)
         if self._loggers:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detrkit.errors import CheckpointError
 from detrkit.runs.checkpoint import STATE, read_state
+from detrkit.wording import typed
 
 LARGEST = 2**53  # of a count; no run has as many steps, or bytes of metrics
 # What fused optimisers keep of a parameter, beside counters ([]) always in the parameter's own shape.
@@ -50,8 +51,8 @@ def read_trainer_state(folder: Path) -> TrainerState:
 def way_out(folder: Path) -> str:
     """What can be done where a checkpoint cannot be gone on from."""
     run, best = folder.parent, folder.parent / "best"
-    other = f"detrkit train --resume {best} goes on from the best checkpoint; " if folder != best else ""
-    return f"{other}train.init_from={folder} begins a new run from the weights of this one, {run} stays as it is"
+    other = f"detrkit train --resume {typed(best)} goes on from the best checkpoint; " if folder != best else ""
+    return f"{other}train.init_from={typed(folder)} begins a new run from the weights of this one, {run} stays as it is"
 
 
 class _DamageError(Exception):

@@ -1,5 +1,6 @@
 import io
 import json
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from detrkit.engine.workload import plan, warnings
 from detrkit.errors import DataError, UserError
 from detrkit.runs.run_folder import RunFolder, new_run_folder
 from detrkit.runs.run_loggers import Loggers
+from detrkit.runs.state import way_out
 
 
 def test_a_run_is_not_overwritten(tmp_path):
@@ -138,3 +140,11 @@ def test_a_flat_rate_that_leaves_no_epochs_for_its_fall_is_told():
     assert "the rate never falls" in told(12, 12, 0)[0]
     assert "the rate never falls" in told(5, 6, 3)[0]
     assert "more than the 12 epochs" in told(12, 8, 6)[0]
+
+
+def test_commands_take_names_with_spaces(tmp_path):
+    run = RunFolder(tmp_path / "my run")
+    run.create(recipe="title = 'x'", categories="[]")
+    assert shlex.split(run.way_on) == ["detrkit", "train", "--resume", str(run.path)]
+    assert f"train.init_from={run.path / 'last'}" in shlex.split(way_out(run.path / "last"))
+    assert str(run.best) in shlex.split(way_out(run.path / "last"))
