@@ -103,7 +103,8 @@ def _other_data(comparison: Comparison, names: Sequence[str]) -> list[str]:
     first, base = bases[0]
     notes: dict[str, list[str]] = {}
     for name, row in trained:
-        told = [d for d in differences(base.recipe, row.recipe) if d.startswith("data.") and ".augment" not in d]
+        keys = {d: d.partition(" is ")[0] for d in differences(base.recipe, row.recipe)}
+        told = [d for d, key in keys.items() if key.startswith("data.") and ".augment" not in key]
         if told:
             kind = [difference for difference in told if difference.startswith("data.type ")]
             notes.setdefault(", ".join(kind or told[:3]), []).append(name)

@@ -103,6 +103,14 @@ def test_runs_on_other_data_are_told_apart(tmp_path, make_run):
     assert "Other data" not in output
 
 
+def test_a_folder_named_like_an_option_is_other_data(tmp_path, make_run):
+    for name in ("roads", "roads.augmented"):
+        root = f"data.root={tmp_path / name}"
+        make_run(tmp_path / "runs" / name, "quickstart", {1: 10}, overrides=["data.type=coco", root])
+    output = invoke(tmp_path / "runs", "--size", "64x64", "--runs", tmp_path / "none")
+    assert "Other data than roads's in roads.augmented: data.root is" in output
+
+
 def test_a_run_with_other_values_is_not_called_as_the_recipe(tmp_path, make_run):
     run = make_run(tmp_path / "quickstart-4", "quickstart", {1: 10}, overrides=["decoder.layers=1"])
     output = invoke(run, "quickstart_dab", "--size", "64x64", "--runs", tmp_path / "none")
