@@ -130,7 +130,12 @@ def measure(
         batches: how many images are detected at once; () for no detection.
         step_batch: how many a training step takes; 0 for no training.
         progress: called after each run; see `runs_of`.
+
+    Raises UserError for two subjects of one name.
     """
+    names = [s.name for s in subjects]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two of the recipes are called {twice[0]}; give one of the files another name")
     speeds = {s.name: Speed(s.name, s.work) for s in subjects}
     generator = torch.Generator().manual_seed(0)
 

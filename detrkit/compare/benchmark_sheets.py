@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -83,7 +84,7 @@ def benchmark_record(found: Benchmark) -> dict[str, Any]:
         "width": found.width,
         "step_batch": found.step_batch,
         "rounds": found.rounds,
-        "multiply_adds_per_second": found.rate,
+        "multiply_adds_per_second": None if math.isnan(found.rate) else found.rate,
     }
     return shared | {"rows": [_row(found, speed) for speed in found.speeds]}
 

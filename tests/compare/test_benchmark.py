@@ -7,7 +7,17 @@ import torch
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
-from detrkit.compare.benchmark import PARTS, Benchmark, Speed, Stopwatch, loaded_images, measure, of_recipe, runs_of
+from detrkit.compare.benchmark import (
+    PARTS,
+    Benchmark,
+    Speed,
+    Stopwatch,
+    Subject,
+    loaded_images,
+    measure,
+    of_recipe,
+    runs_of,
+)
 from detrkit.compare.benchmark_sheets import benchmark_record, benchmark_sheets
 from detrkit.compare.timing import Ratio, take_turns
 from detrkit.errors import UserError
@@ -107,3 +117,20 @@ def test_the_verb_writes_what_it_measured(tmp_path):
     assert len(json.loads(out.read_text())["rows"][0]["detection"]["1"]) == 2
     with pytest.raises(UserError, match="accepted are detection, training, loader"):
         CliRunner().invoke(app, ["benchmark", "quickstart", "--only", "speed"], catch_exceptions=False)
+
+
+def subject(name):
+    return Subject(
+        name, detect=lambda images: images, step=lambda images, truths, watch: watch.lap("forward"), classes=3
+    )
+
+
+def test_two_of_one_name_are_refused():
+    with pytest.raises(UserError, match="two of the recipes are called a;"):
+        measure([subject("a"), subject("b"), subject("a")], **SMALL, rounds=2)
+
+
+def test_a_record_without_detection_is_json():
+    found = measure([subject("a")], **SMALL, batches=(), step_batch=1, rounds=2)
+    record = json.loads(json.dumps(benchmark_record(found), allow_nan=False))
+    assert record["multiply_adds_per_second"] is None
