@@ -16,7 +16,13 @@ def make_page(sheets: Sequence[Sheet], curves: Mapping[str, bytes], folder: Path
     body = [html_section("Curves", html_chart(curves, "AP against epochs and minutes of training"))] if curves else []
     for sheet in sheets:
         links = {cell: _link(Path(place), folder) for cell, place in sheet.places.items() if Path(place).is_dir()}
-        body.append(html_section(sheet.title, html_table(sheet.columns, sheet.rows, links=links), sheet.notes))
+        texts = [
+            title
+            for at, title in enumerate(sheet.columns)
+            if not at or any(row[at] in sheet.places for row in sheet.rows)
+        ]
+        table = html_table(sheet.columns, sheet.rows, texts=texts, links=links)
+        body.append(html_section(sheet.title, table, sheet.notes))
     return html_page("Comparison", "\n".join(body))
 
 

@@ -60,7 +60,7 @@ def order_of(sheets: Sequence[Sheet], column: str) -> list[str]:
     sheet = next(sheet for sheet in sheets if fits[0] in sheet.columns)
     at = sheet.columns.index(fits[0])
     values = [(_leading(row[at]), row) for row in sheet.rows]
-    if all(value is None for value, _ in values):
+    if not at or all(value is None for value, _ in values):  # the first are names: "2_no_sdg" is no number
         return [row[0] for _, row in sorted(values, key=lambda one: one[1][at])]
     return [row[0] for value, row in sorted(values, key=lambda one: (one[0] is None, -(one[0] or 0.0)))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 _NUMBER = re.compile(r"\[?[+-]?\.?\d")  # what parseFloat below takes for the beginning of one
@@ -79,12 +79,14 @@ def html_table(
     rows: Sequence[Sequence[str]],
     *,
     sortable: bool = True,
+    texts: Collection[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> str:
     """A table of texts. Columns without a number are left aligned and sorted by the alphabet.
 
     Args:
         sortable: a click on a title sorts by its column
+        texts: titles of columns of names, which are no numbers where they begin with one ("2-wheeler")
         links: by a cell's text, the address that it leads to
     """
 
@@ -93,7 +95,8 @@ def html_table(
         return escape(cell) if address is None else f'<a href="{escape(address)}">{escape(cell)}</a>'
 
     look = [
-        "" if any(_NUMBER.match(row[column]) for row in rows) else ' class="text"' for column in range(len(columns))
+        "" if title not in texts and any(_NUMBER.match(row[at]) for row in rows) else ' class="text"'
+        for at, title in enumerate(columns)
     ]
     titles = (f'<button type="button">{escape(name)}</button>' if sortable else escape(name) for name in columns)
     head = "".join(f"<th{one}>{title}</th>" for one, title in zip(look, titles, strict=True))

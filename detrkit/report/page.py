@@ -117,7 +117,7 @@ def _classes(found: Findings) -> str:
     columns = ["class", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100"]
     columns += ["precision", "recall", "objects", "right", "wrong", "missed"]
     rows = [_class_row(row, found.by_class.get(row.category_id)) for row in found.result.per_class]
-    table = html_table(columns, rows)
+    table = html_table(columns, rows, texts=["class"])
     notes = [f"From precision on: detections with a score of {found.threshold:.2f} or more, at IoU 0.5."]
     return html_section("Classes", table, notes)
 
@@ -179,6 +179,7 @@ def _confusion(found: Findings) -> str:
     listed = html_table(
         ["truth", "detected as", "times", "of the truths"],
         [[truth[row], detected[column], str(count), _share(count, table[row], row)] for count, row, column in pairs],
+        texts=["truth", "detected as"],
     )
     notes = [
         f"Truths and detections from {found.threshold:.2f} on, paired by place alone: IoU from 0.5 on, the best first. "

@@ -27,5 +27,5 @@ def picture_page(
         html_section(picture.title, f"<p>{escape(picture.caption)}</p>{html_picture(picture.png, picture.title)}")
         for picture in pictures
     ]
-    table = html_section("Detections", html_table(columns, rows))
+    table = html_section("Detections", html_table(columns, rows, texts=["class"]))
     return html_page(title, "\n".join([html_notes(facts), table, *cards]))

@@ -1,6 +1,7 @@
 """Tables as LaTeX and in HTML, and their order."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,16 @@ def test_the_first_table_with_a_column_decides():
     other = Sheet("other", ("recipe", "AP", "ms"), (("z", "9", "1.0"), ("a_b", "1", "2.0")))
     assert order_of([SHEET, other], "AP") == ["a_b", "z", "x#1"]
     assert order_of([SHEET, other], "ms") == ["a_b", "z"]
+
+
+def test_names_that_begin_with_a_number_are_texts():
+    names = ("b", "10_dab", "a", "2_full")
+    sheet = Sheet(
+        "t", ("recipe", "AP", "run"), tuple((n, "1.0", f"2026/{n}") for n in names), places={"2026/a": "2026/a"}
+    )
+    assert order_of([sheet], "recipe") == ["10_dab", "2_full", "a", "b"]
+    page = make_page([sheet], {}, Path())
+    assert '<tr><td class="text">b</td><td>1.0</td><td class="text">2026/b</td></tr>' in page
 
 
 def test_runs_are_linked_from_where_the_page_lies(tmp_path, monkeypatch):

@@ -82,6 +82,14 @@ def test_cells_without_a_number_come_last(tmp_path):
     assert "<pre>ceadb daecb</pre>" in opened(path, script, tmp_path)
 
 
+def test_names_that_begin_with_a_number_are_sorted_as_text():
+    """A class "2-wheeler" makes no column of numbers, in which all the others would have no order."""
+    row = [["2-wheeler", "3"], ["car", "-"]]
+    page = html_table(["class", "AP"], row, texts=["class"])
+    assert page.count('class="text"') == 3
+    assert '<td class="text">car</td><td>-</td>' in page
+
+
 def test_names_are_text(tmp_path):
     """Not markup, wherever they stand."""
     page = html_page("<b>", html_table(["<i>"], [["<script>alert(1)</script>"]]))
