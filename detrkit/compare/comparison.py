@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,6 +27,14 @@ class Spread:
     """Values of several seeds: their mean, and the standard deviation (over n - 1) if there are two or more."""
 
     values: tuple[float, ...]
+
+    @classmethod
+    def over_seeds(cls, values: Iterable[tuple[int, float]]) -> Spread:
+        """Of runs' seeds and values: runs of one seed, as a copy of a run's folder is, count as one, their mean."""
+        by_seed: dict[int, list[float]] = {}
+        for seed, value in values:
+            by_seed.setdefault(seed, []).append(value)
+        return cls(tuple(mean(by_seed[seed]) for seed in sorted(by_seed)))
 
     @property
     def mean(self) -> float:
@@ -70,7 +78,7 @@ class Measured:
     """The numbers of one row.
 
     at: by "last", "best" (each run's evaluation with the highest AP) and "equal" (all at one epoch): the COCO
-        numbers in percent over the runs. Empty tables where there is nothing.
+        numbers in percent over the seeds. Empty tables where there is nothing.
     difference: the mean AP minus the baseline's, for the same three.
     paired: the differences to the baseline at equal epochs (else at the last), with intervals; None without a baseline
         and for the baseline itself.
@@ -237,27 +245,29 @@ def _scores(row: Row, equal: int | None, images: Mapping[Path, ImageScores]) -> 
 
 
 def _errors(scores: Sequence[RunScores]) -> dict[str, Spread]:
-    known = [one.images.plain for one in scores if one.images is not None]
+    known = [(one.seed, one.images.plain) for one in scores if one.images is not None]
     return {
-        kind: Spread(tuple(one[kind] for one in known)) for kind in KINDS if known and all(kind in o for o in known)
+        kind: Spread.over_seeds([(seed, plain[kind]) for seed, plain in known])
+        for kind in KINDS
+        if known and all(kind in plain for _, plain in known)
     }
 
 
 def _at(row: Row, equal: int | None) -> dict[str, dict[str, Spread]]:
-    chosen: dict[str, list[Evaluation]] = {LAST: [], BEST: [], EQUAL: []}
+    chosen: dict[str, list[tuple[int, Evaluation]]] = {LAST: [], BEST: [], EQUAL: []}
     for run in row.trained:
-        chosen[LAST].append(run.evaluations[-1])
-        chosen[BEST].append(max(run.evaluations, key=lambda e: e.stats["AP"] or 0.0))
-        chosen[EQUAL] += [e for e in run.evaluations if e.epoch == equal][-1:]
+        chosen[LAST].append((run.seed, run.evaluations[-1]))
+        chosen[BEST].append((run.seed, max(run.evaluations, key=lambda e: e.stats["AP"] or 0.0)))
+        chosen[EQUAL] += [(run.seed, e) for e in run.evaluations if e.epoch == equal][-1:]
     return {kind: _spreads(evaluations) for kind, evaluations in chosen.items()}
 
 
-def _spreads(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
+def _spreads(evaluations: Sequence[tuple[int, Evaluation]]) -> dict[str, Spread]:
     found = {}
     for name in STATS:
-        values = [100 * value for e in evaluations if (value := e.stats[name]) is not None]
+        values = [(seed, 100 * value) for seed, e in evaluations if (value := e.stats[name]) is not None]
         if values:
-            found[name] = Spread(tuple(values))
+            found[name] = Spread.over_seeds(values)
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detrkit.compare.comparison import short_names
+from detrkit.compare.comparison import Spread, short_names
 from detrkit.compare.targets import Row
 from detrkit.drawing.charts import Theme, frame, ink, line_look, literal, new_figure, to_png
 from detrkit.runs.history import Evaluation, Run
@@ -46,7 +46,7 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
         told = "these runs did not note their time"
         by_minute.text(0.5, 0.5, told, ha="center", transform=by_minute.transAxes, color=ink(theme))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=ink(theme), fontsize=9)
-    several = any(len(row.trained) > 1 for _, row in trained)
+    several = any(len(row.seeds) > 1 for _, row in trained)
     if several:
         figure.suptitle("mean and standard deviation over seeds", fontsize=9, color=ink(theme))
     return to_png(figure)
@@ -54,13 +54,14 @@ def draw_curves(rows: Sequence[Row], *, theme: Theme = "light") -> bytes | None:
 
 def mean_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Epochs, mean minutes (nan where a run did not note them), mean AP in percent and its deviation (nan for one)."""
-    at: dict[int, list[Evaluation]] = {}
+    at: dict[int, list[tuple[int, Evaluation]]] = {}
     for run in runs:
         for evaluation in run.evaluations:
-            at.setdefault(evaluation.epoch, []).append(evaluation)
+            at.setdefault(evaluation.epoch, []).append((run.seed, evaluation))
     epochs = sorted(at)
-    minutes = [_mean([e.minutes if e.minutes is not None else np.nan for e in at[epoch]]) for epoch in epochs]
-    values = [[100 * (e.stats["AP"] or 0.0) for e in at[epoch]] for epoch in epochs]
+    minutes = [_mean([e.minutes if e.minutes is not None else np.nan for _, e in at[epoch]]) for epoch in epochs]
+    scored = [[(seed, 100 * (e.stats["AP"] or 0.0)) for seed, e in at[epoch]] for epoch in epochs]
+    values = [Spread.over_seeds(one).values for one in scored]
     deviations = [np.std(v, ddof=1) if len(v) > 1 else np.nan for v in values]
     return np.array(epochs, float), np.array(minutes, float), np.array([_mean(v) for v in values]), np.array(deviations)
 

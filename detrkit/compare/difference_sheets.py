@@ -38,7 +38,7 @@ def _of_ap(comparison: Comparison, named: Sequence[tuple[str, Measured]], base: 
             continue
         average = spread(m.at[kind]["AP"])
         if m.paired is None or "AP" not in m.paired.differences:
-            rows.append((name, str(len(m.row.trained)), average, *[NOTHING] * 5))
+            rows.append((name, str(len(m.row.seeds)), average, *[NOTHING] * 5))
             continue
         paired.append(m.paired)
         found = m.paired.differences["AP"]

@@ -81,7 +81,7 @@ def _record(m: Measured, costs: Costs | None, timing: Timing | None) -> dict[str
     record: dict[str, Any] = {
         "recipe": m.row.name,
         "title": m.row.recipe.title,
-        "seeds": [run.seed for run in m.row.trained],
+        "seeds": list(m.row.seeds),
         "runs": [str(run.path) for run in m.row.runs],
         "epochs": [run.evaluations[-1].epoch for run in m.row.trained],
         "minutes": [run.evaluations[-1].minutes for run in m.row.trained],

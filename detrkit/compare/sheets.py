@@ -57,7 +57,7 @@ def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:
     columns += ["published"]
     rows = []
     for name, m in zip(names, comparison.rows, strict=True):
-        cells = [name, str(len(m.row.trained)), _epochs(m), *(spread(m.at[k].get("AP")) for k in (LAST, BEST))]
+        cells = [name, str(len(m.row.seeds)), _epochs(m), *(spread(m.at[k].get("AP")) for k in (LAST, BEST))]
         cells += [spread(m.at[EQUAL].get("AP"))] if equal is not None else []
         cells += [signed(m.difference[kind])] if baseline else []
         rows.append((*cells, number(m.published_ap)))

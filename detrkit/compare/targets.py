@@ -42,6 +42,11 @@ class Row:
         """The runs that have been evaluated at least once."""
         return tuple(run for run in self.runs if run.evaluations)
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of these, each once."""
+        return tuple(sorted({run.seed for run in self.trained}))
+
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Targets and `key=value` overrides, which the command line mixes."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from detrkit.compare.comparison import compare, epochs_needed, find_row
+from detrkit.compare.curves import mean_curve
 from detrkit.compare.sheets import make_sheets
 from detrkit.compare.targets import gather_rows, split_arguments
 from detrkit.errors import UserError
@@ -37,6 +38,19 @@ def test_runs_of_one_recipe_are_one_row(tmp_path, make_run):
     assert quick.at["equal"]["AP50"].mean == pytest.approx(34.5)
     assert quick.difference == pytest.approx({"last": 17, "best": 17, "equal": 8})
     assert dab.at["last"]["AP"].deviation is None
+
+
+def test_a_copy_of_a_run_is_no_other_seed(tmp_path, make_run):
+    runs = [("a-seed0", 20, 0), ("copy", 20, 0), ("a-seed1", 30, 1)]
+    every = [make_run(tmp_path / name, "quickstart", {2: ap}, seed=seed) for name, ap, seed in runs]
+    every += [make_run(tmp_path / f"b-seed{s}", "quickstart_dab", {2: ap}, seed=s) for s, ap in ((0, 10), (1, 11))]
+    result = compare(rows_of(tmp_path, *every), baseline="b")
+    row = result.rows[0]
+    assert row.at["equal"]["AP"].values == pytest.approx((20, 30))
+    assert row.difference["equal"] == pytest.approx(row.paired.differences["AP"].value)
+    assert [one[1] for one in make_sheets(result, {}, {})[0].rows] == ["2", "2"]
+    _, _, means, deviations = mean_curve(row.row.trained)
+    assert (means[0], deviations[0]) == pytest.approx((25, 50**0.5))
 
 
 def test_the_best_evaluation_brings_all_its_parts(tmp_path, make_run):
