@@ -41,7 +41,8 @@ def compare(
     ] = False,
     time: Annotated[bool, typer.Option("--time", help="Measure milliseconds and memory on this device.")] = False,
     epochs_to: Annotated[
-        float | None, typer.Option(metavar="AP", help="Epochs that each needed to reach this AP (percent).")
+        float | None,
+        typer.Option(metavar="AP", min=0, max=100, help="Epochs that each needed to reach this AP (percent)."),
     ] = None,
     run: Annotated[bool, typer.Option("--run", help="Train what has no result yet.")] = False,
     seeds: Annotated[

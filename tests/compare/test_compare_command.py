@@ -256,6 +256,15 @@ def test_mistakes_are_named(tmp_path, arguments, message):
         CliRunner().invoke(app, ["compare", *arguments, "--runs", str(tmp_path)], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("ap", ["-5", "101"])
+def test_an_ap_is_a_percentage(tmp_path, make_run, ap):
+    make_run(tmp_path / "a", "quickstart", {1: 10})
+    asked = ["compare", str(tmp_path), "--baseline", "a", "--epochs-to", ap, "--size", "64x64"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
+    assert "is not in the range" in done.output
+
+
 @pytest.mark.parametrize("option", ["--out", "--runs"])
 def test_an_output_that_is_a_file_is_named_before_the_work(tmp_path, monkeypatch, option):
     monkeypatch.setattr("detrkit.compare.targets.gather_rows", None)
