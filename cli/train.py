@@ -112,21 +112,13 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
     """The folder that is meant, and which of its checkpoints: --run, a run's folder in the recipe's place or one of
     the two checkpoints in it, or runs/NAME.
     """
-    from detrkit.runs.checkpoint import find_folder
     from detrkit.runs.run_folder import RunFolder
-
-    def is_run(folder: Path) -> bool:
-        """And not a project, whose folder has a recipe.toml, too."""
-        has_more = (folder / RunFolder.CATEGORIES).is_file() or any(
-            find_folder(folder / one) for one in ("last", "best")
-        )
-        return (folder / RunFolder.RECIPE).is_file() and has_more
 
     called = name or recipe
     for folder in (run, Path(recipe) if recipe else None, Path("runs", called) if called else None):
-        if folder is not None and is_run(folder):
+        if folder is not None and RunFolder(folder).exists:
             return folder, "last"
-        if folder is not None and folder.name in ("last", "best") and is_run(folder.parent):
+        if folder is not None and folder.name in ("last", "best") and RunFolder(folder.parent).exists:
             return folder.parent, "best" if folder.name == "best" else "last"
     if run is None and recipe is None and name is None:
         raise UserError("which run? detrkit train --resume runs/NAME")

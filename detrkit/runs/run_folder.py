@@ -50,8 +50,9 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
-        return (self.path / self.RECIPE).is_file()
+        """Whether a run was begun here; a project of `detrkit init` has a recipe.toml, too, and nothing beside it."""
+        beside = (self.path / self.CATEGORIES, self.metrics_path, self.last, self.best)
+        return (self.path / self.RECIPE).is_file() and any(path.exists() for path in beside)
 
     @property
     def way_on(self) -> str:

@@ -148,3 +148,10 @@ def test_commands_take_names_with_spaces(tmp_path):
     assert shlex.split(run.way_on) == ["detrkit", "train", "--resume", str(run.path)]
     assert f"train.init_from={run.path / 'last'}" in shlex.split(way_out(run.path / "last"))
     assert str(run.best) in shlex.split(way_out(run.path / "last"))
+
+
+def test_a_project_is_no_run_though_both_have_a_recipe(tmp_path):
+    (tmp_path / "recipe.toml").touch()
+    assert not RunFolder(tmp_path).exists
+    (tmp_path / "metrics.jsonl").touch()
+    assert RunFolder(tmp_path).exists
