@@ -12,6 +12,7 @@ import torch
 import detrkit
 from detrkit.errors import UserError
 from detrkit.recipe import registry
+from detrkit.structures import Targets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,14 +86,16 @@ def test_a_part_that_is_none_of_its_slots_kind_is_named(tmp_path, own_costs):
 def own_parts(monkeypatch):
     """Parts that a test registers are known in it alone."""
     registry.load_registered_parts()
-    for slot in ("cost", "loss", "queries", "term", "geometry"):
+    for slot in ("cost", "loss", "queries", "term", "geometry", "head", "block"):
         monkeypatch.setitem(registry._current.parts, slot, dict(registry.parts(slot)))
 
 
 def test_parts_of_ones_own_train_together(tmp_path, own_parts):
     """As docs/own_parts.md has them, of base classes alone."""
     page = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
-    for heading in ("A cost", "A loss", "A query generator", "A term of cross-attention", "A geometry"):
+    headings = re.findall(r"^## (A .*)$", page, flags=re.MULTILINE)[:-1]  # the last one is the recipe
+    assert len(headings) == 7
+    for heading in headings:
         [code] = snippets(heading, "docs/own_parts.md")
         said = re.search(rf"## {heading}\n\n.*?: (\d+) lines, `(\w+\.py)`", page, flags=re.DOTALL)
         lines = [line for line in code.splitlines() if line.strip()]
@@ -115,6 +118,17 @@ def test_parts_of_ones_own_train_together(tmp_path, own_parts):
     assert first.terms["cosine"].query.projection.weight.grad.abs().sum() > 0
     assert first.keys["cosine"].projection.weight.grad.abs().sum() > 0
     assert output.extras["denoising"].output.boxes.isfinite().all()
+    assert detector.decoder.head.directions.grad.abs().sum() > 0
+    # Two queries for each of two objects in each layer, those whose boxes are closest.
+    closest = output.extras["closest"]
+    [target] = targets
+    found = closest.assign(closest.output, Targets.pad(targets))()
+    assert found.query.shape == (3, 4)
+    far = (output.boxes[:, 0, :, None] - target["boxes"]).abs().sum(-1)  # [Y, N, T]
+    for layer in range(3):
+        for query, index in zip(found.query[layer], found.target[layer], strict=True):
+            assert (far[layer, :, index] < far[layer, query, index]).sum() < 2
+    assert losses["closest/box"] > 0
 
 
 def test_the_part_of_the_contributing_page_is_used(tmp_path, monkeypatch):

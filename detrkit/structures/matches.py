@@ -18,7 +18,7 @@ class Matches:
     image: Tensor
     """[M] int64, the image of each pair (the same in every layer)"""
     query: Tensor
-    """[Y, M] int64, ascending within an image"""
+    """[Y, M] int64; a matcher's ascend within an image"""
     target: Tensor
     """[Y, M] int64, the object's place within its image"""
     weight: Tensor | None = None

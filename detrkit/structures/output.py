@@ -89,9 +89,9 @@ class Extra:
     """how many times each object stands in the truth; losses are divided by that many more objects"""
     weight: float = 1.0
     """factor of all losses"""
-    assign: Callable[[Output, Targets], Callable[[], Sequence[Matches]]] | None = None
-    """gives each layer's pairs, where neither they are known nor the answer's matcher finds them: it begins on the
-    device, and what it returns is called when the matcher has waited for that"""
+    assign: Callable[[Output, Targets], Callable[[], Matches | Sequence[Matches]]] | None = None
+    """gives the pairs, of all layers or of each, where neither they are known nor the answer's matcher finds them: it
+    begins on the device, and what it returns is called when the matcher has waited for that"""
     matched_as: Output | None = None
     """what the answer's matcher reads in the place of these predictions"""
     by_weight: bool = False
