@@ -1,16 +1,17 @@
-"""What is measured of each row: AP over its seeds, differences, speed of learning, agreement with the paper."""
+"""What is measured of each row: AP over its seeds, differences to the baseline, agreement with the paper."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
 
 from detrkit.compare.detections import ImageScores
+from detrkit.compare.epochs_to import Reached, reach
 from detrkit.compare.paired import Paired, RunScores, pair
+from detrkit.compare.spread import Spread
 from detrkit.compare.targets import Row
 from detrkit.errors import UserError
 from detrkit.evaluation.errors import KINDS
@@ -20,57 +21,6 @@ from detrkit.runs.history import Evaluation, Run
 
 STATS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 LAST, BEST, EQUAL = "last", "best", "equal"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Values of several seeds: their mean, and the standard deviation (over n - 1) if there are two or more."""
-
-    values: tuple[float, ...]
-
-    @classmethod
-    def over_seeds(cls, values: Iterable[tuple[int, float]]) -> Spread:
-        """Of runs' seeds and values: runs of one seed, as a copy of a run's folder is, count as one, their mean."""
-        by_seed: dict[int, list[float]] = {}
-        for seed, value in values:
-            by_seed.setdefault(seed, []).append(value)
-        return cls(tuple(mean(by_seed[seed]) for seed in sorted(by_seed)))
-
-    @property
-    def mean(self) -> float:
-        return mean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        return stdev(self.values) if len(self.values) > 1 else None
-
-
-@dataclass(frozen=True)
-class Faster:
-    """The baseline's epochs to an AP over a row's: the geometric mean, of pairs of a seed where the two share seeds.
-
-    low, high: its 95 % interval over seeds, by t on logarithms; None where there are too few seeds.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Epochs that each of a row's runs needed to reach an AP, None for one that never did.
-
-    faster: how many times as fast as the baseline; None where one of the two has a run that never did.
-    """
-
-    epochs: tuple[float | None, ...]
-    faster: Faster | None
-
-    @property
-    def mean(self) -> float | None:
-        """None unless every run reached it: a mean of those that did would flatter the row."""
-        return _mean_if_all(self.epochs)
 
 
 @dataclass(frozen=True)
@@ -133,21 +83,18 @@ def compare(
     base = find_row(rows, baseline) if baseline is not None else None
     equal = equal_epoch(rows)
     at = {id(row): _at(row, equal) for row in rows}
-    reached = {id(row): _epochs_needed(row, epochs_to) for row in rows}
     scores = {id(row): _scores(row, equal, images or {}) for row in rows}
     measured = []
     for row in rows:
         difference = {
             kind: _difference(at[id(row)][kind], at[id(base)][kind] if base else None) for kind in (LAST, BEST, EQUAL)
         }
-        epochs = reached[id(row)]
-        faster = None if base is None else _faster((row, epochs), (base, reached[id(base)]))
         measured.append(
             Measured(
                 row=row,
                 at=at[id(row)],
                 difference=difference,
-                reached=None if epochs is None else Reached(epochs, faster),
+                reached=None if epochs_to is None else reach(row.trained, base.trained if base else [], epochs_to),
                 paired=pair(scores[id(row)], scores[id(base)]) if base is not None and row is not base else None,
                 errors=_errors(scores[id(row)]),
             )
@@ -207,25 +154,6 @@ def equal_epoch(rows: Sequence[Row]) -> int | None:
     return max(common, default=None)
 
 
-def epochs_needed(run: Run, ap: float) -> float | None:
-    """Epochs until a run reached an AP (percent), on straight lines between its evaluations; None if it never did.
-
-    Before its first evaluation a run that starts from nothing is taken to rise from AP 0; one that started from
-    given weights counts from its first evaluation.
-    """
-    from_nothing = run.recipe.section("train").init_from is None
-    before = (0.0, 0.0) if from_nothing else None
-    for evaluation in run.evaluations:
-        value = 100 * (evaluation.stats["AP"] or 0.0)
-        if value >= ap:
-            if before is None or value == before[1]:
-                return float(evaluation.epoch)
-            share = (ap - before[1]) / (value - before[1])
-            return before[0] + share * (evaluation.epoch - before[0])
-        before = (float(evaluation.epoch), value)
-    return None
-
-
 def chosen_runs(row: Row, equal: int | None) -> list[tuple[Run, Evaluation]]:
     """A row's runs with the evaluations that differences are of: at the equal epoch, or the last if there is none."""
     if equal is None:
@@ -273,30 +201,6 @@ def _spreads(evaluations: Sequence[tuple[int, Evaluation]]) -> dict[str, Spread]
 
 def _difference(own: Mapping[str, Spread], base: Mapping[str, Spread] | None) -> float | None:
     return own["AP"].mean - base["AP"].mean if base and "AP" in own and "AP" in base else None
-
-
-def _epochs_needed(row: Row, ap: float | None) -> tuple[float | None, ...] | None:
-    return None if ap is None or not row.trained else tuple(epochs_needed(run, ap) for run in row.trained)
-
-
-def _faster(*sides: tuple[Row, tuple[float | None, ...] | None]) -> Faster | None:
-    logarithms: list[list[RunScores]] = []
-    for row, epochs in sides:
-        if epochs is None or not all(epochs):
-            return None
-        known = [(run.seed, needed) for run, needed in zip(row.trained, epochs, strict=True) if needed]
-        logarithms.append([RunScores(seed, {"epochs": -math.log(needed)}) for seed, needed in known])
-    paired = pair(*logarithms)
-    if paired is None:
-        return None
-    found = paired.differences["epochs"]
-    ends = (None, None) if found.over_seeds is None else (found.over_seeds.low, found.over_seeds.high)
-    return Faster(math.exp(found.value), *(None if end is None else math.exp(end) for end in ends))
-
-
-def _mean_if_all(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known and len(known) == len(values) else None
 
 
 def _rank(rows: Sequence[Measured], kind: str) -> tuple[float | None, int]:

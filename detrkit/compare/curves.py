@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detrkit.compare.comparison import Spread, short_names
+from detrkit.compare.comparison import short_names
+from detrkit.compare.spread import Spread
 from detrkit.compare.targets import Row
 from detrkit.drawing.charts import Theme, frame, ink, line_look, literal, new_figure, to_png
 from detrkit.runs.history import Evaluation, Run

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Faster, Measured, Reached, short_names
+from detrkit.compare.comparison import BEST, EQUAL, LAST, STATS, Comparison, Measured, short_names
 from detrkit.compare.costs import ASSUMED_CLASSES, Costs
 from detrkit.compare.difference_sheets import difference_sheets
+from detrkit.compare.epochs_to import Faster, Reached
 from detrkit.compare.table import NOTHING, Sheet, number, signed, spread
 from detrkit.compare.timing import Timing
 from detrkit.runs.history import differences

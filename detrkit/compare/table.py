@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detrkit.compare.comparison import Spread
+from detrkit.compare.spread import Spread
 from detrkit.errors import UserError
 from detrkit.recipe.problems import nearest
 

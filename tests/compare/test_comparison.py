@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detrkit.compare.comparison import compare, epochs_needed, find_row
+from detrkit.compare.comparison import compare, find_row
 from detrkit.compare.curves import mean_curve
+from detrkit.compare.epochs_to import epochs_needed
 from detrkit.compare.sheets import make_sheets
 from detrkit.compare.targets import gather_rows, split_arguments
 from detrkit.errors import UserError
@@ -174,6 +175,20 @@ def test_faster_is_the_ratio_of_epochs_and_never_where_a_seed_never_did(tmp_path
     row = compare(rows_of(tmp_path, base, fast, late), baseline="base", epochs_to=15).rows[1].reached
     assert row.epochs == (1.5, None)
     assert (row.mean, row.faster) == (None, None)
+
+
+def test_epochs_of_a_copied_run_are_not_another_seed_s(tmp_path, make_run):
+    """Two runs of seed 0 need 1 and 2 epochs, that of seed 1 needs 3."""
+    folders = [
+        make_run(tmp_path / name, "quickstart", {4: 15 / epochs * 4}, seed=seed)
+        for name, epochs, seed in (("a", 1, 0), ("b", 2, 0), ("c", 3, 1))
+    ]
+    [row] = compare(rows_of(tmp_path, *folders), epochs_to=15).rows
+    assert row.reached.epochs == pytest.approx((1.5, 3))
+    assert row.reached.mean == pytest.approx(2.25)
+    folders.append(make_run(tmp_path / "d", "quickstart", {4: 1}, seed=1))
+    [row] = compare(rows_of(tmp_path, *folders), epochs_to=15).rows
+    assert row.reached.epochs == (pytest.approx(1.5), None)
 
 
 def test_faster_has_the_interval_of_its_pairs_of_seeds(tmp_path, make_run):
