@@ -128,7 +128,7 @@ class Detector(BaseDetector):
         Returns:
             for each image `scores` [k], `labels` [k] in 0 .. K - 1 (or K, see `DetectOptions.scores`), `boxes` [k, 4]
             as (x0, y0, x1, y1) in pixels of the original image, not clipped, `queries` [k] (which query each came
-            from), and `points` [k, 2] in pixels where the geometry has them.
+            from), `points` [k, 2] in pixels where the geometry has them, and what else it says (`Output.named`).
 
         Raises:
             UserError: as `forward`, or there is not a size for each image.

@@ -67,9 +67,7 @@ class Slots:
         if self.truth is None:
             image, query, target = self.image, self.slot, self.target
         else:
-            output = replace(output, logits=self._paired(output.logits), boxes=self._paired(output.boxes))
-            if output.objectness is not None:
-                output = replace(output, objectness=self._paired(output.objectness))
+            output = output.with_predicted(self._paired)
             query = target = torch.arange(len(self.slot), device=self.slot.device)
             image = torch.zeros_like(query)
         matches = Matches(image, query.expand(layers, -1), target.expand(layers, -1))

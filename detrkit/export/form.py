@@ -15,6 +15,7 @@ from detrkit.pixels import MEAN, STD
 from detrkit.system import BaseDetector
 
 Pixels = Literal["uint8", "normalised"]
+RAW = ("logits", "boxes", "points", "objectness")  # what a file without detections gives, where there is such
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"  # names of the dimensions that are free
 
 
@@ -83,7 +84,8 @@ class ExportedForm(nn.Module):
         """The outputs by name.
 
         With detections those of `detrkit.detections.best_detections`; else the last layer's `logits` [B, N, K],
-        `boxes` [B, N, 4] (cx, cy, w, h) in [0, 1], and `points` [B, N, 2] and `objectness` [B, N, 1] where there are.
+        `boxes` [B, N, 4] (cx, cy, w, h) in [0, 1], and where there are such `points` [B, N, 2], `objectness` [B, N, 1]
+        and what the geometry says by name [B, N, F].
         """
         given = dict(zip(self.form.inputs, inputs, strict=True))
         images, mask = given["images"], given.get("mask")
@@ -93,7 +95,7 @@ class ExportedForm(nn.Module):
         output = self.detector(images, mask)
         if self.form.detections:
             return best_detections(output, given["sizes"], self.detector.detect_options)
-        columns = {name: getattr(output, name) for name in ("logits", "boxes", "points", "objectness")}
+        columns = {**output.named, **{name: getattr(output, name) for name in RAW}}
         return {name: column[-1] for name, column in columns.items() if column is not None}
 
     @torch.no_grad()

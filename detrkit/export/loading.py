@@ -15,6 +15,7 @@ from torch import Tensor
 from detrkit.detections import select
 from detrkit.errors import CheckpointError, UserError
 from detrkit.export.card import KEY, Card
+from detrkit.export.form import RAW
 from detrkit.export.writing import SUFFIXES, require
 from detrkit.structures import Output, Sizes
 
@@ -49,8 +50,9 @@ class ExportedDetector:
         columns = self.outputs(images, mask, sizes)
         if self.card.form.detections:
             return [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
-        layer: dict[str, Any] = {name: column[None] for name, column in columns.items()}
-        output = Output(**layer, memory=images, background=self.card.detect.scores == "softmax")
+        layer = {name: column[None] for name, column in columns.items()}
+        known: dict[str, Any] = {name: layer.pop(name) for name in RAW if name in layer}
+        output = Output(**known, named=layer, memory=images, background=self.card.detect.scores == "softmax")
         return select(output, sizes, self.card.detect)
 
     def outputs(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -19,6 +21,8 @@ class Decoded(NamedTuple):
     """[B, N, 4] as (cx, cy, w, h), not clipped"""
     points: Tensor | None
     """[B, N, 2], None where the geometry predicts no point"""
+    named: Mapping[str, Tensor] = MappingProxyType({})
+    """[B, N, F] each, what else it says, by name (`Output.named`)"""
 
 
 class Geometry(Part):

@@ -46,21 +46,27 @@ class Output:
     """[Y, B, N] bool, False for queries that answer for nothing, whose logits say so; None: all stand"""
     many: Output | None = None
     """one-to-many predictions of the same queries, where the decoder makes some; in training only"""
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+    """[Y, B, N, F] each, what else a geometry says (`Decoded.named`), for losses, costs and detections"""
 
     def rows(self, places: slice) -> Output:
         """The same for some of the queries, as one group and without extras."""
-        cut = {name: getattr(self, name) for name in PREDICTED}
-        cut = {name: value[:, :, places] for name, value in cut.items() if value is not None}
+        cut = self.with_predicted(lambda value: value[:, :, places])
         content = None if self.content is None else tuple(read[:, places] for read in self.content)
         many = None if self.many is None else self.many.rows(places)
-        return replace(self, **cut, content=content, many=many, extras={}, groups=1)
+        return replace(cut, content=content, many=many, extras={}, groups=1)
 
     def layer(self, index: int) -> Output:
         """The same of one decoder layer, without extras."""
-        kept = {name: getattr(self, name) for name in PREDICTED}
-        kept = {name: value[index : index + 1] for name, value in kept.items() if value is not None}
+        kept = self.with_predicted(lambda value: value[index : index + 1])
         content = None if self.content is None else self.content[index : index + 1]
-        return replace(self, **kept, content=content, many=None, extras={})
+        return replace(kept, content=content, many=None, extras={})
+
+    def with_predicted(self, change: Callable[[Tensor], Tensor]) -> Output:
+        """The same with each tensor that is [Y, B, N, ...] changed."""
+        given = {name: getattr(self, name) for name in PREDICTED}
+        changed: dict[str, Any] = {name: change(value) for name, value in given.items() if value is not None}
+        return replace(self, **changed, named={name: change(value) for name, value in self.named.items()})
 
     def float(self) -> Output:
         """The same in float32: costs and losses are never computed in half precision."""
@@ -70,7 +76,8 @@ class Output:
             for name, value in values.items()
             if isinstance(value, Tensor) and value.is_floating_point()
         }
-        return replace(self, **wide, extras={name: extra.float() for name, extra in self.extras.items()})
+        named = {name: value.float() if value.is_floating_point() else value for name, value in self.named.items()}
+        return replace(self, **wide, named=named, extras={name: extra.float() for name, extra in self.extras.items()})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"""What a geometry of one's own says beside boxes and points reaches losses and detections by its name."""
+
+import pytest
+import torch
+
+import detrkit
+from detrkit.export.form import ExportedForm, Form
+from detrkit.geometry.base import Decoded
+from detrkit.geometry.box import BoxGeometry
+from detrkit.losses.base import Loss
+from detrkit.recipe import registry
+
+
+class Unsure(BoxGeometry):
+    """Boxes, and how far each of their numbers is off."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset_widths = {**self.offset_widths, "spread": 4}
+
+    def decode(self, offsets, reference):
+        return Decoded(super().decode(offsets, reference).boxes, None, {"spread": offsets["spread"].exp()})
+
+
+class Laplace(Loss):
+    weight = 1.0
+
+    def applies_to(self, output):
+        return "spread" in output.named
+
+    def __call__(self, output, targets, matches, objects):
+        spread = matches.take(output.named["spread"])
+        wrong = (matches.take(output.boxes) - matches.take_targets(targets.boxes)).abs()
+        return (wrong / spread + spread.log()).sum((-2, -1)) / objects
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """Loads a recipe with the two, which are known in this test alone."""
+    registry.load_registered_parts()
+    for slot in ("geometry", "loss"):
+        monkeypatch.setitem(registry._current.parts, slot, dict(registry.parts(slot)))
+    detrkit.register("geometry", "unsure")(Unsure)
+    detrkit.register("loss", "laplace")(Laplace)
+
+    def load(*overrides):
+        own = ['geometry={type="unsure"}', 'losses.laplace="laplace"']
+        return detrkit.load_recipe("quickstart_dab", [*own, *overrides])
+
+    return load
+
+
+TARGETS = [
+    {"labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.3, 0.6, 0.1, 0.1]])},
+    {"labels": torch.tensor([2]), "boxes": torch.tensor([[0.4, 0.5, 0.6, 0.4]])},
+]
+
+
+@pytest.mark.parametrize(
+    "block", ['blocks.denoising={type="denoising", groups=2}', 'blocks.groups={type="groups", count=3}']
+)
+def test_a_loss_learns_it_in_the_answer_and_beside_it(recipe, block):
+    recipe = recipe(block)
+    detector, criterion = detrkit.build_detector(recipe).train(), detrkit.build_criterion(recipe)
+    with torch.no_grad():
+        detector.decoder.head.offset_heads["spread"].first.last.bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    output = detector(torch.rand(2, 3, 64, 96), None, TARGETS)
+    [extra] = output.extras.values()
+    for one in (output, extra.output):
+        assert one.named["spread"].shape == one.boxes.shape
+        assert torch.allclose(one.named["spread"], torch.tensor([0.0, 1.0, 2.0, 3.0]).exp().expand_as(one.boxes))
+    losses = criterion(output, TARGETS)
+    assert sum(name.endswith("laplace") for name in losses) == 2
+    losses["total"].backward()
+    assert detector.decoder.head.offset_heads["spread"].first.last.bias.grad.abs().min() > 0
+
+
+def test_it_is_cut_and_widened_as_boxes_are(recipe):
+    detector = detrkit.build_detector(recipe()).eval()
+    output = detector(torch.rand(2, 3, 64, 96))
+    spread = output.named["spread"]
+    assert torch.equal(output.rows(slice(3, 8)).named["spread"], spread[:, :, 3:8])
+    assert torch.equal(output.layer(1).named["spread"], spread[1:2])
+    assert detector(torch.rand(1, 3, 64, 96)).float().named["spread"].dtype == torch.float32
+
+
+def test_detections_have_it(recipe):
+    detector = detrkit.build_detector(recipe()).eval()
+    torch.nn.init.normal_(detector.decoder.head.offset_heads["spread"].first.last.weight)
+    images, sizes = torch.rand(2, 3, 64, 96), [[64, 96], [64, 96]]
+    spread = detector(images).named["spread"][-1]
+    found = detector.detect(images, None, sizes)
+    for one, expected in zip(found, spread, strict=True):
+        assert torch.allclose(one["spread"], expected[one["queries"]], atol=1e-5)
+    raw = ExportedForm(detector, Form(pixels="normalised", mask=False, detections=False)).named(images)
+    assert torch.allclose(raw["spread"], spread, atol=1e-5)
