@@ -117,21 +117,24 @@ class Dataset(data.Dataset, ABC):
             image = self.augment.evaluate(image)  # the sample's relative boxes stay true when the image is resized
         return Example(to_pixels(image), relative(sample), sample.labels, self.image_id(key.index), size, skipped)
 
-    def _wanted(self, key: SampleKey) -> tuple[int, int] | None:
-        """(height, width) that an image will be resized to at first; None: all of its pixels are to be read."""
+    def _wanted(self, key: SampleKey, augment: Augment | None = None) -> tuple[int, int] | None:
+        """(height, width) that an image will be resized to at first; None: all of its pixels are to be read.
+
+        `augment`: which one resizes it, where that is not the sample's own.
+        """
         if not self.reduced:
             return None
         height, width = self.records.sizes[key.index].tolist()
         if self.split == "train":
-            return self._chosen(key).first_size(height, width, _generator(key))
+            return (augment or self._chosen(key)).first_size(height, width, _generator(key))
         return self.augment.evaluation_size(height, width)
 
-    def _readable(self, key: SampleKey, *, whole: bool = False) -> tuple[SampleKey, Sample | None, str]:
+    def _readable(self, key: SampleKey, augment: Augment | None = None) -> tuple[SampleKey, Sample | None, str]:
         """The sample of an image, or in training of the one instead of it; its key, and what could not be read."""
         skipped = ""
         for _ in range(len(self)):
             try:
-                return key, self.sample(key.index, None if whole else self._wanted(key)), skipped
+                return key, self.sample(key.index, self._wanted(key, augment)), skipped
             except DataError as error:
                 skipped = skipped or str(error)
                 instead = self.instead_of(key.index)
@@ -148,7 +151,7 @@ class Dataset(data.Dataset, ABC):
         if augment.others:
             rng, others = _generator(key, kind=_COMBINED), list[Sample]()
             for other in rng.integers(len(self), size=augment.others).tolist():
-                _, read, missed = self._readable(key._replace(index=other), whole=True)
+                _, read, missed = self._readable(key._replace(index=other), augment)
                 others += [] if read is None else [read]
                 skipped = skipped or missed
             sample = augment.combine(sample, others, rng)

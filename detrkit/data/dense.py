@@ -78,8 +78,9 @@ class _Combined(ChoosingAugment):
         made = layers[0] if len(layers) == 1 else mixup(layers[0], layers[1], rng)
         return self.usual.combine(made, list(rest), rng)
 
-    def first_size(self, height: int, width: int, rng: np.random.Generator) -> None:
-        """All pixels are wanted, whatever follows."""
+    def first_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        """The largest that an image can be in what is combined, whatever follows."""
+        return limited(height, width, LARGEST)
 
 
 def mosaic(samples: Sequence[Sample], rng: np.random.Generator, turn: float = 0.0) -> Sample:
@@ -89,7 +90,7 @@ def mosaic(samples: Sequence[Sample], rng: np.random.Generator, turn: float = 0.
     degrees and zoomed by 0.5 to 1.5 around its middle, and shifted by up to a tenth of the image, whose edges cut
     boxes; those below a pixel are dropped. A turned box is the upright one around it.
     """
-    height, width = limited(samples[0].image.height, samples[0].image.width, LARGEST)
+    height, width = limited(*samples[0].size, LARGEST)
     grid = Image.new("RGB", (width, height))
     boxes = []
     for place, sample in enumerate(samples):
@@ -115,7 +116,7 @@ def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
 
     The second is stretched to the first's size, which is that of the image up to a limit.
     """
-    sample = resize(sample, limited(sample.image.height, sample.image.width, LARGEST))
+    sample = resize(sample, limited(*sample.size, LARGEST))
     other = resize(other, (sample.image.height, sample.image.width))
     image = Image.blend(other.image, sample.image, rng.uniform(*SHARE))
     boxes = torch.cat([one.boxes.as_subclass(torch.Tensor) for one in (sample, other)])
@@ -124,5 +125,5 @@ def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
 
 def _fitting(sample: Sample, height: float, width: float) -> tuple[int, int]:
     """(height, width) of an image as large as a frame allows, at least a pixel."""
-    share = min(height / sample.image.height, width / sample.image.width)
-    return max(round(sample.image.height * share), 1), max(round(sample.image.width * share), 1)
+    share = min(height / sample.size[0], width / sample.size[1])
+    return max(round(sample.size[0] * share), 1), max(round(sample.size[1] * share), 1)

@@ -83,6 +83,8 @@ class Augment(ABC):
     def first_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int] | None:
         """(height, width) to which ``train`` resizes an image, by the same draws, before all but a flip.
 
+        Of an augmentation that asks for ``others``: to which ``combine`` resizes each of them, or more.
+
         A JPEG file may then be decoded at a reduced size. None: ``train`` is to have all pixels. Whoever overrides
         ``train`` says this anew.
         """

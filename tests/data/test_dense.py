@@ -212,10 +212,11 @@ def test_what_follows_a_mosaic_may_differ():
     assert DenseAugment(images=NoAugment()).evaluate(rectangle(9).image).size == (96, 64)
 
 
-def test_what_is_combined_wants_all_pixels_and_what_is_not_may_be_decoded_smaller():
+def test_what_is_combined_may_be_decoded_as_large_as_it_can_be_there():
     augment = DenseAugment(images=DetrAugment(crop=0.0, scales=(64,)))
-    wanted = {(one.others > 0, one.first_size(640, 640, np.random.default_rng(1))) for one in chosen(augment)}
-    assert wanted == {(True, None), (False, (64, 64))}
+    wanted = {(one.others > 0, one.first_size(4000, 3000, np.random.default_rng(1))) for one in chosen(augment)}
+    assert wanted == {(True, (1333, 1000)), (False, (85, 64))}
+    assert {one.first_size(640, 480, np.random.default_rng(1)) for one in chosen(augment) if one.others} == {(640, 480)}
 
 
 def test_a_stage_begins_at_its_epoch():

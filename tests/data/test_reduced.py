@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from detrkit.data.decode import decode
+from detrkit.data.dense import DenseAugment
 from detrkit.data.loader import SampleKey
 from detrkit.data.transforms import DetrAugment, FlipAugment, NoAugment, crop
 from detrkit.errors import DataError
@@ -76,6 +77,7 @@ AUGMENTS = {
     "detr": part(DetrAugment, scales=(48, 64), max_size=90, crop_scales=(50,), crop_min=24, crop_max=40, eval_size=48),
     "none": part(NoAugment, max_size=70),
     "flip": part(FlipAugment, max_size=70),
+    "dense": part(DenseAugment, mosaic=0.7, mixup=0.7, images=NoAugment()),
 }
 
 
@@ -96,7 +98,8 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-def test_a_sample_of_a_reduced_file_is_that_of_the_whole_one(folder, augment):
+def test_a_sample_of_a_reduced_file_is_that_of_the_whole_one(folder, augment, monkeypatch):
+    monkeypatch.setattr("detrkit.data.dense.LARGEST", 120)
     whole, reduced = (CocoSource(root=str(folder), augment=AUGMENTS[augment], reduced_jpeg=when) for when in WHEN)
     differ = 0
     for split, epochs in (("train", 8), ("val", 1)):
