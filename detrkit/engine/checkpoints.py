@@ -27,6 +27,7 @@ from detrkit.runs.checkpoint import (
     remove_leftovers,
     write_checkpoint,
 )
+from detrkit.runs.history import read_metrics
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.state import read_trainer_state, way_out
 from detrkit.wording import first_of, typed
@@ -42,6 +43,8 @@ class Position:
     """the step of the last evaluation"""
     best_ap: float | None = None
     best_step: int = 0
+    waited: int = 0
+    """evaluations since the best one, however many epochs lie between them"""
     minutes: float = 0.0
     """spent by all starts of the run"""
 
@@ -137,6 +140,8 @@ class Checkpoints:
             raise CheckpointError(f"{self.run.path} holds no checkpoint yet, so there is nothing to resume")
         state = read_trainer_state(folder)
         position = Position(**state.position)
+        if "waited" not in state.position:  # of a run that counted steps
+            position.waited = _evaluations(self.run, position.best_step, position.evaluated)
         before, now = state.steps_per_epoch, self.workload.steps_per_epoch
         if before != now:  # rates, records and random numbers all go by the step
             raise CheckpointError(
@@ -165,3 +170,8 @@ class Checkpoints:
             for kept in (self.run.last, self.run.best):
                 remove_leftovers(kept)  # a training that was over writes no more, which would remove them
         return position
+
+
+def _evaluations(run: RunFolder, after: int, until: int) -> int:
+    """How many evaluations a run recorded after a step, up to another one."""
+    return sum(line["kind"] == "evaluate" and after < line["step"] <= until for line in read_metrics(run.path))

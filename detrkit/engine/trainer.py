@@ -294,11 +294,9 @@ class Trainer:
         return (self.at.step >= self.workload.total_steps or self._has_converged()) and not self._evaluation_is_due()
 
     def _has_converged(self) -> bool:
-        """Whether `train.patience` evaluations brought no better AP; read off the steps, so that a resume knows it."""
-        if not self.options.patience or self.at.best_ap is None:
-            return False
-        between = self.workload.steps_per_epoch * max(self.options.evaluate_every, 1)
-        return self.at.evaluated - self.at.best_step >= self.options.patience * between
+        """Whether the last `train.patience` evaluations brought no better AP."""
+        patience = self.options.patience
+        return bool(patience) and self.at.best_ap is not None and self.at.waited >= patience
 
     def _evaluation_is_due(self) -> bool:
         epochs, within = divmod(self.at.step, self.workload.steps_per_epoch)
@@ -316,6 +314,7 @@ class Trainer:
         is_best = ap is not None and (self.at.best_ap is None or ap > self.at.best_ap)
         if is_best:
             self.at.best_ap, self.at.best_step = ap, step
+        self.at.waited = 0 if is_best else self.at.waited + 1
         self.at.evaluated = step
         if self.here.is_first:
             epoch = step // self.workload.steps_per_epoch

@@ -73,7 +73,7 @@ class Run:
         scored = [one for one in self.evaluations if one.stats.get("AP") is not None]
         if options.patience and scored:
             best = max(scored, key=lambda one: (one.stats["AP"] or 0.0, -one.step))
-            if last.epoch - best.epoch >= options.patience * max(options.evaluate_every, 1):
+            if sum(one.step > best.step for one in self.evaluations) >= options.patience:
                 return True
         return last.epoch >= options.epochs
 

@@ -23,7 +23,8 @@ MOMENTS = {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}
 class TrainerState:
     """The checked state of a checkpoint.
 
-    position: "step", "evaluated", "best_ap" (in [0, 1] or None), "best_step", "minutes".
+    position: "step", "evaluated", "best_ap" (in [0, 1] or None), "best_step", "minutes", and
+        "waited", which older runs do not have.
     names: of the parameters, by group; moments: of each parameter by its place among all, tensors by name.
     """
 
@@ -62,9 +63,11 @@ class _DamageError(Exception):
 def _checked(state: Mapping[str, Any]) -> TrainerState:
     position = _table(state, "position")
     wanted = {"step", "evaluated", "best_ap", "best_step", "minutes"}
-    if set(position) != wanted:
+    if set(position) - {"waited"} != wanted:
         raise _DamageError(f"position should have {', '.join(sorted(wanted))}")
     step, evaluated, best_step = (_count(position, key, "position.") for key in ("step", "evaluated", "best_step"))
+    if "waited" in position:
+        _count(position, "waited", "position.")
     if not best_step <= evaluated <= step:
         raise _DamageError(f"position says best step {best_step}, evaluated {evaluated}, of {step} steps")
     if position["best_ap"] is not None and not 0 <= _number(position, "best_ap", "position.") <= 1:

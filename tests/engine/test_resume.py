@@ -12,6 +12,7 @@ from detrkit.engine.soundness import NotFiniteError
 from detrkit.engine.train import _say_where
 from detrkit.errors import CheckpointError, UserError
 from detrkit.runs.checkpoint import read_state, read_weights
+from detrkit.runs.history import Evaluation, Run, read_metrics
 from tests.engine.toys import ToyDetector, toy_trainer
 
 
@@ -163,6 +164,35 @@ def test_patience_ends_a_run_that_gets_no_better_and_a_resume_knows_it(tmp_path)
     assert (outcome.finished, outcome.step, outcome.best_ap) == (True, 40, 0.9)
     every = toy_trainer(tmp_path / "b", aps=[0.3, 0.2, 0.2], epochs=8, patience=1, evaluate_every=2).fit()
     assert (every.step, every.best_step) == (20, 10)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_patience_counts_evaluations_however_many_epochs_lie_between(tmp_path, is_old):
+    toy_trainer(tmp_path, aps=[0.5, 0.4, 0.4], epochs=3, patience=4).fit()  # two without a better AP
+    if is_old:  # as runs wrote it that counted steps
+        path = tmp_path / "last" / "state.pt"
+        state = torch.load(path, weights_only=True)
+        assert state["position"].pop("waited") == 2
+        torch.save(state, path)
+    rarer = toy_trainer(tmp_path, aps=[0.3, 0.3, 0.3], epochs=20, patience=4, evaluate_every=5)
+    rarer.resume()
+    assert rarer.fit().step == 50  # after epochs 5 and 10
+    again = toy_trainer(tmp_path, aps=[0.3, 0.3], epochs=20, patience=5, evaluate_every=1)
+    again.resume()
+    assert again.fit().step == 55
+    lines = [line for line in comparable_metrics(tmp_path) if line["kind"] == "evaluate"]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 5, 10, 11]
+
+
+def test_a_run_is_finished_where_its_trainer_lost_patience(tmp_path):
+    toy_trainer(tmp_path, aps=[0.5, 0.4, 0.4], epochs=9, patience=3, evaluate_every=2).fit()  # epochs 2, 4, 6, 8
+    shown = read_metrics(tmp_path)
+    evaluations = tuple(Evaluation(e["epoch"], e["step"], None, e) for e in shown if e["kind"] == "evaluate")
+    assert [one.epoch for one in evaluations] == [2, 4, 6, 8]
+    for patience, every, finished in [(3, 1, True), (3, 9, True), (4, 1, False)]:
+        train = SimpleNamespace(patience=patience, evaluate_every=every, epochs=9)
+        recipe = SimpleNamespace(section={"train": train}.get)
+        assert Run(tmp_path, recipe, evaluations).finished == finished
 
 
 def test_evaluations_without_a_number(tmp_path):

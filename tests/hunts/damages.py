@@ -128,7 +128,7 @@ def _states() -> dict[str, Callable[[dict], object]]:
         found[f"{key} is itself"] = lambda state, key=key: state.__setitem__(key, state)
         for name, value in values.items():
             found[f"{key} {name}"] = lambda state, key=key, value=value: state.__setitem__(key, value)
-    for key in ("step", "evaluated", "best_ap", "best_step", "minutes"):
+    for key in ("step", "evaluated", "best_ap", "best_step", "waited", "minutes"):
         found[f"position.{key} absent"] = lambda state, key=key: state["position"].pop(key)
         for name, value in values.items():
             found[f"position.{key} {name}"] = lambda state, key=key, value=value: state["position"].update({key: value})
