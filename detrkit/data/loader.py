@@ -171,7 +171,8 @@ class WorkerPool:
                     num_workers=self._workers,
                     persistent_workers=self._workers > 0,
                     worker_init_fn=_begin_worker,
-                    pin_memory=torch.cuda.is_available(),
+                    # Where a detector is on a GPU by now: pinning alone would take memory of one that nobody asked for.
+                    pin_memory=torch.cuda.is_initialized(),
                 )
             self._asked.keys = keys
             for batch in self._loader:

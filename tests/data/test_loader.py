@@ -379,3 +379,19 @@ def test_a_worker_begins_where_there_are_no_process_groups(monkeypatch):
     monkeypatch.delattr(os, "setpgid")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: name + "")  # as there, where a library needs a name
     _begin_worker(0)
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_memory_is_pinned_where_a_gpu_is_in_use_and_not_where_there_only_is_one(source, monkeypatch, is_used):
+    asked = []
+
+    class Loader(data.DataLoader):
+        def __init__(self, *arguments, pin_memory, **options):
+            asked.append(pin_memory)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
+    monkeypatch.setattr(data, "DataLoader", Loader)
+    assert len(list(WorkerPool(source.train, 0).run([[SampleKey(0)], [SampleKey(1)]]))) == 2
+    assert asked == [is_used]
