@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Trust
+
 if TYPE_CHECKING:
     from detrkit.data.advice import Advice, Length
     from detrkit.data.auto_source import AutoSource
@@ -21,8 +23,11 @@ def init(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="A timm model; unset: the preset's.")] = None,
     scratch: Annotated[bool, typer.Option("--scratch", help="No pretrained weights: from random ones.")] = False,
-    extends: Annotated[str, typer.Option(help="The preset: a recipe that this one extends.")] = "finetune",
+    extends: Annotated[
+        str, typer.Option(help="The preset, a recipe that this one extends: its name or file.")
+    ] = "finetune",
     most: Annotated[int, typer.Option(min=64, help="The largest shorter side of images, in pixels.")] = 384,
+    trust: Trust = False,
 ) -> None:
     """Look at a data set and write a short recipe for it, with image size, queries and epochs from its own numbers.
 
@@ -47,6 +52,7 @@ def init(
     if scratch and weights is not None:
         raise UserError("--scratch starts from random weights, and --weights names some; keep one of them")
     check_folder(project, "PROJECT")
+    extends = _preset(extends)
     plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
     source = AutoSource(root=str(data), augment=plain)
     advice = advise(source.train, most=most)
@@ -59,7 +65,7 @@ def init(
 
     write(advise_length(*sizes, seconds=None), BATCH)
     try:
-        trial = _try(path)
+        trial = _try(path, trust=trust)
     except DataError as error:  # of an image; the training says the same if it meets it
         console.print(f"no step could be tried: {error}", style="yellow")
         seconds, (at_once, memory) = None, advise_pieces(0, None)
@@ -79,14 +85,23 @@ def init(
     console.print(f"written: {path}\nnext: detrkit check-data {typed(data)}   or   detrkit train {typed(path)}")
 
 
-def _try(path: Path) -> Trial:
+def _preset(extends: str) -> str:
+    """As the new recipe has to name it: a file that was named from where the person stands, by its whole path."""
+    from detrkit.recipe.library import is_known, recipe_name
+    from detrkit.recipe.recipe import recipe_file
+
+    path = recipe_file(extends)
+    return recipe_name(path) if is_known(path) else str(path.resolve())
+
+
+def _try(path: Path, *, trust: bool) -> Trial:
     """A step of the recipe on its own data."""
     from detrkit.data.advice import BATCH
     from detrkit.engine.data_checks import with_classes
     from detrkit.engine.trial import try_step
     from detrkit.recipe import load_recipe
 
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, trust=trust)
     source = recipe.section("data")()
     return try_step(with_classes(recipe, source), source, batch_size=min(BATCH, len(source.train)))
 

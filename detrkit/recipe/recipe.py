@@ -158,7 +158,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trus
     Raises UserError if there is no such recipe, or if it comes along with code that is not trusted; RecipeError with
     every mistake that was found in it.
     """
-    path = _find(str(name_or_path))
+    path = recipe_file(str(name_or_path))
     if path.name == RUN_RECIPE and (path.parent / RUN_CATEGORIES).is_file():
         return load_run_recipe(path.parent, overrides, trust=trust)
     reader = Reader(folder=path.resolve().parent)
@@ -166,6 +166,27 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trus
     # Mistakes are told of a path: every run's recipe is called "recipe".
     told = name if find_recipe(name) == path else display_name(path)
     return _loaded(reader, reader.read(path), name, told, overrides, run=None, trust=trust)
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe that is named as `load_recipe` takes it; UserError where there is none."""
+    known = find_recipe(name)
+    if known:
+        return known
+    path = with_home(name)
+    candidates = [
+        path,
+        Path(f"{path}.toml"),
+        path / "recipe.toml",
+        find_recipe(name.removesuffix(".toml")),
+    ]
+    for candidate in candidates:
+        if candidate is not None and candidate.is_file():
+            return candidate
+    if path.is_dir():
+        raise UserError(f"{name} is a folder without a recipe.toml; name a .toml file in it, or the folder of a run")
+    hint = nearest(name, recipe_names()) or "; `detrkit recipes` lists the known ones"
+    raise UserError(f"{name}: there is no such file or folder, and no known recipe of that name{hint}")
 
 
 def load_run_recipe(run: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
@@ -229,26 +250,6 @@ def _left_out(values: Any, checked: Any, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(values, Mapping) and isinstance(checked, Mapping):
         for key in [key for key in values if key in checked]:
             yield from _left_out(values[key], checked[key], (*path, key))
-
-
-def _find(name: str) -> Path:
-    known = find_recipe(name)
-    if known:
-        return known
-    path = with_home(name)
-    candidates = [
-        path,
-        Path(f"{path}.toml"),
-        path / "recipe.toml",
-        find_recipe(name.removesuffix(".toml")),
-    ]
-    for candidate in candidates:
-        if candidate is not None and candidate.is_file():
-            return candidate
-    if path.is_dir():
-        raise UserError(f"{name} is a folder without a recipe.toml; name a .toml file in it, or the folder of a run")
-    hint = nearest(name, recipe_names()) or "; `detrkit recipes` lists the known ones"
-    raise UserError(f"{name}: there is no such file or folder, and no known recipe of that name{hint}")
 
 
 def _step(value: Any, part: str | int) -> Any:

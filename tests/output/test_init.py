@@ -18,6 +18,7 @@ from detrkit.data.auto_source import AutoSource
 from detrkit.data.transforms import NoAugment
 from detrkit.engine.trial import Trial, free_memory, try_step
 from detrkit.errors import DataError, UserError
+from detrkit.recipe.library import find_recipe
 
 from ..data.conftest import CATEGORIES, box_entry, coco, image_entry, part
 from .test_cli_output import call
@@ -198,3 +199,22 @@ def test_a_project_is_trained_by_its_folder_s_name(folder, tmp_path, monkeypatch
         assert call("train", given, *small).exit_code == 0
         with pytest.raises(UserError, match=rf"{run} is a run\. Go on with it"):
             call("train", run)
+
+
+def test_a_preset_is_looked_for_where_the_person_stands(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets/mine.toml").write_text('extends = "finetune"\nimports = ["part.py"]\ntrain.clip_norm = 0.3\n')
+    (tmp_path / "presets/part.py").write_text("")
+    given = ("--data", folder, "--scratch", "--backbone", "test_resnet", "--extends")
+    for number, preset in enumerate(("presets/mine.toml", "presets/mine")):
+        with pytest.raises(UserError, match=r"presets/part\.py .*\n.*--trust"):
+            call("init", f"new{number}", *given, preset)
+        call("init", f"new{number}", *given, preset, "--trust")
+        assert detrkit.load_recipe(f"new{number}", trust=True).get("train.clip_norm") == 0.3
+    shipped = find_recipe("finetune")
+    call("init", "shipped", *given, shipped)
+    assert 'extends = "finetune"\n' in (tmp_path / "shipped/recipe.toml").read_text()
+    with pytest.raises(UserError, match='no known recipe of that name; did you mean "finetune"'):
+        call("init", "none", *given, "finetun")
+    assert not (tmp_path / "none").exists()
