@@ -9,6 +9,9 @@ from typing import Any
 class UserError(Exception):
     """Something in the input is wrong, and the message says what, where and what is accepted instead."""
 
+    is_placed = False
+    """whether a recipe's file and line stand before the message"""
+
 
 class DataError(UserError):
     """An image, an annotation file or a data set that cannot be used as it is."""

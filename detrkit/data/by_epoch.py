@@ -35,11 +35,10 @@ class AugmentByEpoch(ChoosingAugment):
     ):
         if len(stages) != len(changes) + 1:
             raise DataError(
-                f"augment: {len(stages)} stages want {max(len(stages) - 1, 0)} changes between them, and there are "
-                f"{len(changes)}"
+                f"changes are {list(changes)}, and {len(stages)} stages want {max(len(stages) - 1, 0)} of them"
             )
         if any(later <= sooner for sooner, later in pairwise(changes)):
-            raise DataError(f"augment: changes are {list(changes)}, and each has to be later than the one before it")
+            raise DataError(f"changes are {list(changes)}, and each has to be later than the one before it")
         self.stages: list[Augment] = [as_factory("augment", stage)() for stage in stages.values()]
         self.changes = changes
         super().__init__(self.stages[-1])

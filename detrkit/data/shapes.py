@@ -130,9 +130,9 @@ class ShapesSource(DataSource):
         sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         for key, (low, high) in (("image_size", sides), ("objects", objects), ("sizes", sizes)):
             if low > high:
-                raise DataError(f"data.{key}: [{low}, {high}] must be [least, most]")
+                raise DataError(f"{key} is [{low}, {high}], must be [least, most]")
         if len(set(classes)) != len(classes):
-            raise DataError(f"data.classes: {list(classes)} names a class twice")
+            raise DataError(f"classes is {list(classes)}, which names a class twice")
         self._layout = Layout(
             names=tuple(classes),
             sides=sides,

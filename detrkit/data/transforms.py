@@ -212,7 +212,7 @@ class DetrAugment(Augment):
         eval_max_size: Pixels = 1333,
     ):
         if crop_min > crop_max:
-            raise DataError(f"augment: crop_min is {crop_min}, more than crop_max, {crop_max}")
+            raise DataError(f"crop_min is {crop_min}, more than crop_max, {crop_max}")
         self.scales = scales
         self.max_size = max_size
         self.flip = flip

@@ -177,7 +177,12 @@ class Checker:
             options={key: value for key, value in found.items() if key not in nested},
             parts={key: value for key, value in found.items() if key in nested},
             build=build,
+            places={key: self._place((*path, key)) for key in wanted if (*path, key) in self.layer.sources}
+            | {"": self._place(path)},
         )
+
+    def _place(self, path: KeyPath) -> str:
+        return f"{self.layer.source(path)}: {dotted(path)}"
 
     def _check_keys(
         self, table: Mapping[str, Any], known: Collection[str], path: KeyPath, *, owner: str, slot: str = ""

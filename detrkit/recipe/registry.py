@@ -8,12 +8,13 @@ can fill; the slot's owner hands some values over when it builds the part (`widt
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, TypeVar
 
-from detrkit.errors import require_kind
+from detrkit.errors import DataError, UserError, require_kind
 from detrkit.recipe.plugins import BrokenPlugin, load_parts, others_bring_parts
 
 Build = TypeVar("Build", bound=Callable[..., Any])
@@ -34,7 +35,8 @@ class Factory:
     slot: the slot it fills; name: the part's registered name (`type` in the recipe);
     options: the validated option values, defaults included;
     parts: its nested parts, by parameter: a Factory, None, a list or a dict of factories;
-    build: the registered class or function.
+    build: the registered class or function;
+    places: where a recipe says each of its options, as "file:line: key", and the part itself by "".
     """
 
     slot: str
@@ -42,12 +44,14 @@ class Factory:
     options: Mapping[str, Any]
     parts: Mapping[str, Any]
     build: Callable[..., Any]
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, **offered: Any) -> Any:
         """Builds the part. It receives those offered values that its constructor names, and no others.
 
         Raises TypeError if a name is not among the slot's offers, or if the part needs one that is not given;
         UserError if what was built, by a person's own class perhaps, is not derived from the slot's base class.
+        What the part's constructor raises says where the recipe has the part.
         """
         slot = slots().get(self.slot)
         strange = set(offered) - set(slot.offers if slot else ())
@@ -59,10 +63,34 @@ class Factory:
         lacking = [n for n, p in wanted.items() if p.default is REQUIRED and n not in arguments]
         if lacking:
             raise TypeError(f'{self.slot} "{self.name}" needs {", ".join(lacking)}, which its owner did not offer')
-        part = self.build(**arguments)
+        try:
+            part = self.build(**arguments)
+        except Exception as error:
+            self._place(error)
+            raise
         if slot is not None and slot.base is not None:
             require_kind({f'{self.slot} "{self.name}"': part}, slot.base)
         return part
+
+    def _place(self, error: Exception) -> None:
+        """Add to an error of the constructor where the recipe says the option that it names first, or the part.
+
+        Data that cannot be used is no mistake of the recipe's, unless it names an option.
+        """
+        if not self.places or getattr(error, "is_placed", False):
+            return
+        if not isinstance(error, UserError):
+            if not hasattr(error, "__notes__"):
+                error.add_note(f'({self.slot} "{self.name}" of {self.places[""]})')
+            return
+        named = []
+        for key, place in self.places.items():
+            dotted = re.escape(place.rpartition(": ")[2])
+            if key and (match := re.search(rf"{dotted}\b|(?<![\w.]){key} (=|is\b|are\b)", str(error))):
+                named.append((match.start(), key))
+        if named or not isinstance(error, DataError):
+            error.args = (f"{self.places[min(named)[1] if named else '']}: {error}",)
+            error.is_placed = True
 
 
 Given = Factory | str | Callable[..., Any]
