@@ -12,6 +12,7 @@ from torch import nn
 from detrkit.data.dataset import DataSource
 from detrkit.engine.data_checks import left_out, require_files, require_objects
 from detrkit.engine.learner import compiled_form
+from detrkit.engine.optimiser import idle_rules
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.setting_up import begin_records, make_trainer, placed
@@ -95,7 +96,7 @@ def fit(
         elif resume:
             reporter.say("there is no checkpoint yet: the run begins again")
             here.in_first(lambda: run.rewind_metrics(0))
-        for line in [*left_out(source), *warnings(workload, options)]:
+        for line in [*left_out(source), *warnings(workload, options), *idle_rules(detector, options)]:
             reporter.warn(line)
         said = {"train": asdict(options), "evaluate": asdict(settings)}
         begin_records(place, run, reporter, said, step=trainer.at.step, resumed=resume)

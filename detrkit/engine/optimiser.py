@@ -15,6 +15,7 @@ from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import Part
 from detrkit.recipe import as_factory
 from detrkit.recipe.problems import nearest, one_of
+from detrkit.wording import counted
 
 
 def freeze(detector: nn.Module, parts: Sequence[str]) -> None:
@@ -69,7 +70,9 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
     named = options.backbone if has_usual or options.backbone != ("backbone",) else ()  # a detector need not have one
     bodies = {name for part in named for name in parameters_of(detector, part, "train.backbone")}
     freeze(detector, [*options.freeze, *(named if options.backbone_learning_rate == 0 else [])])
-    rules = _rules(detector, options)
+    rules = list(_rules(detector, options).values())
+    if not options.decay_norms:
+        rules += [(rule, set(rule.names(detector))) for rule in (Norms(decay_factor=0), Biases(decay_factor=0))]
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
@@ -92,6 +95,16 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
     if options.optimizer == "sgd":
         return torch.optim.SGD(list(groups.values()), momentum=options.momentum, fused=True)
     return torch.optim.AdamW(list(groups.values()), betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def idle_rules(detector: nn.Module, options: TrainOptions) -> list[str]:
+    """What to say of each of `train.parameters` that changes nothing, since all that it is about is frozen by now."""
+    trained = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
+    return [
+        f"train.parameters.{key} changes nothing: it is about {counted(len(chosen), 'parameter')}, all of them frozen"
+        for key, (_, chosen) in _rules(detector, options).items()
+        if not chosen & trained
+    ]
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
@@ -166,20 +179,18 @@ def restore_optimiser(
     optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _rules(detector: nn.Module, options: TrainOptions) -> list[tuple[ParameterRule, set[str]]]:
-    """What the optimiser does otherwise, each with the names of the parameters that it is about."""
-    rules: list[tuple[ParameterRule, set[str]]] = []
-    if not options.decay_norms:
-        rules = [(rule, set(rule.names(detector))) for rule in (Norms(decay_factor=0), Biases(decay_factor=0))]
+def _rules(detector: nn.Module, options: TrainOptions) -> dict[str, tuple[ParameterRule, set[str]]]:
+    """Those of `train.parameters`, each with the names of the parameters that it is about."""
+    rules = {}
     for key, given in options.parameters.items():
         rule = as_factory("parameter_rule", given)()
-        chosen = set(rule.names(detector))
+        chosen = set(rule.names(detector)) & {name for name, _ in detector.named_parameters()}
         if rule.part:
             chosen &= set(parameters_of(detector, rule.part, f"train.parameters.{key}.part"))
         if not chosen:
             where = f'"{rule.part}"' if rule.part else "this detector"
             raise UserError(f"train.parameters.{key} has nothing to act on: {where} has no such parameters")
-        rules.append((rule, chosen))
+        rules[key] = rule, chosen
     return rules
 
 

@@ -19,6 +19,7 @@ from detrkit.engine.data_checks import (
     with_classes,
 )
 from detrkit.engine.learner import compiled_form
+from detrkit.engine.optimiser import idle_rules
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse
@@ -131,6 +132,7 @@ def train(
             *lost,
             *crowded(source, detector.limit),
             *warnings(workload, options),
+            *idle_rules(detector, options),
             *unreached(source, options.epochs),
         ]:
             reporter.warn(line)

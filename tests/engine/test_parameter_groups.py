@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from detrkit import build_detector, load_recipe, part
-from detrkit.engine.optimiser import build_optimiser, set_rate
+from detrkit.engine.optimiser import build_optimiser, idle_rules, set_rate
 from detrkit.engine.options import TrainOptions
-from detrkit.engine.parameter_rules import Norms
+from detrkit.engine.parameter_rules import Norms, ParameterRule
 from detrkit.errors import UserError
 
 from .toys import ToyDetector
@@ -76,6 +76,28 @@ def test_rules_multiply_rates_and_decays_of_the_parameters_that_they_name():
 def test_a_rule_that_finds_nothing_is_told(rule, message):
     with pytest.raises(UserError, match=message):
         groups(parameters={"mine": rule})
+
+
+class Misspelt(ParameterRule):
+    def names(self, detector):
+        yield "haed.weight"
+
+
+def test_a_rule_of_names_that_are_not_there_is_told():
+    with pytest.raises(UserError, match=r"train\.parameters\.mine has nothing to act on: this detector has no such"):
+        groups(parameters={"mine": Misspelt(decay_factor=0)})
+
+
+@pytest.mark.parametrize("frozen", [{"freeze": ("backbone",)}, {"backbone_learning_rate": 0.0}])
+def test_a_rule_of_frozen_parameters_is_told(frozen):
+    rules = {"slow": Norms(part="backbone", rate_factor=0.1), "all_norms": Norms(decay_factor=0)}
+    options, detector = TrainOptions(parameters=rules, **frozen), Detector()
+    assert idle_rules(detector, options) == []
+    build_optimiser(detector, options)
+    assert idle_rules(detector, options) == [
+        "train.parameters.slow changes nothing: it is about 2 parameters, all of them frozen"
+    ]
+    assert idle_rules(detector, TrainOptions(**frozen)) == []
 
 
 def test_deim_trains_the_norms_of_its_backbone_at_the_full_rate_and_decays_biases():
