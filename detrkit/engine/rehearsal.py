@@ -7,32 +7,60 @@ import copy
 import torch
 from torch import nn
 
+from detrkit.data import Batch
+from detrkit.data.dataset import DataSource
+from detrkit.engine.learner import Learner
 from detrkit.errors import UserError
+from detrkit.losses.base import BaseCriterion
 
 HEIGHT, WIDTH = 64, 96
+CPU = torch.device("cpu")
 
 
-def rehearse(detector: nn.Module, criterion: nn.Module, *, name: str) -> None:
-    """Predict and take losses of two small images with copies of both, which stay on the CPU and as they were.
+def rehearse(
+    detector: nn.Module,
+    criterion: BaseCriterion,
+    *,
+    name: str,
+    device: torch.device = CPU,
+    precision: str = "fp32",
+    source: DataSource | None = None,
+) -> None:
+    """Take a step, but for the update, on two small images with copies of both, which stay as they were.
 
     Some needs show only there: a term that asks for a box's sides, a cost that asks for points.
 
     Args:
         name: the recipe's, for the message.
+        device, precision: of the training.
+        source: a step that fails on the small images is tried on two of its own, as a part of a person's own may want
+            larger ones.
 
     Raises:
         UserError: what a part needs and does not get.
+        Exception: whatever a part's own code raises, as the first step of the training would.
     """
-    images = torch.zeros(2, 3, HEIGHT, WIDTH)
+    try:
+        detector, criterion = copy.deepcopy(detector), copy.deepcopy(criterion)
+    except Exception:
+        return  # a part that cannot be copied: the training itself tells
     mask = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
     mask[1, :, WIDTH // 2 :] = True
     targets = [{"labels": torch.zeros(n, dtype=torch.int64), "boxes": torch.full((n, 4), 0.5)} for n in (2, 0)]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    small = Batch(torch.zeros(2, 3, HEIGHT, WIDTH), mask, targets, [0, 1], torch.tensor([[HEIGHT, WIDTH]] * 2))
+    learner = Learner(detector, criterion, device, precision).to(device).train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            detector, criterion = copy.deepcopy(detector).train(), copy.deepcopy(criterion).train()
-            # The number of objects is given, as processes would have to agree on it.
-            criterion(detector(images, mask, targets), targets, torch.ones(()), len(targets))
+            _step(learner, small)
         except UserError as error:
             raise UserError(f"the parts of {name} do not go together: {error}") from error
         except Exception:
-            return  # a part that cannot be copied, or runs on GPUs alone: the training itself tells
+            if source is None:
+                raise
+            _step(learner, next(iter(source.loader(split="train", batch_size=2, epoch=0, seed=0, workers=0))))
+
+
+def _step(learner: Learner, batch: Batch) -> None:
+    # The number of objects is given, as processes would have to agree on it.
+    objects = torch.ones((), device=learner.device)
+    learner(batch.to(learner.device), objects, len(batch))["total"].backward()

@@ -94,15 +94,10 @@ def train(
         criterion = build_criterion(recipe)
         if options.compile:
             compiled_form(detector, device)  # what cannot be is said before a run is made
-        rehearse(detector, criterion, name=recipe.name)
+        computed: dict[str, Any] = {"device": device, "precision": place.precision}
+        rehearse(detector, criterion, name=recipe.name, source=source, **computed)
         toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
-        if not resume:
-            here.in_first(lambda: _create(run, held, recipe=toml, categories=categories))
         reporter = Reporter(run=run if here.is_first else None, console=console)
-        if here.is_first:
-            _remember(run, recipe, reporter)
-        if filled:
-            reporter.say(f"started from {filled}")
         trainer = make_trainer(
             place,
             detector=detector,
@@ -122,6 +117,12 @@ def train(
             },
             after_first_step=partial(run.replace_recipe, toml, categories) if here.is_first else None,
         )
+        if not resume:  # last of all, so that whatever is refused leaves no run behind
+            here.in_first(lambda: _create(run, held, recipe=toml, categories=categories))
+        if here.is_first:
+            _remember(run, recipe, reporter)
+        if filled:
+            reporter.say(f"started from {filled}")
         if start is not None:  # before anything is said, as a refused resume leaves the run as it was, its log too
             trainer.resume(start)
         for line in [*introduction(recipe, workload, device), *filter(None, [source.describe()])]:

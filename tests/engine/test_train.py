@@ -14,9 +14,11 @@ from detrkit.cli.app import app
 from detrkit.cli.train import _run_to_resume
 from detrkit.detector import build_detector
 from detrkit.engine.data_checks import left_out
+from detrkit.engine.rehearsal import rehearse
 from detrkit.engine.train import train
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, DataError, UserError
+from detrkit.losses.base import Loss
 from detrkit.recipe import load_recipe, registry
 from detrkit.runs.checkpoint import load_run, read_state, read_weights
 from detrkit.runs.history import read_metrics
@@ -76,6 +78,62 @@ def test_parts_that_do_not_go_together_are_named_before_a_run_is_made(tmp_path, 
     with pytest.raises(UserError, match=f"the parts of {recipe} do not go together: .*{said}"):
         train(load_recipe(recipe, [*small, *overrides]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Broken(Loss):
+    """A loss of one's own that calls what tensors do not have."""
+
+    def __init__(self, *, weight: float = 1.0):
+        self.weight = weight
+
+    def __call__(self, output, targets, matches, objects):
+        return output.logits.nothing()
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        ({"losses.mine.type": "test_broken"}, AttributeError, "nothing"),
+        ({"train.freeze": ["bakbone"]}, UserError, 'no "bakbone"; .*did you mean "backbone"'),
+        ({"train.backbone": ["body"]}, UserError, 'train.backbone: this detector has no "body"'),
+        ({"train.parameters.mine": {"type": "norms", "part": "haed"}}, UserError, r"parameters\.mine\.part: this"),
+        ({"train.place_rate_factor": 0.1}, UserError, "has nothing to act on"),
+    ],
+)
+def test_what_fails_before_the_first_step_leaves_no_run(tmp_path, recipe, values, error, said, monkeypatch):
+    monkeypatch.setitem(registry._current.parts, "loss", {**registry.parts("loss"), "test_broken": Broken})
+    with pytest.raises(error, match=said):
+        train(recipe.with_values(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Wide(torch.nn.Module):
+    """Refuses images narrower than `least` pixels."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.weight = least, torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, images, mask, targets):
+        assert images.shape[-1] >= self.least
+        return images.mean() * self.weight
+
+
+class Total(torch.nn.Module):
+    def forward(self, output, targets, objects, images):
+        return {"total": output * objects}
+
+
+@pytest.mark.parametrize("least", [0, 100, 1000])
+def test_a_part_that_wants_larger_images_is_rehearsed_on_those_of_the_training(least):
+    source = load_recipe("quickstart", ["data.image_size=128", "data.train_images=2"]).section("data")()
+    detector = Wide(least)
+    if least == 1000:
+        with pytest.raises(AssertionError):
+            rehearse(detector, Total(), name="wide", source=source)
+    else:
+        rehearse(detector, Total(), name="wide", source=source)
+    assert detector.weight.grad is None
 
 
 def test_a_run_is_a_folder(whole):
