@@ -35,7 +35,8 @@ class AugmentByEpoch(ChoosingAugment):
     ):
         if len(stages) != len(changes) + 1:
             raise DataError(
-                f"changes are {list(changes)}, and {len(stages)} stages want {max(len(stages) - 1, 0)} of them"
+                f"changes are {list(changes)}: {len(stages)} stages want {max(len(stages) - 1, 0)} changes between "
+                f"them, and there are {len(changes)}"
             )
         if any(later <= sooner for sooner, later in pairwise(changes)):
             raise DataError(f"changes are {list(changes)}, and each has to be later than the one before it")
