@@ -31,6 +31,8 @@ class TermSum(SummedAttention):
         self, terms: Sequence[Given], *, width: int, heads: int, first: bool, dropout: float, head_widths: int = 0
     ):
         super().__init__(heads=heads, dropout=dropout)
+        if not terms and not head_widths:
+            raise UserError("decoder.cross_attention.terms is empty, so nothing says where to look; name a term")
         self.terms, self.keys = nn.ModuleDict(), nn.ModuleDict()
         for factory in (as_factory("term", given) for given in terms):
             if factory.name in self.terms:
@@ -40,7 +42,7 @@ class TermSum(SummedAttention):
             if term.key not in self.keys:
                 self.keys[term.key] = term.make_key(width=width, heads=heads)
         widths = sum(term.head_widths for term in self.named_terms.values())
-        self.scale = ((head_widths + widths) * width // heads) ** -0.5
+        self.scale = ((head_widths + widths) * width // heads or 1) ** -0.5  # absolute terms alone have none
 
     @property
     def named_terms(self) -> dict[str, Term]:

@@ -106,6 +106,10 @@ def warnings(workload: Workload, options: TrainOptions) -> list[str]:
             f"train.warmup_steps is {options.warmup_steps}, and the training has "
             f"{counted(workload.total_steps, 'step')}: the full learning rate is never reached"
         )
+    if options.patience and not options.evaluate_every:
+        found.append(
+            f"train.patience is {options.patience}, but with train.evaluate_every = 0 nothing ends sooner by it"
+        )
     late = [epoch for epoch in options.drop_epochs if epoch >= options.epochs]
     if late and options.schedule == "step":
         found.append(f"train.drop_epochs has {late}, but training ends after epoch {options.epochs}")

@@ -155,3 +155,14 @@ def test_a_project_is_no_run_though_both_have_a_recipe(tmp_path):
     assert not RunFolder(tmp_path).exists
     (tmp_path / "metrics.jsonl").touch()
     assert RunFolder(tmp_path).exists
+
+
+def test_patience_without_evaluations_is_told():
+    def told(**options):
+        options = TrainOptions(epochs=12, warmup_steps=0, drop_epochs=(), batch_size=4, **options)
+        return warnings(plan(options, images=4, steps_per_epoch=2, world=1), options)
+
+    assert told(patience=3, evaluate_every=0) == [
+        "train.patience is 3, but with train.evaluate_every = 0 nothing ends sooner by it"
+    ]
+    assert told(patience=3) == told(evaluate_every=0) == []

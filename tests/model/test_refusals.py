@@ -88,6 +88,7 @@ class OneMoreBox(QueryPositionPart):
             [f"matcher.costs.{name}=none" for name in ("class", "box", "giou")],
             r"matcher\.costs is empty",
         ),
+        ("dab_detr_r50_50ep", ["decoder.cross_attention.terms=[]"], r"cross_attention\.terms is empty"),
         ("dab_detr_r50_50ep", [f"losses.{name}=none" for name in ("class", "box", "giou")], "losses is empty"),
     ],
 )
