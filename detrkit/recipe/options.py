@@ -120,6 +120,8 @@ def _message(annotation: Any, value: Any, error: ValidationError) -> str:
     own = [e["ctx"]["error"] for e in error.errors() if e["type"] in ("value_error", "assertion_error")]
     if own:
         message += f": {own[0]}"
+    if not isinstance(value, (list, tuple, dict)) and check_option(annotation, [value])[1] is None:
+        return f"{message}; did you mean {format_value([value])}?"
     if isinstance(value, str):
         message += nearest(value, _literals(annotation))
     return message

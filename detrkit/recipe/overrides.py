@@ -84,6 +84,9 @@ def plain(value: Any) -> Any:
     return value
 
 
+_QUOTES = """; texts in it want quotes, and a shell keeps those within others: 'key=["text"]'"""
+
+
 def _note_inner(layer: Layer, path: KeyPath, value: Any, source: Source) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
@@ -114,7 +117,8 @@ def _parse_value(text: str) -> tuple[Any, str | None]:
         deep = True
     except tomllib.TOMLDecodeError as error:
         if text[:1] in ("[", "{", '"', "'"):
-            return text, f"{text} is not a TOML value: {error}"
+            cause = str(error).partition(" (at ")[0]
+            return text, f"{text} is not a TOML value: {cause}{_QUOTES if text[:1] in '[{' else ''}"
         return text, None
     if deep:
         return "", "is nested too deeply"

@@ -228,8 +228,10 @@ def _checked(
 ) -> Recipe:
     checker = Checker(layer, complete=complete)
     sections = checker.check()
-    if problems or checker.problems:
-        raise RecipeError(told or name, _in_order_of_lines(dict.fromkeys([*problems, *checker.problems])))
+    told_of = {(problem.file, problem.key) for problem in problems}  # what it was taken for is no second mistake
+    found = [problem for problem in checker.problems if (problem.file, problem.key) not in told_of]
+    if problems or found:
+        raise RecipeError(told or name, _in_order_of_lines(dict.fromkeys([*problems, *found])))
     return Recipe(name=name, values=layer.values, sections=sections, sources=layer.sources)
 
 

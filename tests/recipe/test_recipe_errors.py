@@ -367,3 +367,27 @@ def test_data_that_cannot_be_used_is_no_mistake_of_the_recipe(base):
 def test_an_augmentation_and_data_are_placed_too(override, said):
     with pytest.raises(DataError, match=f"^{re.escape(said)}"):
         load_recipe("quickstart", [override]).section("data")()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.loggers=wandb", '; did you mean ["wandb"]?'),
+        ("train.freeze=backbone", '; did you mean ["backbone"]?'),
+        ("train.drop_epochs=3", "; did you mean [3]?"),
+        ("train.loggers=wandbb", '; did you mean "wandb"?'),
+        ("train.drop_epochs=0", "at most 1000000)"),
+    ],
+)
+def test_one_value_in_the_place_of_a_list_is_told_as_a_list(override, said):
+    [problem] = problems_of("quickstart", [override])
+    assert problem.message.endswith(said)
+
+
+@pytest.mark.parametrize("value", ["[backbone]", "{type=norms}", "[3"])
+def test_a_value_whose_quotes_a_shell_took_is_one_mistake_that_says_so(value):
+    [problem] = problems_of("quickstart", [f"train.freeze={value}"])
+    assert problem.key == "train.freeze"
+    assert problem.message.startswith(f"{value} is not a TOML value: ")
+    assert "a shell keeps those within others: 'key=[\"text\"]'" in problem.message
+    assert "column" not in problem.message  # of what the person did not type
