@@ -58,7 +58,7 @@ def train(
             raise typer.Exit(launch(["train", *([recipe] if recipe else []), *values, *named, *flags], number))
         with processes(options.device) as here:
             if folder is None:
-                folder = here.from_first(new_run_folder(Path("runs"), name or _name(str(recipe), loaded.name)))
+                folder = here.from_first(new_run_folder(Path("runs"), name or loaded.name.replace("/", "-")))
             console = Console() if here.is_first else None
             outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
     if console is None:
@@ -100,14 +100,6 @@ def _load(
     return loaded, folder, which
 
 
-def _name(given: str, recipe: str) -> str:
-    """A run's name: the recipe's, or the project's folder's where the recipe is called recipe.toml."""
-    path = Path(given).resolve()
-    if recipe == "recipe":
-        return path.name if path.is_dir() else path.parent.name
-    return recipe.replace("/", "-")
-
-
 def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tuple[Path, Literal["last", "best"]]:
     """The folder that is meant, and which of its checkpoints: --run, a run's folder in the recipe's place or one of
     the two checkpoints in it, or runs/NAME.
@@ -116,10 +108,15 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
 
     called = name or recipe
     for folder in (run, Path(recipe) if recipe else None, Path("runs", called) if called else None):
+        found: tuple[Path, Literal["last", "best"]] | None = None
         if folder is not None and RunFolder(folder).exists:
-            return folder, "last"
-        if folder is not None and folder.name in ("last", "best") and RunFolder(folder.parent).exists:
-            return folder.parent, "best" if folder.name == "best" else "last"
+            found = folder, "last"
+        elif folder is not None and folder.name in ("last", "best") and RunFolder(folder.parent).exists:
+            found = folder.parent, "best" if folder.name == "best" else "last"
+        if found is not None and name and found[0].resolve() != Path("runs", name).resolve():
+            raise UserError(f"{found[0]} and --name {name} are two runs, and a run keeps its name: take one away")
+        if found is not None:
+            return found
     if run is None and recipe is None and name is None:
         raise UserError("which run? detrkit train --resume runs/NAME")
     raise UserError(

@@ -14,6 +14,7 @@ from detrkit.recipe import Recipe, list_recipes, load_recipe
 from detrkit.recipe.overrides import parse_path
 from detrkit.recipe.problems import dotted, format_value
 from detrkit.runs.history import Run, differences, is_run, read_run
+from detrkit.runs.run_folder import RunFolder
 from detrkit.zoo.published import PublishedError, find_published, published_results
 
 
@@ -93,8 +94,8 @@ def gather_rows(
     rows: list[Row] = []
     loose: list[Run] = []
     for target in dict.fromkeys(targets):
-        if Path(target).is_dir():
-            loose += [read_run(path, trust=trust) for path in _runs_meant(Path(target))]
+        if Path(target).is_dir() and (meant := _runs_meant(Path(target))):
+            loose += [read_run(path, trust=trust) for path in meant]
             continue
         recipe = load_recipe(target, overrides, trust=trust)
         if any(row.name == recipe.name for row in rows):
@@ -119,11 +120,12 @@ def make_jobs(
 
 
 def _runs_meant(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, else the runs that lie in it, as --run leaves them."""
+    """The folder itself if it is a run's, else the runs that lie in it, as --run leaves them; none for a project's."""
     found = [folder] if is_run(folder) else [path for path in sorted(folder.iterdir()) if is_run(path)]
-    if not found:
+    if not found and not (folder / RunFolder.RECIPE).is_file():
         raise UserError(
-            f"{folder} is neither a run's folder (it has no recipe.toml), nor does it hold any, nor a recipe"
+            f"{folder} is neither a run's folder nor a project's (it has no recipe.toml), does not hold runs, and is "
+            "no recipe"
         )
     return found
 

@@ -75,9 +75,14 @@ def broken_recipes() -> list[BrokenPlugin]:
 
 
 def recipe_name(path: Path) -> str:
-    """A recipe's name: what it is known by, otherwise the file's name without ".toml"."""
-    found = _place(path)
-    return found[1] if found else path.stem
+    """A recipe's name: what it is known by, otherwise the file's name without ".toml".
+
+    A project's recipe is called recipe.toml, and so is a run's: that one has its folder's name.
+    """
+    if found := _place(path):
+        return found[1]
+    path = path.resolve()
+    return path.parent.name if path.name == "recipe.toml" else path.stem
 
 
 def is_known(path: Path) -> bool:

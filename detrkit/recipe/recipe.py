@@ -32,7 +32,7 @@ RUN_RECIPE, RUN_CATEGORIES = "recipe.toml", "categories.json"  # files that make
 class Recipe:
     """A checked recipe; `load_recipe` and `with_values` make it.
 
-    name: the name that it is known by, or the file's name without ".toml".
+    name: the name that it is known by, or the file's name without ".toml"; of a recipe.toml its folder's.
     values: what the files and overrides say, merged: nested plain dicts, without the parts' defaults.
     sections: the checked sections: options (a dataclass), a Factory, None, or a list or dict of factories.
     """
@@ -163,7 +163,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trus
         return load_run_recipe(path.parent, overrides, trust=trust)
     reader = Reader(folder=path.resolve().parent)
     name = recipe_name(path)
-    # Mistakes are told of a path: every run's recipe is called "recipe".
+    # Mistakes are told of a path, since a file may be called as a known recipe is.
     told = name if find_recipe(name) == path else display_name(path)
     return _loaded(reader, reader.read(path), name, told, overrides, run=None, trust=trust)
 
@@ -192,13 +192,14 @@ def recipe_file(name: str) -> Path:
 def load_run_recipe(run: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """As `load_recipe`, for the recipe.toml of a run, which may be anybody's."""
     reader, path = Reader(), run / RUN_RECIPE
-    return _loaded(reader, reader.read(path), path.stem, display_name(path), overrides, run=run, trust=trust)
+    return _loaded(reader, reader.read(path), recipe_name(path), display_name(path), overrides, run=run, trust=trust)
 
 
 def parse_recipe(text: str, path: Path, overrides: Sequence[str] = (), *, run: Path, trust: bool = False) -> Recipe:
     """As `load_run_recipe`, for a recipe (TOML) inside a file `path` of a run, in the metadata of weights say."""
     reader, told = Reader(), f"{path} (the one inside)"
-    return _loaded(reader, reader.read_text(text, path, told), path.stem, told, overrides, run=run, trust=trust)
+    name = recipe_name(run / RUN_RECIPE)
+    return _loaded(reader, reader.read_text(text, path, told), name, told, overrides, run=run, trust=trust)
 
 
 def _loaded(

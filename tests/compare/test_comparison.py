@@ -239,5 +239,15 @@ def test_what_cannot_be_compared_is_named(tmp_path, make_run):
         rows_of(tmp_path, tmp_path / "same.toml", tmp_path / "a" / "same.toml")
 
 
+def test_projects_are_called_by_their_folders(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").write_text('extends = "quickstart"')
+    (tmp_path / "c").mkdir()
+    assert [row.name for row in rows_of(tmp_path, tmp_path / "a", tmp_path / "b/recipe.toml")] == ["a", "b"]
+    with pytest.raises(UserError, match="c is neither a run's folder nor a project's"):
+        rows_of(tmp_path, tmp_path / "c")
+
+
 def test_overrides_and_targets_are_told_apart(tmp_path):
     assert split_arguments(["quickstart", "train.epochs=2", "runs/x"]) == (["quickstart", "runs/x"], ["train.epochs=2"])

@@ -447,3 +447,7 @@ def test_a_project_is_not_taken_for_the_run_of_its_name(tmp_path, monkeypatch):
     (run / "last").mkdir()
     (run / "last" / "weights.safetensors").touch()
     assert _run_to_resume("mine", None, None) == _run_to_resume(None, run, None) == (run, "last")
+    assert _run_to_resume("quickstart", None, "mine") == _run_to_resume(str(run), None, "mine") == (run, "last")
+    for given in [(str(run), None, "other"), (str(run / "last"), None, "other"), (None, run, "other")]:
+        with pytest.raises(UserError, match="runs/mine and --name other are two runs"):
+            _run_to_resume(*given)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from detrkit.errors import UserError
-from detrkit.recipe import Factory, load_recipe
+from detrkit.recipe import Factory, load_recipe, parse_recipe
 from detrkit.recipe.lines import key_lines
 
 
@@ -241,6 +242,16 @@ def test_a_recipe_is_found_by_path_without_its_ending_and_by_its_run_folder(base
     assert load_recipe("base").get("train.epochs") == 50
     assert load_recipe("runs/v1.5").get("train.epochs") == 50
     assert load_recipe("v1.5").name == "v1.5"
+
+
+@pytest.mark.parametrize("given", ["mine", "mine/recipe.toml", "mine/recipe", "../mine", "."])
+def test_a_project_s_recipe_and_a_run_s_are_called_by_their_folder(base, write, monkeypatch, given):
+    write("mine/recipe.toml", 'extends = "../base.toml"\n')
+    monkeypatch.chdir(base.parent / "mine" if given.startswith(".") else base.parent)
+    assert load_recipe(given).name == "mine"
+    write("mine/categories.json", "[]")
+    assert load_recipe(given).name == "mine"
+    assert parse_recipe(base.read_text(), Path("best/weights.safetensors"), run=base.parent / "mine").name == "mine"
 
 
 def test_recipes_do_not_share_their_defaults(base):
