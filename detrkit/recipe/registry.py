@@ -86,7 +86,8 @@ class Factory:
         named = []
         for key, place in self.places.items():
             dotted = re.escape(place.rpartition(": ")[2])
-            if key and (match := re.search(rf"{dotted}\b|(?<![\w.]){key} (=|is\b|are\b)", str(error))):
+            bare = rf"{key}\b" if "_" in key else rf"{key} (=|is\b|are\b)"  # other names are words, too
+            if key and (match := re.search(rf"{dotted}\b|(?<![\w.]){bare}", str(error))):
                 named.append((match.start(), key))
         if named or not isinstance(error, DataError):
             error.args = (f"{self.places[min(named)[1] if named else '']}: {error}",)

@@ -357,6 +357,7 @@ def test_data_that_cannot_be_used_is_no_mistake_of_the_recipe(base):
     ("override", "said"),
     [
         ("data.augment={type='detr',crop_min=900}", "command line: data.augment.crop_min: crop_min is 900, more than"),
+        ("data.augment={type='detr',crop_max=9}", "command line: data.augment.crop_max: crop_min is 384, more than"),
         ("data.sizes=[0.5,0.2]", "command line: data.sizes: sizes is [0.5, 0.2], must be [least, most]"),
         (
             "data.augment={type='by_epoch',stages={a='none'},changes=[3]}",
