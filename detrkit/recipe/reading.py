@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detrkit.paths import with_home
 from detrkit.recipe.layers import Layer, is_too_deep, merge
 from detrkit.recipe.library import display_name, find_recipe, is_known, recipe_names
 from detrkit.recipe.lines import key_lines
@@ -124,7 +125,8 @@ class Reader:
 
     def _read_base(self, name: str, said: Source, path: Path, chain: tuple[Path, ...]) -> Document | None:
         # A recipe may extend a known one of its own name.
-        candidates = [path.parent / name, path.parent / f"{name}.toml", find_recipe(name.removesuffix(".toml"))]
+        given = with_home(name)
+        candidates = [path.parent / given, path.parent / f"{given}.toml", find_recipe(name.removesuffix(".toml"))]
         found = [c.resolve() for c in candidates if c is not None and c.is_file()]
         base = next((c for c in found if c != path), found[0] if found else None)
         if base is None:

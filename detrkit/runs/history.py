@@ -30,6 +30,7 @@ _NOT_THE_TRAINING = {
             "workers",
             "micro_batch",
             "log_every",
+            "loggers",
             "checkpoint_steps",
             "checkpoint_minutes",
             "max_minutes",

@@ -276,3 +276,9 @@ def test_the_mark_of_windows_before_a_recipe_is_none_of_it(base, write):
     marked = write("marked.toml", "")
     marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
     assert load_recipe(marked).full_values() == load_recipe(plain).full_values()
+
+
+def test_a_base_may_lie_in_the_home_folder(base, write, monkeypatch):
+    monkeypatch.setenv("HOME", str(base.parent))
+    mine = write("sub/mine.toml", 'extends = "~/base"\n')
+    assert load_recipe(mine).get("train.epochs") == 50
