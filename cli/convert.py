@@ -51,6 +51,7 @@ def convert(
     from detrkit.writing import check_file, replaced_file, write_text
     from detrkit.zoo import fit, match
     from detrkit.zoo.classes import coco_categories, named_categories
+    from detrkit.zoo.preprocessor import pixels_of
 
     from .console import Console
 
@@ -80,10 +81,8 @@ def convert(
     categories = named_categories(config, classes) or coco_categories(loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
-    if preprocessor is not None and not preprocessor.get("do_normalize", True):
-        metadata |= pixels_metadata((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    elif preprocessor is not None and "image_mean" in preprocessor and "image_std" in preprocessor:
-        metadata |= pixels_metadata(preprocessor["image_mean"], preprocessor["image_std"])
+    if preprocessor is not None:
+        metadata |= pixels_metadata(*pixels_of(loaded))
     with replaced_file(output) as temporary:
         save_weights(found.state, temporary, metadata)
 
@@ -97,9 +96,9 @@ def convert(
         tell(f'"{found.prefix}" before every name was taken off')
     if left_out := len(found.repeated) + len(found.counters):
         tell(f"{left_out} of the checkpoint's {len(official)} tensors were repeats or counters, left out")
-    if fitted.settings:
-        tell(f"recipe {loaded.name}, in which is set:")
-        tell("\n".join(f"  {line}" for line in fitted.summary().splitlines()))
+    if summary := fitted.summary():
+        tell(f"recipe {loaded.name}, in which is set:" if fitted.settings else f"recipe {loaded.name}:")
+        tell("\n".join(f"  {line}" for line in summary.splitlines()))
     names = [category.name for category in categories if not category.is_placeholder]
     told = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "without names"
     tell(f"wrote {output}: {classes} classes, {told}")

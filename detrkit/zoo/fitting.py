@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from detrkit.data.choosing import evaluated_at
 from detrkit.errors import CheckpointError
 from detrkit.recipe import Recipe, load_recipe
-from detrkit.recipe.overrides import COMMAND_LINE, plain
 from detrkit.zoo.classes import count_classes
 from detrkit.zoo.names import Config, Setting
+from detrkit.zoo.preprocessor import FILE as PREPROCESSOR
+from detrkit.zoo.preprocessor import image_settings, is_set_by_hand
 from detrkit.zoo.recognising import families_of, family_of_config, recognise
 
 
@@ -24,10 +24,13 @@ class Fitted:
     recipe: Recipe
     settings: tuple[Setting, ...]
     """those values that the recipe had not, and those that are only assumed"""
+    lost: tuple[str, ...] = ()
+    """what a preprocessor does to images and detrkit does not, a sentence each"""
 
     def summary(self) -> str:
-        """What was set and why, a line each."""
-        return "\n".join(f"{one.key} = {_toml(one.value)}: {one.why}" for one in self.settings)
+        """What was set and why, and what could not be, a line each."""
+        told = [f"{one.key} = {_toml(one.value)}: {one.why}" for one in self.settings]
+        return "\n".join([*told, *(f"not kept of {PREPROCESSOR}: {one}" for one in self.lost)])
 
 
 def fit(
@@ -45,7 +48,7 @@ def fit(
         recipe: None to take the one that the configuration says.
         config: what stands in the `config.json` of the package `transformers` (`model.config.to_dict()`); None if there
             is none.
-        preprocessor: what stands in the `preprocessor_config.json` beside it, of which image sizes are taken.
+        preprocessor: what stands in the `preprocessor_config.json` beside it: how images are resized and normalised.
         overrides: `key.path=value` texts for the recipe that is found here; what they set, and what the command line
             has set in the recipe given, stays as it is.
 
@@ -69,40 +72,30 @@ def fit(
         raise CheckpointError(
             f"the names are those of {family.model_type!r}, but config.json is of {config['model_type']!r}"
         )
-    wanted = [*family.settings(config), *_sizes(recipe, preprocessor)]
-    settings = [one for one in wanted if not _is_set_by_hand(recipe, one.key)]
-    settings = [one for one in settings if not (one.key == "backbone.name" and _same_model(recipe, one.value))]
-    told = tuple(one for one in settings if one.assumed or recipe.get(one.key, None) != one.value)
-    if settings:
-        recipe = recipe.with_values({one.key: one.value for one in settings}, source="checkpoint")
-    if not _is_set_by_hand(recipe, "detector.classes"):
+    before, lost = recipe, list[str]()
+    settings = _open(recipe, family.settings(config))
+    recipe = _with(recipe, settings)
+    if preprocessor is not None:
+        more, lost = image_settings(recipe, preprocessor)
+        more = _open(recipe, more)
+        recipe = _with(recipe, more)
+        settings = list({one.key: one for one in (*settings, *more)}.values())
+    told = tuple(one for one in settings if one.assumed or before.get(one.key, None) != one.value)
+    if not is_set_by_hand(recipe, "detector.classes"):
         classes = count_classes(official, recipe)
         if classes is not None:
             recipe = recipe.with_values({"detector.classes": classes}, source="checkpoint")
-    return Fitted(recipe, told)
+    return Fitted(recipe, told, tuple(lost))
 
 
-def _sizes(recipe: Recipe, preprocessor: Config | None) -> list[Setting]:
-    """How large images are made: a square, or their shorter side, and the longer one at most."""
-    said = (preprocessor or {}).get("size")
-    at = ".".join(("data", "augment", *evaluated_at(plain(recipe.section("data").parts["augment"]))))
-    if said is None or recipe.get(f"{at}.eval_size", None) is None:
-        return []
-    if isinstance(said, int):  # as older files have it
-        said = {"shortest_edge": said, "longest_edge": (preprocessor or {}).get("max_size", 1333)}
-    why = "preprocessor_config.json"
-    if {"height", "width"} <= set(said) and said["height"] == said["width"]:
-        square = {f"{at}.type": "square", f"{at}.eval_size": said["height"]}
-        return [Setting(key, value, why) for key, value in square.items()]
-    if not {"shortest_edge", "longest_edge"} <= set(said):
-        why += f" asks for {said}, which detrkit does not do; images keep their shape"
-        return [Setting(f"{at}.eval_size", recipe.get(f"{at}.eval_size"), why, assumed=True)]
-    keys = {f"{at}.eval_size": "shortest_edge", f"{at}.eval_max_size": "longest_edge"}
-    return [Setting(key, said[edge], why) for key, edge in keys.items()]
+def _open(recipe: Recipe, settings: Iterable[Setting]) -> list[Setting]:
+    """Those that a person has not set by hand, and that are not the recipe's model under another name."""
+    free = [one for one in settings if not is_set_by_hand(recipe, one.key)]
+    return [one for one in free if not (one.key == "backbone.name" and _same_model(recipe, one.value))]
 
 
-def _is_set_by_hand(recipe: Recipe, key: str) -> bool:
-    return recipe.get(key, None) is not None and recipe.source(key) == COMMAND_LINE
+def _with(recipe: Recipe, settings: Sequence[Setting]) -> Recipe:
+    return recipe.with_values({one.key: one.value for one in settings}, source="checkpoint") if settings else recipe
 
 
 def _same_model(recipe: Recipe, name: str) -> bool:

@@ -109,6 +109,20 @@ def test_a_saved_folder_becomes_detections_on_squares_of_raw_pixels(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "mean"),
+    [
+        ({"do_normalize": True}, MEAN),
+        ({"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, (0.5, 0.5, 0.5)),
+        ({"image_processor_type": "RTDetrImageProcessor"}, (0.0, 0.0, 0.0)),
+        ({"do_normalize": False}, (0.0, 0.0, 0.0)),
+    ],
+)
+def test_a_preprocessor_goes_before_raw_pixels(said, mean):
+    fitted = detrkit.zoo.fit({}, config={"model_type": "rt_detr"}, preprocessor=said)
+    assert fitted.recipe.get("backbone.mean") == mean
+
+
+@pytest.mark.parametrize(
     ("config", "told"),
     [
         ({"encoder_hidden_dim": 384}, "encoder_hidden_dim = 384.*accepted: 256"),

@@ -173,19 +173,102 @@ def test_a_saved_folder_becomes_detections(form, tmp_path):
         del left[same.index(True)]
 
 
-@pytest.mark.parametrize("said", [{"do_normalize": False}, {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}])
-def test_pixels_are_normalised_as_the_preprocessor_says(said, tmp_path):
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"do_normalize": False},
+        {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]},
+        {"image_mean": 0.5, "image_std": 0.25},
+        {"do_rescale": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5},
+        {"rescale_factor": 1 / 127.5, "do_normalize": False},
+        {"do_resize": False, "size": {"shortest_edge": 64, "longest_edge": 64}},
+    ],
+    ids=str,
+)
+def test_images_go_in_as_the_preprocessor_says(said, tmp_path):
     model = build("detr")
     model.save_pretrained(tmp_path / "saved")
-    processor = transformers.DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 128}, **said)
+    processor = transformers.DetrImageProcessor(**{"size": {"shortest_edge": 96, "longest_edge": 128}} | said)
     processor.save_pretrained(tmp_path / "saved")
     call("convert", tmp_path / "saved", "-o", tmp_path / "w.safetensors")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8))
     found = detrkit.load(tmp_path / "w.toml", weights=tmp_path / "w.safetensors").predict(picture, threshold=0)
-    with torch.no_grad():
-        output = model(**processor(images=picture, return_tensors="pt"))
+    inputs = processor(images=picture, return_tensors="pt")
+    with torch.no_grad():  # where nothing is rescaled they are bytes
+        output = model(pixel_values=inputs["pixel_values"].float(), pixel_mask=inputs["pixel_mask"])
     result = processor.post_process_object_detection(output, threshold=0, target_sizes=[(96, 128)])[0]
     assert torch.allclose(found.scores.sort()[0], result["scores"].sort()[0], atol=1e-5)
+
+
+SQUARE, SHORTER = {"height": 96, "width": 96}, {"shortest_edge": 96, "longest_edge": 128}
+
+
+@pytest.mark.parametrize(
+    ("system", "said", "augment"),
+    [
+        ("detr", SHORTER, ("detr", 96, 128)),
+        ("detr", 96, ("detr", 96, 1333)),
+        ("detr", SQUARE, ("square", 96)),
+        ("detr", [96, 96], ("square", 96)),
+        ("detr", SHORTER | {"height": None, "width": None}, ("detr", 96, 128)),
+        ("detr", {"max_height": 96, "max_width": 96}, ("detr", 96, 96)),
+        ("rt_detr", SQUARE, ("square", 96)),
+        ("rt_detr", SHORTER, ("detr", 96, 128)),
+    ],
+    ids=str,
+)
+def test_every_form_of_a_size_is_taken(system, said, augment):
+    fitted = detrkit.zoo.fit({}, config={"model_type": system}, preprocessor={"size": said})
+    table = fitted.recipe.full_values()["data"]["augment"]
+    assert (table["type"], table["eval_size"], *([table["eval_max_size"]] if len(augment) > 2 else [])) == augment
+    assert not fitted.lost
+
+
+@pytest.mark.parametrize(
+    ("system", "said", "told"),
+    [
+        ("detr", {"size": {"height": 96, "width": 128}}, "size = .*128}: images keep their shape, .*eval_size = 800"),
+        ("rt_detr", {"size": {"height": 96, "width": 128}}, "images become squares, by .*eval_size = 640"),
+        ("detr", {"size": {"max_height": 96, "max_width": 128}}, "size = .*'max_width': 128}: images keep"),
+        ("detr", {"size": {"shortest_edge": 96}}, "size = {'shortest_edge': 96}: images keep"),
+        ("detr", {"resample": 3}, r"resample = 3 \(bicubic\): images are resized bilinearly"),
+        ("detr", {"pad_size": SQUARE}, r"pad_size = .*96}: .* predictions may depend on padding"),
+    ],
+    ids=str,
+)
+def test_what_no_recipe_says_of_images_is_told_with_its_value(system, said, told):
+    fitted = detrkit.zoo.fit({}, config={"model_type": system}, preprocessor=said)
+    (line,) = fitted.lost
+    assert re.search(told, line)
+    assert f"not kept of preprocessor_config.json: {line}" in fitted.summary()
+
+
+def test_what_a_person_sets_of_images_stays():
+    said = {"size": SQUARE, "do_normalize": False}
+    by_hand = ["data.augment.eval_size=64", "backbone.mean=[0.5,0.5,0.5]"]
+    fitted = detrkit.zoo.fit({}, config={"model_type": "detr"}, preprocessor=said, overrides=by_hand)
+    assert fitted.recipe.get("data.augment.eval_size") == 64
+    assert fitted.recipe.get("backbone.mean") == (0.5, 0.5, 0.5)
+    assert fitted.lost == (f"size = {SQUARE}: images keep their shape, by data.augment.eval_size = 64",)
+    own = detrkit.load_recipe("base/detr", ["data.augment.type=flip"])
+    assert detrkit.zoo.fit({}, own, config={"model_type": "detr"}, preprocessor=said).lost == (
+        f'size = {SQUARE}: sizes are what data.augment "flip" makes of them',
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"image_mean": [0.5, 0.5]}, r"image_mean = \[0.5, 0.5\]; accepted: a number, or one for each"),
+        ({"rescale_factor": 0}, "rescale_factor = 0; accepted: numbers above 0"),
+        ({"size": "large"}, "size = 'large'; accepted: sides by name"),
+    ],
+)
+def test_a_preprocessor_that_makes_no_sense_is_refused_by_its_key(said, told):
+    with pytest.raises(CheckpointError, match=f"preprocessor_config.json: {told}"):
+        detrkit.zoo.fit({}, config={"model_type": "detr"}, preprocessor=said)
 
 
 @pytest.mark.parametrize("form", ["detr", "conditional", "deformable, two stages", "deformable, refined", "dab"])
