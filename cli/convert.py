@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,7 +54,7 @@ def convert(
     from detrkit.zoo.classes import coco_categories, named_categories
     from detrkit.zoo.preprocessor import pixels_of
 
-    from .console import Console
+    from .console import Console, print_notes
 
     changes = list(overrides or ())
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
@@ -63,7 +64,9 @@ def convert(
         raise UserError(f"-o {output}: weights are written as .safetensors, so name a file with that ending")
     check_file(output, "-o")
     beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    official = read_checkpoint(checkpoint, entry)
+    with warnings.catch_warnings(record=True) as told_of:
+        warnings.simplefilter("always")
+        official = read_checkpoint(checkpoint, entry)
     config, preprocessor = (read_json(beside / f"{name}config.json") for name in ("", "preprocessor_"))
     if recipe is None and config is None:
         raise UserError(f"name the recipe of the same system: there is no config.json in {beside} that tells it")
@@ -87,6 +90,7 @@ def convert(
         save_weights(found.state, temporary, metadata)
 
     console = Console()
+    print_notes(console, [f"{note.message}; --entry takes them" for note in told_of])
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,25 @@ from detrkit.wording import first_of
 ENTRIES = ("model", "state_dict", "model_state_dict", "model_ema", "ema_model", "ema", "module", "weights", "net")
 # What the package `transformers` calls the weights in a folder of its own, the newer form first.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
 # What wrappers (data parallel, torch.compile) put before every name.
 WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Tensor]:
-    """The weights of a checkpoint (.pth, .pt, .bin, ... of torch.save, or .safetensors), on the CPU.
+    """The weights of a checkpoint (of torch.save, or safetensors, whatever its name ends in), on the CPU.
 
-    A folder as the package `transformers` saves it will do too, in one file or in several with an index.
+    A folder as the package `transformers` saves it will do too, in one file or in several with an index; so will that
+    index.
 
     A pickle may call any function while it is loaded. This one is read by PyTorch's restricted reader, which
     knows tensors, numbers, texts and containers; beside those only argparse.Namespace (the options that official
     DETR codes store) is let through.
 
     Args:
-        entry: which entry of the checkpoint holds the weights, "ema" say; the first of ``ENTRIES`` that is
-            there if None, or the checkpoint itself where it is names and tensors only
+        entry: which entry of the checkpoint holds the weights, "ema" say; the first of ``ENTRIES`` that has some
+            if None, with a warning where others have some too, or the checkpoint itself where it is names and
+            tensors only
 
     Returns:
         name -> tensor, without "module." and the like before the names
@@ -47,14 +51,19 @@ def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Ten
             no weights where they were looked for
     """
     path = with_home(path)
-    if path.is_dir():
+    if path.is_dir() or path.name.endswith(INDEX):
         state: dict[str, Tensor] = {}
-        for file in _files_of(path):
-            state |= read_checkpoint(file, entry)
+        for piece in _files_of(path) if path.is_dir() else _pieces_of(path):
+            state |= read_checkpoint(piece, entry)
         return state
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.lstrip()[:1] == b"<" or start.startswith(b"version https://git-lfs"):
+        kind = "a Git LFS pointer" if start.startswith(b"version") else "a web page"
+        raise CheckpointError(f"{path} is {kind}, not a checkpoint: the download did not bring the file itself")
+    content = _read_safetensors(path) if _is_safetensors(path, start) else _read_pickle(path)
     return _without_wrappers(_weights(path, content, entry))
 
 
@@ -87,16 +96,28 @@ def _files_of(folder: Path) -> list[Path]:
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return [folder / name]
-        index = read_json(folder / f"{name}.index.json")
-        if index is not None:
-            places = index.get("weight_map")
-            if not isinstance(places, dict) or not places:
-                raise CheckpointError(f"{folder / name}.index.json has no weight_map that says where the weights are")
-            return [folder / Path(str(place)).name for place in dict.fromkeys(places.values())]
+        if (index := folder / f"{name}{INDEX}").is_file():
+            return _pieces_of(index)
     raise CheckpointError(
         f"{folder} holds no weights that are known by name ({', '.join(FOLDER_FILES)}, or these in pieces with an "
         "index); name the file itself"
     )
+
+
+def _pieces_of(index: Path) -> list[Path]:
+    content = read_json(index)
+    if content is None:
+        raise CheckpointError(f"{index}: there is no such file")
+    places = content.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} has no weight_map that says where the weights are")
+    return [index.parent / Path(str(place)).name for place in dict.fromkeys(places.values())]
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """By how it begins, with a length and then JSON; by its name where that is neither so nor as torch.save's do."""
+    is_json, of_torch = start[8:9] == b"{", start.startswith((b"PK", b"\x80"))
+    return is_json or (path.suffix.lower() == ".safetensors" and not of_torch)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -107,14 +128,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.lstrip()[:1] == b"<" or start.startswith(b"version https://git-lfs"):
-        kind = "a Git LFS pointer" if start.startswith(b"version") else "a web page"
-        raise CheckpointError(f"{path} is {kind}, not a checkpoint: the download did not bring the file itself")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # PyTorch goes by a path's ending, but not by a file's.
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file raises many kinds
         text = str(error)
         foreign = re.search(r"GLOBAL (\S+) (was not an allowed global|whose module)", text)
@@ -146,12 +163,16 @@ def _weights(path: Path, content: Any, entry: str | None) -> Mapping[str, Tensor
         content = content[entry]
     # An entry may hold an entry again: {"ema": {"module": {...}}}.
     while isinstance(content, Mapping) and not _is_state(content):
-        found = next((name for name in ENTRIES if isinstance(content.get(name), Mapping)), None)
-        if found is None:
+        having = [name for name in ENTRIES if _has_weights(content.get(name))]
+        having = having or [name for name in ENTRIES if isinstance(content.get(name), Mapping)][:1]
+        if not having:
             raise CheckpointError(
                 f"{path} has no weights where they usually are ({', '.join(ENTRIES)}); there are: {_listed(content)}"
             )
-        content = content[found]
+        if others := having[1:]:
+            told = f"{path}: the weights of its entry {having[0]} are taken, and there are others in {first_of(others)}"
+            warnings.warn(told, stacklevel=3)
+        content = content[having[0]]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: entry {entry!r} holds a {type(content).__name__}, not weights")
     return content
@@ -159,6 +180,11 @@ def _weights(path: Path, content: Any, entry: str | None) -> Mapping[str, Tensor
 
 def _is_state(content: Mapping) -> bool:
     return bool(content) and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+
+
+def _has_weights(content: Any) -> bool:
+    nested = isinstance(content, Mapping) and any(_has_weights(content.get(name)) for name in ENTRIES)
+    return nested or (isinstance(content, Mapping) and _is_state(content))
 
 
 def _listed(content: Mapping) -> str:

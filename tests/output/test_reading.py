@@ -1,6 +1,8 @@
 import argparse
+import json
 import os
 import pickle
+import warnings
 import zipfile
 
 import pytest
@@ -38,7 +40,7 @@ class Malicious:
         {"model": WEIGHTS, "epoch": 49, "args": argparse.Namespace(lr=1e-4, dropout=0.0, names=["a"])},
         {"state_dict": wrapped("module.")},
         {"ema": {"module": WEIGHTS, "updates": 7}, "optimizer": {"state": {}}},
-        {"model": wrapped("module._orig_mod."), "ema_model": {"other": torch.zeros(1)}},
+        {"model": wrapped("module._orig_mod."), "ema_model": {}},
     ],
     ids=["plain", "with options", "state_dict", "ema", "compiled"],
 )
@@ -52,6 +54,39 @@ def test_entry_can_be_chosen(tmp_path):
     assert same(read_checkpoint(tmp_path / "a.pth", "ema"), WEIGHTS)
     with pytest.raises(CheckpointError, match="no entry 'best'; there are: model, ema"):
         read_checkpoint(tmp_path / "a.pth", "best")
+
+
+def test_where_several_entries_have_weights_the_one_that_is_taken_is_told(tmp_path):
+    """A training's own weights beside their average, which is what was published; an entry that is empty is none."""
+    other = {"other": torch.zeros(1)}
+    torch.save({"model": WEIGHTS, "ema": {"module": other}, "optimizer": {"state": {}}}, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match=r"a\.pth: the weights of its entry model are taken, .* others in ema$"):
+        assert same(read_checkpoint(tmp_path / "a.pth"), WEIGHTS)
+    torch.save({"model": {}, "state_dict": None, "ema": {"module": WEIGHTS}}, tmp_path / "b.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(read_checkpoint(tmp_path / "a.pth", "ema"), other)
+        assert same(read_checkpoint(tmp_path / "b.pth"), WEIGHTS)
+
+
+def test_a_format_is_told_by_what_stands_in_a_file(tmp_path):
+    for name in ("a.pth", "A.SAFETENSORS", "a.bin", "a"):
+        save_file(WEIGHTS, tmp_path / name)
+        assert same(read_checkpoint(tmp_path / name), WEIGHTS)
+    torch.save(WEIGHTS, tmp_path / "a.safetensors")
+    assert same(read_checkpoint(tmp_path / "a.safetensors"), WEIGHTS)
+
+
+def test_an_index_stands_for_its_pieces(tmp_path):
+    places = {}
+    for number, (name, tensor) in enumerate(WEIGHTS.items()):
+        places[name] = f"model-{number}.safetensors"
+        save_file({name: tensor}, tmp_path / places[name])
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    for path in (tmp_path, tmp_path / "model.safetensors.index.json"):
+        assert same(read_checkpoint(path), WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"b\.index\.json: there is no such file"):
+        read_checkpoint(tmp_path / "b.index.json")
 
 
 def test_safetensors_and_the_old_format(tmp_path):
@@ -98,10 +133,11 @@ def test_bare_pickle_is_refused(tmp_path):
     ],
 )
 def test_other_files(tmp_path, content, message):
-    (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"a\.pth {message}") as caught:
-        read_checkpoint(tmp_path / "a.pth")
-    assert "weights_only" not in str(caught.value)  # no advice to load it unsafely
+    for name in ("a.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{name} {message}") as caught:
+            read_checkpoint(tmp_path / name)
+        assert "weights_only" not in str(caught.value)  # no advice to load it unsafely
 
 
 def test_cut_short(tmp_path):
