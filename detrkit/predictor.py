@@ -17,7 +17,7 @@ from detrkit.data import Category
 from detrkit.drawing.predictions import draw_predictions
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects
-from detrkit.evaluation.precision import choose_device, choose_precision
+from detrkit.evaluation.precision import choose_device, choose_precision, has_bf16
 from detrkit.export.loading import is_exported, open_exported
 from detrkit.paths import with_home
 from detrkit.predict import Unreadable, find_images, of_categories, predict, with_frames
@@ -209,7 +209,7 @@ def load(
     weights: str | Path | None = None,
     which: str | None = None,
     device: str = "auto",
-    precision: str | None = "auto",
+    precision: str | None = None,
     trust: bool = False,
 ) -> Predictor:
     """A trained detector, ready for images.
@@ -221,8 +221,9 @@ def load(
         weights: a .safetensors file, with a recipe.
         which: "best" (as if None) or "last", of a run.
         device: auto, cpu, cuda, cuda:1, mps, ...
-        precision: auto (see `choose_precision`), fp32 or bf16; None: as the recipe trains. An exported file
-            runs in fp32, an OpenVINO file in bf16 too where it is asked for.
+        precision: auto (see `choose_precision`), fp32 or bf16; None: as the recipe trains, fp32 with a warning where
+            that is bf16 and the device has none. An exported file runs in fp32, an OpenVINO file in bf16 too where it
+            is asked for.
         trust: run also the code that the run or recipe brings along; see `load_recipe`.
 
     Raises:
@@ -239,6 +240,10 @@ def load(
     trained = open_trained(str(target), overrides, which=which, weights=file, trust=trust)
     for note in trained.notes:
         warnings.warn(note, stacklevel=2)
+    wanted = precision or trained.recipe.section("train").precision
+    if precision is None and wanted == "bf16" and not has_bf16(chosen):
+        warnings.warn(f"trained in bf16, which {chosen} here has not: detections are computed in fp32", stacklevel=2)
+        wanted = "fp32"
     return Predictor(
         detector=cast(Detects, trained.detector.to(chosen).for_inference()),
         title=trained.recipe.title or trained.recipe.name,
@@ -246,7 +251,7 @@ def load(
         categories=trained.categories,
         transform=trained.source.augment.evaluate,
         device=chosen,
-        precision=choose_precision(precision or trained.recipe.section("train").precision, chosen),
+        precision=choose_precision(wanted, chosen),
     )
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import detrkit
 from detrkit.errors import DataError, UserError
+from detrkit.evaluation import precision
 from detrkit.pixels import MEAN
 from detrkit.runs.checkpoint import parse_pixels, pixels_metadata, save_weights
 
@@ -158,6 +159,20 @@ def test_a_device_that_is_not_there_is_refused(run, device):  # noqa: F811
         pytest.skip("there is one")
     with pytest.raises(UserError, match=rf"device is '{device}'.*accepted"):
         detrkit.load(run, device=device)
+
+
+def test_the_precision_is_the_recipe_s_as_of_the_verb(run, monkeypatch):  # noqa: F811
+    """A run may have been trained in bf16 on another machine; `detrkit predict` takes no values of a recipe."""
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "bf16_gain", lambda: 2.0)
+    assert detrkit.load(run, ["train.precision=fp32"], device="cpu").precision == "fp32"
+    assert detrkit.load(run, ["train.precision=auto"], device="cpu").precision == "bf16"
+    for module in (precision, detrkit.predictor):
+        monkeypatch.setattr(module, "has_bf16", lambda device: False)
+    with pytest.warns(UserWarning, match="trained in bf16, which cpu here has not: detections are computed in fp32"):
+        assert detrkit.load(run, ["train.precision=bf16"], device="cpu").precision == "fp32"
+    with pytest.raises(UserError, match="precision is 'bf16', which needs"):
+        detrkit.load(run, precision="bf16", device="cpu")
 
 
 def test_mean_and_deviation_are_those_that_the_weights_were_trained_with(run, tmp_path):  # noqa: F811
