@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from detrkit.backbones.base import Backbone
 from detrkit.errors import CheckpointError
 from detrkit.paths import with_home
 from detrkit.reading import not_finite
-from detrkit.runs.checkpoint import AVERAGE, WEIGHTS, locate, metadata_number, parse_categories, read_weights
+from detrkit.runs.checkpoint import (
+    AVERAGE,
+    WEIGHTS,
+    locate,
+    metadata_number,
+    parse_categories,
+    parse_pixels,
+    read_weights,
+)
 from detrkit.wording import first_of
 
 
@@ -28,9 +39,12 @@ class TransferReport:
     """the detector's tensors that keep their random start, each with the reason"""
     unused: tuple[str, ...]
     """names in the file that the detector does not have"""
+    pixels: str = ""
+    """how the weights' images were normalised, where the detector's are not"""
 
     def __str__(self) -> str:
         lines = [f"{self.loaded} of {self.total} tensors from {self.path}"]
+        lines += [f"  {self.pixels}"] if self.pixels else []
         lines += [f"  left fresh: {entry}" for entry in self.fresh]
         lines += [f"  not used: {name}" for name in self.unused]
         return "\n".join(lines)
@@ -82,7 +96,19 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
             f"{path} holds numbers that are not finite, in {first_of(faults)}: nothing can start from it"
         )
     detector.load_state_dict(fitting, strict=False)
-    return TransferReport(path, len(fitting), len(own), tuple(fresh), unused)
+    return TransferReport(path, len(fitting), len(own), tuple(fresh), unused, _other_pixels(detector, metadata))
+
+
+def _other_pixels(detector: nn.Module, metadata: Mapping[str, str]) -> str:
+    """A sentence where the weights were trained on images of another mean or deviation than the detector sees."""
+    backbone, theirs = getattr(detector, "backbone", None), parse_pixels(metadata)
+    if not theirs or not isinstance(backbone, Backbone):
+        return ""
+    own = {"mean": backbone.mean, "std": backbone.std}
+    if all(math.isclose(a, b, rel_tol=1e-6) for key in own for a, b in zip(own[key], theirs[key], strict=True)):
+        return ""
+    asked = " ".join(f"backbone.{key}={json.dumps(values, separators=(',', ':'))}" for key, values in theirs.items())
+    return f"these weights were trained on images normalised otherwise than here, which they get with {asked}"
 
 
 def weights_path(path: Path) -> Path:

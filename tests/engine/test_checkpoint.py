@@ -5,13 +5,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from detrkit.backbones.base import Backbone
 from detrkit.engine.transfer import init_from
 from detrkit.errors import CheckpointError
+from detrkit.pixels import MEAN, STD
 from detrkit.runs import checkpoint
 from detrkit.runs.checkpoint import (
     find_folder,
     load_exactly,
     metadata_number,
+    pixels_metadata,
     read_state,
     read_weights,
     write_checkpoint,
@@ -166,6 +169,19 @@ def test_init_from_says_what_is_missing_and_what_is_not_used(tmp_path):
     report = init_from(ToyDetector(seed=2), tmp_path / "w.safetensors", classes=3)
     assert report.fresh == ("norm.weight (not in the file)",)
     assert report.unused == ("other",)
+
+
+def test_init_from_weights_whose_images_were_normalised_otherwise_says_what_they_want(tmp_path):
+    """As a converted checkpoint's or a run's with a mean of its own; the same numbers, or none, are no news."""
+    detector = torch.nn.Module()
+    detector.backbone, state = Backbone(), {"w": torch.ones(1)}
+    detector.register_buffer("w", torch.zeros(1))
+    for mean, told in (((0.5, 0.5, 0.5), True), (MEAN, False)):
+        save_file(state, tmp_path / "w.safetensors", pixels_metadata(mean, STD))
+        said = str(init_from(detector, tmp_path / "w.safetensors", classes=3))
+        assert ("backbone.mean=[0.5,0.5,0.5] backbone.std=[0.229,0.224,0.225]" in said) == told
+    save_file(state, tmp_path / "w.safetensors")
+    assert init_from(detector, tmp_path / "w.safetensors", classes=3).pixels == ""
 
 
 def test_init_from_another_kind_of_detector(tmp_path):
