@@ -129,13 +129,15 @@ def _open_recipe(name: str, weights: Path, overrides: list[str], data: Path | No
         except ValueError as error:
             raise CheckpointError(f"{weights}: the categories in its metadata cannot be used: {error}") from None
     else:
+        classes = recipe.get("detector.classes") or metadata_number(metadata, "classes")
         try:
             categories = source.categories
-        except UserError:  # without the data set there are no names, only numbers
-            classes = recipe.get("detector.classes") or metadata_number(metadata, "classes") or 0
-            categories = tuple(Category(label, f"class {label}") for label in range(classes))
-            if not categories:
+        except UserError:
+            if not classes:
                 raise
+            categories = ()
+        if classes and len(categories) != classes:  # no data set, or another one than the weights are of
+            categories = tuple(Category(label, f"class {label}") for label in range(classes))
     if recipe.get("detector.classes") is None:
         recipe = recipe.with_values({"detector.classes": metadata_number(metadata, "classes") or len(categories)})
     detector, step = build_trained(recipe, state, weights), metadata_number(metadata, "step")

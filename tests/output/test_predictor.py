@@ -161,6 +161,16 @@ def test_a_device_that_is_not_there_is_refused(run, device):  # noqa: F811
         detrkit.load(run, device=device)
 
 
+@pytest.mark.parametrize("classes", [2, 8, 9])
+def test_a_data_set_with_another_number_of_classes_names_none(classes, tmp_path):
+    """Weights without names, as of an official checkpoint of one's own: the data set that is there may be another."""
+    recipe = detrkit.load_recipe("quickstart", [f"detector.classes={classes}"])
+    save_weights(detrkit.build_detector(recipe).state_dict(), tmp_path / "w.safetensors", {"classes": str(classes)})
+    names = detrkit.load("quickstart", weights=tmp_path / "w.safetensors", device="cpu").classes
+    assert len(names) == classes
+    assert names[:2] == (("circle", "square") if classes == 8 else ("class 0", "class 1"))
+
+
 def test_the_precision_is_the_recipe_s_as_of_the_verb(run, monkeypatch):  # noqa: F811
     """A run may have been trained in bf16 on another machine; `detrkit predict` takes no values of a recipe."""
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
