@@ -21,6 +21,7 @@ from detrkit.structures import Output, Sizes
 
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 """inputs by name to outputs by order"""
+SMALL = 64  # pixels of a side, the coarsest stride that there is: larger images leave every layer something
 _OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -102,8 +103,16 @@ def open_written(path: Path, card: Card) -> ExportedDetector:
     program = torch.export.load(path).module()
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        with torch.no_grad():
-            return [value.numpy() for value in program(*(torch.from_numpy(array) for array in inputs.values()))]
+        given = [torch.from_numpy(array) for array in inputs.values()]
+        try:
+            with torch.no_grad():
+                return [value.numpy() for value in program(*given)]
+        except AssertionError as error:  # a guard of the program
+            height, width = given[0].shape[-2:]
+            raise UserError(
+                f"{path} takes no images of {height} x {width} pixels ({error}): a program of torch.export wants at "
+                "least two cells a side in the coarsest map. The file is written; check it on larger images"
+            ) from None
 
     return ExportedDetector(card, run)
 
@@ -144,7 +153,19 @@ def _open_openvino(path: Path, device: torch.device, precision: str) -> Exported
     except RuntimeError as error:
         raise CheckpointError(f"{path} cannot be opened by OpenVINO: {error}") from None
 
+    @cache
+    def require_shapes(**shapes: tuple[int, ...]) -> None:
+        try:
+            model.clone().reshape({name: list(shape) for name, shape in shapes.items()})
+        except RuntimeError as error:
+            height, width = shapes["images"][-2:]
+            told = f"{path} takes no images of {height} x {width} pixels in OpenVINO; an .onnx file does"
+            raise UserError(f"{told} ({str(error).strip().splitlines()[-1]})") from None
+
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        # Where a layer cannot take a size, OpenVINO gives what it found on the image before, or nothing, or crashes.
+        if min(inputs["images"].shape[-2:]) <= SMALL:
+            require_shapes(**{name: array.shape for name, array in inputs.items()})
         values = compiled(inputs)
         return [values[name] for name in card.outputs]
 

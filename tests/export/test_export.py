@@ -76,6 +76,8 @@ def test_a_program_of_torch_at_another_batch_and_size(name, tmp_path):
     detector, path, exported = export(name, Form(), tmp_path, "torch-export")
     hold_to(detector, exported, LANDSCAPE)
     hold_to(detector, exported, PORTRAIT)
+    with pytest.raises(UserError, match=r"takes no images of 5 x 200 pixels .* at least two cells a side"):
+        exported.detect(*images([(5, 200)]))
     with pytest.raises(UserError, match=r"can run code that the file carries.*--format onnx"):
         open_exported(path, CPU)
 
@@ -89,6 +91,9 @@ def test_openvino_at_another_batch_and_size(name, tmp_path):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["file.bin", "file.xml"]
     hold_to(detector, exported, LANDSCAPE)
     hold_to(detector, exported, PORTRAIT)
+    hold_to(detector, exported, [(33, 33)])
+    with pytest.raises(UserError, match="takes no images of 5 x 3 pixels in OpenVINO; an .onnx file does .*larger"):
+        exported.detect(*images([(5, 3)]))  # OpenVINO itself gives what it found before
     with pytest.raises(UserError, match="an OpenVINO file runs on the CPU"):
         open_exported(path, torch.device("cuda"))
     path.write_text("<net>")
