@@ -82,6 +82,8 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
                     continue
                 if apart is None or not path.resolve().is_relative_to(apart):
                     found.setdefault(path.resolve(), (path, below))
+        elif str(given).startswith(("http:/", "https:/")):  # a path has no two slashes in a row any more
+            raise UserError(f"{given}: images are not downloaded here; save this one, and name its file")
         else:
             raise UserError(f"{given}: there is no such file or folder")
     if not found:

@@ -92,7 +92,7 @@ def test_openvino_at_another_batch_and_size(name, tmp_path):
     hold_to(detector, exported, LANDSCAPE)
     hold_to(detector, exported, PORTRAIT)
     hold_to(detector, exported, [(33, 33)])
-    with pytest.raises(UserError, match="takes no images of 5 x 3 pixels in OpenVINO; an .onnx file does .*larger"):
+    with pytest.raises(UserError, match=r"takes no images of 5 x 3 pixels in OpenVINO; an \.onnx file does .*larger"):
         exported.detect(*images([(5, 3)]))  # OpenVINO itself gives what it found before
     with pytest.raises(UserError, match="an OpenVINO file runs on the CPU"):
         open_exported(path, torch.device("cuda"))
