@@ -51,7 +51,7 @@ def convert(
     from detrkit.wording import in_a_line, typed
     from detrkit.writing import check_file, replaced_file, write_text
     from detrkit.zoo import fit, match
-    from detrkit.zoo.classes import coco_categories, named_categories
+    from detrkit.zoo.classes import categories_of
     from detrkit.zoo.preprocessor import pixels_of
 
     from .console import Console, print_notes
@@ -81,7 +81,7 @@ def convert(
     if changed and said.exists() and not said.read_text(encoding="utf-8").startswith(WRITTEN):
         raise UserError(f"{said} is where the recipe of these weights goes, and is a file already; choose another -o")
     metadata = {"source": checkpoint.name, "recipe": loaded.name, "classes": str(classes)}
-    categories = named_categories(config, classes) or coco_categories(loaded, classes)
+    categories = categories_of(config, loaded, classes)
     if categories:
         metadata["categories"] = format_categories(categories)
     if preprocessor is not None:

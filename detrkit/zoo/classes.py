@@ -14,6 +14,15 @@ from detrkit.recipe import Recipe
 from detrkit.zoo.names import COCO_NAMES, COCO_SLOTS, Config
 from detrkit.zoo.recognising import families_of, recognise
 
+VOC_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
 
 def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
     """How many classes an official checkpoint's class head has; None if it has no class head that is known.
@@ -34,6 +43,16 @@ def count_classes(official: Mapping[str, Tensor], recipe: Recipe) -> int | None:
             rows, first = tables[ours]
             return (tensor.shape[0] - first) // rows + 1
     return None
+
+
+def categories_of(config: Config | None, recipe: Recipe, classes: int) -> tuple[Category, ...]:
+    """A checkpoint's categories: those that its configuration names, or COCO's, with COCO's ids, where these are meant.
+
+    Some name COCO's classes as Pascal VOC's are called, and all number them by label.
+    """
+    named, coco = named_categories(config, classes), coco_categories(recipe, classes)
+    names = [VOC_NAMES.get(category.name, category.name) for category in named]
+    return coco if not named or names == [category.name for category in coco] else named
 
 
 def coco_categories(recipe: Recipe, classes: int) -> tuple[Category, ...]:

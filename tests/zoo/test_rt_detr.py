@@ -9,9 +9,12 @@ from PIL import Image
 
 import detrkit
 from detrkit.boxes import inverse_sigmoid
+from detrkit.data import Category
 from detrkit.errors import CheckpointError
 from detrkit.pixels import MEAN, STD
 from detrkit.structures import QueryLayout
+from detrkit.zoo.classes import categories_of
+from detrkit.zoo.names import COCO_NAMES
 from detrkit.zoo.recognising import family_of_config
 from detrkit.zoo.transformers_names import pack_projections
 from tests.zoo.test_transformers import (
@@ -106,6 +109,19 @@ def test_a_saved_folder_becomes_detections_on_squares_of_raw_pixels(tmp_path):
     for score, name, box in expected:
         same = [n == name and (s - score).abs() < 1e-4 and (b - box).abs().max() < 1e-5 * 128 for s, n, b in left]
         del left[same.index(True)]
+
+
+def test_coco_s_classes_have_its_names_and_ids_whatever_they_are_called():
+    """The published RT-DETRs call six of them as Pascal VOC does, so that COCO itself was refused to them."""
+    recipe, known = detrkit.load_recipe("rt_detr_r50_72ep"), dict(enumerate(COCO_NAMES.values()))
+    for changed in ({}, {3: "motorbike", 4: "aeroplane", 57: "sofa", 58: "pottedplant", 60: "diningtable"}):
+        found = categories_of({"id2label": known | changed}, recipe, 80)
+        assert {category.id: category.name for category in found} == COCO_NAMES
+    own = categories_of({"id2label": known | {0: "someone"}}, recipe, 80)
+    assert (own[0], own[79]) == (Category(0, "someone"), Category(79, "toothbrush"))
+    slots = categories_of({"id2label": {id: COCO_NAMES.get(id, "N/A") for id in range(91)}}, recipe, 91)
+    assert slots[12].is_placeholder
+    assert slots[90] == Category(90, "toothbrush")
 
 
 @pytest.mark.parametrize(
