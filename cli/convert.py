@@ -78,7 +78,8 @@ def convert(
 
     said = output.with_suffix(".toml")
     changed = recipe is None or loaded.full_values() != load_recipe(recipe, trust=trust).full_values()
-    if changed and said.exists() and not said.read_text(encoding="utf-8").startswith(WRITTEN):
+    earlier = said.exists() and said.read_text(encoding="utf-8").startswith(WRITTEN)
+    if changed and said.exists() and not earlier:
         raise UserError(f"{said} is where the recipe of these weights goes, and is a file already; choose another -o")
     metadata = {"source": checkpoint.name, "recipe": loaded.name, "classes": str(classes)}
     categories = categories_of(config, loaded, classes)
@@ -106,7 +107,7 @@ def convert(
     names = [category.name for category in categories if not category.is_placeholder]
     told = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "without names"
     tell(f"wrote {output}: {classes} classes, {told}")
-    if changed:
+    if changed or earlier:  # one of other weights must not stay beside these
         notes = "".join(f"# {line}\n" for line in fitted.summary().splitlines())
         about = in_a_line(f"for {output.name}, out of {checkpoint.name} and the recipe {loaded.name}.", 400)
         write_text(said, f"{WRITTEN}, {about}\n{notes}\n{loaded.to_toml()}")

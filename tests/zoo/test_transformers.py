@@ -447,6 +447,14 @@ def test_overrides_and_a_recipe_of_ones_own_win(tmp_path):
     assert (written.title, written.get("geometry.eps"), written.get("detector.classes")) == ("Mine", 1e-5, CLASSES)
 
 
+def test_a_recipe_of_weights_that_were_there_before_does_not_stay_beside_others(tmp_path):
+    build("dab").save_pretrained(tmp_path / "saved")
+    call("convert", tmp_path / "saved", "-o", tmp_path / "whole.safetensors")
+    call("convert", tmp_path / "saved", "geometry.eps=1e-3", "-o", tmp_path / "w.safetensors")
+    call("convert", tmp_path / "saved", tmp_path / "whole.toml", "-o", tmp_path / "w.safetensors")
+    assert detrkit.load_recipe(tmp_path / "w.toml").get("geometry.eps") == 1e-5
+
+
 def test_no_file_of_a_persons_own_is_written_over(tmp_path):
     build("dab").save_pretrained(tmp_path / "saved")
     (tmp_path / "w.toml").write_text("mine = true\n")
