@@ -86,7 +86,8 @@ class SoftmaxLoss(Loss):
     normaliser is all that a piece knows of the others, and it counts objects, not matches, and at least one. So a batch
     without objects is divided by 1 - background too much, and one that has images with more objects than queries by
     1 - background too much for each object left over. Of several groups of queries the means are added up (and their
-    sum is then shared out, as for every term).
+    sum is then shared out, as for every term). A query that answers for several objects (block "mixed") learns the one
+    class that the block says, or of several the first by number.
 
     Needs `head.background = true`.
 
@@ -109,8 +110,11 @@ class SoftmaxLoss(Loss):
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         layers, _, queries, logits = output.logits.shape
-        target = output.logits.new_full(output.logits.shape[:3], logits - 1, dtype=torch.int64)
-        target[matched_places(matches)] = matches.take_targets(targets.labels)
+        target = output.logits.new_full(output.logits.shape[:3], logits - 1, dtype=torch.int64).flatten(1)
+        labels = matches.take_targets(targets.labels).to(torch.int64)
+        if matches.teaches is not None:
+            labels = labels.masked_fill(~matches.teaches, logits - 1)
+        target = target.scatter_reduce(1, matches.image * queries + matches.query, labels, "amin")
         weights = output.logits.new_ones(logits)
         weights[-1] = self.background
         entropy = F.cross_entropy(output.logits.flatten(0, 2), target.flatten(), weights, reduction="none")
@@ -180,6 +184,8 @@ def matched_overlaps(output: Output, targets: Targets, matches: Matches, eps: fl
 class ObjectnessLoss(Loss):
     """Focal loss of the objectness logits over all queries; the target is a matched pair's IoU, else 0 (SAP-DETR).
 
+    A query that answers for several objects (block "mixed") has the largest of its pairs' IoUs.
+
     With a target t in between, alpha and the power are interpolated: (alpha t + (1 - alpha) (1 - t)) (1 - q)^gamma BCE,
     q = p t + (1 - p) (1 - t); summed over B and N, over the number of objects.
 
@@ -217,8 +223,17 @@ class ObjectnessLoss(Loss):
             raise UserError("losses: the objectness loss needs head.objectness = true")
         iou = matched_overlaps(output, targets, matches, self.eps)[0]
         logits = output.objectness.squeeze(-1)
-        target = torch.zeros_like(logits).index_put(
-            tuple(torch.broadcast_tensors(*matched_places(matches))),
-            iou.detach() if self.detach_target else iou,
+        # Not index_put, which of a query's several objects takes any, and sends gradients into the boxes for all.
+        best = (
+            torch.zeros_like(logits)
+            .flatten(1)
+            .scatter_reduce(
+                1,
+                matches.image * logits.shape[2] + matches.query,
+                iou.detach() if self.detach_target else iou,
+                "amax",
+                include_self=False,
+            )
         )
+        target = best.view_as(logits)
         return focal_loss(logits, target, self.alpha, self.gamma).flatten(1).sum(1) / objects

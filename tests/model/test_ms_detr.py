@@ -5,11 +5,13 @@
 `test_many_first.py`.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import detrkit
-from detrkit.structures import Output, Targets
+from detrkit.structures import Matches, Output, Targets
 from tests.model.official_case import Case
 
 CASE = Case("ms_detr", "ms_deformable_detr_pp_4scale_r50_12ep", ["queries.count=16", "blocks.mixed.threshold=0.2"])
@@ -70,3 +72,45 @@ def test_a_query_of_two_objects_learns_the_class_of_the_one_it_fits_better(name)
     alone = found.__class__(found.image[:1], torch.tensor([[0]]), torch.tensor([[0]]))
     one = torch.tensor(1.0)
     assert loss(output, targets, found, one) == pytest.approx(loss(output, targets, alone, one).tolist())
+
+
+def of_two_objects(second):
+    """Query 1 answers for two objects of classes 2 and 0, whose boxes the prediction overlaps by 0.9 and 0.5."""
+    boxes = torch.tensor([[[[0.1, 0.1, 0.1, 0.1], [0.5, 0.5, 0.4, 0.4]]]], dtype=torch.float64, requires_grad=True)
+    output = Output(
+        torch.linspace(-1, 1, 8, dtype=torch.float64).view(1, 1, 2, 4),
+        boxes,
+        objectness=torch.tensor([[[[0.3], [-0.4]]]], dtype=torch.float64),
+        background=True,
+    )
+    truth = torch.tensor([[0.5, 0.5, 0.4, 0.36], [0.5, 0.6, 0.4, 0.2]], dtype=torch.float64)
+    targets = Targets.pad([{"labels": torch.tensor([2, 0]), "boxes": truth}], torch.float64)
+    order = torch.tensor([[1 - second, second]])
+    matches = Matches(torch.zeros(2, dtype=torch.int64), torch.ones_like(order), order)
+    return output, targets, matches, torch.tensor(2.0)
+
+
+def test_the_objectness_of_a_query_of_two_objects_is_the_better_one_s():
+    values, slopes = [], []
+    for second in (0, 1):
+        output, targets, matches, objects = of_two_objects(second)
+        best = replace(matches, image=matches.image[:1], query=matches.query[:, :1], target=torch.tensor([[0]]))
+        for pairs in (matches, best):
+            loss = detrkit.part("loss", "objectness")()(output, targets, pairs, objects)
+            values.append(loss.item())
+            slopes.append(torch.autograd.grad(loss.sum(), output.boxes)[0])
+    assert values == pytest.approx(values[:1] * 4)
+    assert slopes[0].any()
+    torch.testing.assert_close(torch.stack(slopes), slopes[0].expand(4, -1, -1, -1, -1))
+
+
+@pytest.mark.parametrize(("taught", "learned"), [(None, 0), ([True, False], 2), ([False, True], 0)])
+def test_a_softmax_learns_one_class_of_a_query_of_two_objects(taught, learned):
+    """That which the block says; else the first by number, whatever the order of the objects."""
+    for second in (0, 1):
+        output, targets, matches, objects = of_two_objects(second)
+        if taught is not None:
+            matches = replace(matches, teaches=torch.tensor(taught)[matches.target])
+        loss = detrkit.part("loss", "softmax", background=1.0)()(output, targets, matches, objects)
+        chances = output.logits[0, 0].log_softmax(-1)
+        assert loss.item() == pytest.approx(-(chances[0, 3] + chances[1, learned]).item() / 2)
