@@ -49,7 +49,8 @@ class Slots:
     target: Tensor
     """[M] int64, the object's place within its image"""
     truth: Targets | None
-    """the M objects as if they were one image's: then slots without a pair enter no loss; None: they are background"""
+    """the M objects as if they were one image's, `images` 0: then slots without a pair enter no loss; None: they are
+    background"""
     repeats: int
     """pairs of each object"""
 

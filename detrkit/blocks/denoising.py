@@ -189,7 +189,7 @@ class Denoising(Block):
             image=pairs[0],
             slot=pairs[1],
             target=pairs[2],
-            truth=None if self.background else Targets.pad([{"labels": labels, "boxes": boxes}], dtype),
+            truth=None if self.background else Targets.pad([{"labels": labels, "boxes": boxes}], dtype, images=0),
             repeats=groups,
         )
 

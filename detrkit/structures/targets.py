@@ -29,7 +29,8 @@ class Targets:
     counts: tuple[int, ...]
     """objects of each image"""
     images: int
-    """how many images the losses are a mean over: these, or more where a batch comes in several pieces"""
+    """how many images the losses are a mean over: these, or more where a batch comes in several pieces; 0 where there
+    are no queries but those that answer for an object"""
 
     @classmethod
     def pad(cls, targets: Sequence[Target], dtype: torch.dtype = torch.float32, images: int | None = None) -> Targets:

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from detrkit.blocks.denoising import Denoising
 from detrkit.detections import DetectOptions, select
 from detrkit.detector import Detector
 from detrkit.errors import UserError
+from detrkit.geometry.box import BoxGeometry
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import SoftmaxLoss
 from detrkit.matching.base import Matcher
@@ -77,6 +79,23 @@ def test_pieces_add_up_to_the_batch():
         for part in (slice(0, 2), slice(2, 3))
     ]
     assert sum(pieces) == pytest.approx(whole.item())
+
+
+def test_denoising_in_two_processes_is_that_of_the_batch():
+    """All its queries have an object, so none counts as background, however many objects the other process has."""
+    torch.manual_seed(0)
+    block, entropy, terms = Denoising(width=8, classes=CLASSES, geometry=BoxGeometry(), groups=3), 0.0, []
+    for count in (5, 1):
+        targets = truth((count, count))
+        slots = block.slots(targets, torch.float64)
+        logits = torch.randn(LAYERS, 2, slots.room, CLASSES + 1, dtype=torch.float64)
+        boxes = torch.rand(LAYERS, 2, slots.room, 4, dtype=torch.float64)
+        extra = slots.read(Output(logits, boxes, background=True))
+        terms.append(SoftmaxLoss()(extra.output, extra.truth(Targets.pad(targets)), extra.matches, torch.tensor(6.0)))
+        labels = [targets[i]["labels"][j] for i, j in zip(slots.image, slots.target, strict=True)]
+        picked = logits[:, slots.image, slots.slot].log_softmax(-1)[:, torch.arange(len(labels)), torch.tensor(labels)]
+        entropy = entropy - picked.sum(1)
+    torch.testing.assert_close(sum(terms) / 2 / block.repeats, entropy / (12 * block.repeats))
 
 
 @pytest.mark.parametrize(("counts", "left_over"), [((0, 0, 0), 1), ((7, 0, 1), 2), ((2, 1, 3), 0)])
