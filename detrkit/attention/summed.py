@@ -118,12 +118,12 @@ def _check_shapes(summand: Summand, key: Tensor, places: tuple[int, ...], cells:
 
 def zero_channels(keys: int, values: int) -> int:
     """Channels of zeros that `fused_attention` adds to keys and to values of so many channels."""
-    full = _padded_width(keys)
+    full = _padded_width(keys, values)
     return full - keys + _value_width(values, full) - values
 
 
-def _padded_width(width: int) -> int:
-    return -(-width // 8) * 8
+def _padded_width(keys: int, values: int) -> int:
+    return -(-max(keys, values) // 8) * 8
 
 
 def _value_width(width: int, full: int) -> int:
@@ -152,7 +152,7 @@ def fused_attention(
     key = torch.cat([k.to(dtype).expand(*value.shape[:2], -1, -1) for k in keys], dim=-1)
     if by_heads:
         return by_head.attend_by_head(query, key, value, allowed, 1.0, dropout)
-    full = _padded_width(used)
+    full = _padded_width(used, width)
     query, key = (F.pad(x, (0, full - used)) for x in (query, key))
     value = F.pad(value, (0, _value_width(width, full) - width))
     return F.scaled_dot_product_attention(query, key, value, allowed, dropout, scale=1.0)[..., :width]

@@ -41,8 +41,8 @@ class TermSum(SummedAttention):
             self.terms[factory.name] = term
             if term.key not in self.keys:
                 self.keys[term.key] = term.make_key(width=width, heads=heads)
-        widths = sum(term.head_widths for term in self.named_terms.values())
-        self.scale = ((head_widths + widths) * width // heads or 1) ** -0.5  # absolute terms alone have none
+        widths = head_widths + sum(term.head_widths for term in self.named_terms.values())
+        self.scale = (widths * width // heads) ** -0.5 if widths else 1.0  # of a Gaussian alone nothing is scaled
 
     @property
     def named_terms(self) -> dict[str, Term]:

@@ -9,7 +9,7 @@ from detrkit.attention.aligned import SemanticsAlignedAttention
 from detrkit.attention.conditional import ConditionalSelfAttention
 from detrkit.attention.gaussian import gaussian_key, gaussian_query, split_in_two
 from detrkit.attention.head_gaussian import HeadGaussianTerm
-from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from detrkit.attention.self_terms import SelfTerm, SelfTermSum
 from detrkit.attention.summed import zero_channels
 from detrkit.attention.term_sum import TermAttention
@@ -69,6 +69,25 @@ def test_removing_a_term_removes_its_parameters():
     full = count(list(TERMS))
     assert full - count(["content", "point", "side"]) == 2 * (WIDTH * WIDTH + WIDTH) + WIDTH * 4 * HEADS + 4 * HEADS
     assert full - count(["content", "point", "side_directed_gaussian"]) == 2 * WIDTH * WIDTH + WIDTH
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_a_gaussian_alone_is_all_that_says_where_queries_look(heads):
+    """Four channels of keys, and values of 8 to 32."""
+    content, position, reference, memory = scene()
+    look = {"width": WIDTH, "heads": heads, "positions": (), "dropout": 0.0, "first": True}
+    made = TermAttention(**look, terms=[SideDirectedGaussianTerm]).double().eval()
+    term = made.named_terms["side_directed_gaussian"]
+    logits = term(content, position, reference, memory) @ made.key_features(memory)["gaussian"].mT
+    logits = logits.masked_fill(memory.mask[:, None, None], -torch.inf)
+    value = split_heads(made.value(memory.tokens), heads)
+    expected = made.out(merge_heads(logits.softmax(-1) @ value))
+    torch.testing.assert_close(made(content, position, reference, memory), expected)
+
+
+def test_no_terms_are_refused():
+    with pytest.raises(UserError, match=r"^decoder\.cross_attention\.terms is empty"):
+        attention([], False)
 
 
 def test_a_gaussian_towards_sides_that_there_are_none_of():
@@ -204,7 +223,7 @@ def test_dropout_is_for_training_alone(build):
 
 
 def test_channels_of_zeros_fill_up_to_eight_and_values_to_the_keys_width():
-    assert [zero_channels(keys, 32) for keys in (32, 36, 64, 128)] == [0, 4 + 8, 32, 96]
+    assert [zero_channels(keys, 32) for keys in (4, 32, 36, 64, 128)] == [28, 0, 4 + 8, 32, 96]
     assert zero_channels(136, 32) == 0  # more than four times as wide: values stay
     assert zero_channels(130, 32) == 6
 
