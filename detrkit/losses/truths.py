@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from detrkit.errors import UserError
@@ -37,7 +38,7 @@ def check_truths(targets: Sequence[Target], *, images: int, classes: int) -> Non
             raise UserError(f"{where} has {len(labels)} labels and {len(boxes)} boxes; a target holds {_FORM}")
         if len(boxes) and boxes.shape[1:] != (4,):
             raise UserError(f"{where} has boxes {list(boxes.shape)}; a target holds {_FORM}")
-        if labels.is_floating_point():
+        if labels.dtype not in (torch.int64, torch.int32):  # others count as masks where they index
             raise UserError(f"{where} has labels of {labels.dtype}; a target holds {_FORM}")
         if labels.device.type == "cpu" and len(labels):
             _check_values(labels, boxes, where, classes)

@@ -251,6 +251,10 @@ LABELS = torch.tensor([[0, 6, 4], [3, -2, 1]])  # each with one among others tha
         (lambda targets: targets[0]["boxes"][1, 2:].neg_(), r"targets\[0\] has a box of a negative width or height"),
         (lambda targets: targets[0].update(boxes=torch.rand(2, 3)), r"targets\[0\] has boxes \[2, 3\]; a target"),
         (lambda targets: targets[0].update(labels=torch.ones(2)), r"targets\[0\] has labels of torch\.float32"),
+        (
+            lambda targets: targets[0].update(labels=torch.ones(2, dtype=torch.uint8)),
+            r"targets\[0\] has labels of torch\.uint8",
+        ),
         (lambda targets: targets[0].update(labels=[1, 1]), r"targets\[0\] has labels that are a list; a target holds"),
         (lambda targets: targets[0].update(boxes=[[0.5] * 4] * 2), r"targets\[0\] has boxes that are a list; a target"),
     ],
