@@ -84,7 +84,7 @@ class ManyToOneMatcher(HungarianMatcher):
         quality = (chance**self.alpha * iou ** (1 - self.alpha)).clamp(min=0.01)[0]
         group = matches.query[0] // (output.logits.shape[2] // output.groups)
         rank = ranks(quality, torch.stack((matches.image, matches.target[0], group)))
-        return replace(matches, weight=torch.exp(-rank / self.tau)[None].to(output.boxes.dtype))
+        return replace(matches, weight=torch.exp(-rank.to(output.boxes.dtype) / self.tau)[None])
 
 
 def ranks(quality: Tensor, owner: Tensor) -> Tensor:

@@ -76,4 +76,4 @@ def test_an_object_s_queries_count_by_their_rank_in_each_group():
         assert len(owned) == 2 * (3 + 1)
         for pairs in owned.values():
             weights = [weight for _, weight in sorted(pairs, reverse=True)]
-            assert weights == pytest.approx([math.exp(-rank / 2.5) for rank in range(len(pairs))])
+            assert weights == pytest.approx([math.exp(-rank / 2.5) for rank in range(len(pairs))], rel=1e-12)
