@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -28,6 +29,11 @@ def _checked(name: str, cost: Tensor, output: Output, targets: Targets) -> Tenso
     return cost
 
 
+def of_standing(matches: Matches, output: Output) -> Matches:
+    """The matches, of which those of queries that do not stand teach no class: their logits were silenced."""
+    return matches if output.standing is None else replace(matches, teaches=matches.take(output.standing))
+
+
 @register("matcher", "hungarian")
 class HungarianMatcher(Matcher):
     """The assignment of least cost, for each image and decoder layer on its own (DETR, section 3.1).
@@ -50,7 +56,7 @@ class HungarianMatcher(Matcher):
     def cost(self, output: Output, targets: Targets) -> Tensor:
         """The weighted sum of costs [Y, B, N, T]; columns beyond an image's count mean nothing.
 
-        Queries that do not stand (`Output.standing`) are matched when no others are left.
+        Queries that do not stand (`Output.standing`) are matched when no others are left, and learn no class then.
         """
         costs = total(
             cost.weight * _checked(name, cost(output, targets), output, targets) for name, cost in self.costs.items()
@@ -70,7 +76,7 @@ class HungarianMatcher(Matcher):
         """
         device = requests[0][0].logits.device
         return [
-            self._matches(cost, targets.counts, output.groups).to(device)
+            of_standing(self._matches(cost, targets.counts, output.groups).to(device), output)
             for cost, (output, targets) in zip(self.on_host(requests), requests, strict=True)
         ]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detrkit.boxes import center_to_corners, overlaps
 from detrkit.layers import Count
-from detrkit.matching.hungarian import Costs, HungarianMatcher
+from detrkit.matching.hungarian import Costs, HungarianMatcher, of_standing
 from detrkit.recipe import register
 from detrkit.structures import Matches, Output, Targets
 
@@ -84,7 +84,8 @@ class ManyToOneMatcher(HungarianMatcher):
         quality = (chance**self.alpha * iou ** (1 - self.alpha)).clamp(min=0.01)[0]
         group = matches.query[0] // (output.logits.shape[2] // output.groups)
         rank = ranks(quality, torch.stack((matches.image, matches.target[0], group)))
-        return replace(matches, weight=torch.exp(-rank.to(output.boxes.dtype) / self.tau)[None])
+        weight = torch.exp(-rank.to(output.boxes.dtype) / self.tau)[None]
+        return of_standing(replace(matches, weight=weight), output)
 
 
 def ranks(quality: Tensor, owner: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from detrkit.matching.costs import L1Cost
+from detrkit.losses.criterion import Criterion
+from detrkit.matching.costs import FocalCost, L1Cost
+from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.matching.many_to_one import ManyToOneMatcher
-from detrkit.structures import Targets
+from detrkit.structures import SILENT, Matches, Targets
 from tests.model.test_matching_and_losses import ALL_COSTS, matcher, scene
 
 
@@ -77,3 +79,22 @@ def test_an_object_s_queries_count_by_their_rank_in_each_group():
         for pairs in owned.values():
             weights = [weight for _, weight in sorted(pairs, reverse=True)]
             assert weights == pytest.approx([math.exp(-rank / 2.5) for rank in range(len(pairs))], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("matcher", "loss"),
+    [(HungarianMatcher, "focal"), (HungarianMatcher, "varifocal"), (ManyToOneMatcher, "iou_aware")],
+)
+def test_a_query_that_does_not_stand_learns_the_box_but_no_class(matcher, loss):
+    """Three queries stand for five objects; a silenced logit that was to be high would cost 10,000."""
+    output, targets = scene((5, 0, 1), queries=6)
+    standing = torch.ones(output.logits.shape[:3], dtype=torch.bool)
+    standing[1, :, 3:] = False
+    silenced = replace(output, logits=output.logits.masked_fill(~standing[..., None], SILENT), standing=standing)
+    made = Criterion(matcher=matcher(costs={"class": FocalCost(), "box": L1Cost()}), losses={"class": loss})
+    assert made(silenced, targets)["class"] < 5
+    pairs = made.matcher(silenced, Targets.pad(targets, torch.float64))
+    last = pairs if isinstance(pairs, Matches) else pairs[-1]
+    assert last.query.shape[1] == 5 + 1
+    assert last.teaches[-1].tolist() == (last.query[-1] < 3).tolist()
+    assert last.teaches[-1].sum() == 3 + 1
