@@ -12,13 +12,13 @@ from torch import Tensor
 class Matches:
     """Which query answers which object, for every decoder layer.
 
-    Each layer has the same number M of pairs: the sum over images (and groups) of min(N, T).
+    Each layer has the same number M of pairs: with one query an object, the sum over images (and groups) of min(N, T).
     """
 
     image: Tensor
     """[M] int64, the image of each pair (the same in every layer)"""
     query: Tensor
-    """[Y, M] int64; a matcher's ascend within an image"""
+    """[Y, M] int64; a matcher's ascend within an image, a block's may answer for several objects each"""
     target: Tensor
     """[Y, M] int64, the object's place within its image"""
     weight: Tensor | None = None

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,22 @@ def test_a_cost_that_is_not_finite_is_the_worst_and_is_counted(bad):
     queries, objects = made.assign(np.array([[bad, 0.0], [5.0, 0.0]]))  # worse than the worst that is a number
     assert list(zip(queries, objects, strict=True)) == [(0, 1), (1, 0)]
     assert made.bad_costs == 2
+
+
+@pytest.mark.parametrize("name", ["focal", "position_modulated", "high_order", "l1", "giou"])
+def test_a_broken_box_is_no_other_query_s_affair(name):
+    output, targets = scene()
+    padded, cost = Targets.pad(targets, torch.float64), detrkit.part("cost", name)()
+    sound = cost(output, padded)
+    boxes = output.boxes.detach().clone()
+    boxes[1, 0, 3] = torch.nan
+    found = cost(replace(output, boxes=boxes), padded)
+    others = padded.filled[None, :, None].repeat(LAYERS, 1, QUERIES, 1)
+    others[1, 0, 3] = False
+    if name == "position_modulated":  # the broken box may have been the best one of its image
+        assert found[others].isfinite().all()
+        others[1, 0] = False
+    assert torch.equal(found[others], sound[others])
 
 
 def test_costs_that_are_all_bad_still_give_an_assignment():
