@@ -16,6 +16,7 @@ from detrkit.engine.workload import Workload
 from detrkit.runs.run_folder import RunFolder
 
 SECONDS_BETWEEN_LINES = 5.0
+ROOM = 100  # columns of a terminal in which epochs, steps and pace of a long training stand in one line
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Status:
 
 
 class _Bars(Progress):
-    """Bars with a line of text below them, which may be as wide as the terminal."""
+    """Bars with lines of text below them, which may be as wide as the terminal."""
 
     text = ""
 
@@ -71,6 +72,7 @@ class Reporter:
         self._run = run
         self._console = console if run is not None else None
         self._live: _Bars | None = None
+        self._roomy = True
         self._task: TaskID | None = None
         self._workload: Workload | None = None
         self._last_line = 0.0
@@ -90,13 +92,10 @@ class Reporter:
         """Begin to show progress, at `step` steps done."""
         self._workload = workload
         if self._console is not None and self._console.is_terminal:
-            self._live = _Bars(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[pace]}"),
-                console=self._console,
-            )
+            bar = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn())
+            self._roomy = self._console.width >= ROOM
+            pace = (TextColumn("{task.fields[pace]}"),) if self._roomy else ()  # else it would cut the steps short
+            self._live = _Bars(*bar, *pace, console=self._console)
             self._task = self._live.add_task("train", total=workload.total_steps, completed=step, pace="")
             self._live.start()
 
@@ -105,7 +104,7 @@ class Reporter:
         if self._live is not None:
             assert self._workload is not None
             assert self._task is not None  # all three come with `start`
-            self._live.text = status.learning()
+            self._live.text = status.learning() if self._roomy else f"{status.pace()}\n{status.learning()}"
             description = f"epoch {status.epoch}/{self._workload.epochs}"
             self._live.update(self._task, completed=status.step, description=description, pace=status.pace())
 

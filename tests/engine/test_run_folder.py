@@ -116,6 +116,24 @@ def test_lines_are_plain_where_there_is_no_terminal(tmp_path):
     assert (tmp_path / "log.txt").read_text() == expected
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_steps_and_pace_are_whole_in_a_terminal(width):
+    """Of a training as long as published ones, too: a bar may become short, a number may not."""
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
+    reporter = Reporter(run=object(), console=console)
+    workload = plan(TrainOptions(epochs=50, batch_size=16), images=118_287, steps_per_epoch=7393, world=1)
+    reporter.start(workload, 0)
+    status = Status(
+        step=123_456, epoch=17, losses={"total": 12.35}, rate=1.25e-4,
+        images_per_second=12.3, memory=12.4, seconds_left=123_456.0,
+    )  # fmt: skip
+    reporter.show(status)
+    reporter.stop()
+    for whole in ("epoch 17/50", "123456/369650", "12.3 images/s", "34:17:36 left", "loss 12.35"):
+        assert whole in text.getvalue()
+
+
 def test_durations():
     assert [duration(seconds) for seconds in (0, 59.6, 3600, 3723)] == ["0:00", "1:00", "1:00:00", "1:02:03"]
 
