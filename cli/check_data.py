@@ -52,7 +52,7 @@ def check_data(
     from detrkit.errors import UserError
     from detrkit.writing import check_file, check_folder
 
-    from .console import Console, progress_bar
+    from .console import Console, open_console, progress_bar
 
     if count is not None and pictures is None:
         raise UserError("--count goes with --pictures; without it nothing is drawn")
@@ -64,7 +64,7 @@ def check_data(
         check_file(json_file, "--json")
     if pictures is not None:
         check_folder(pictures, "--pictures")
-    console, errors = Console(soft_wrap=True), Console(stderr=True)
+    console, errors = open_console(soft_wrap=True), Console(stderr=True)
     datasets = open_splits(target, overrides or [], images, trust=trust)
     reports: dict[str, SplitReport] = {}
     for name, dataset in datasets.items():
@@ -144,7 +144,7 @@ def print_report(console: Console, name: str, report: SplitReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from detrkit.wording import counted
+    from detrkit.wording import counted, in_a_line
 
     crowds = f" and {counted(report.crowds, 'crowd region')}" if report.crowds else ""
     told = f"\n{name}: {counted(report.images, 'image')}, {counted(report.boxes, 'box')}{crowds}"
@@ -164,10 +164,12 @@ def print_report(console: Console, name: str, report: SplitReport) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("id", "class", "boxes", "images", "crowds"):
-        table.add_column(column, justify="left" if column == "class" else "right")
+        table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
     for row in report.classes:
         style = "" if row.boxes else "yellow"
-        table.add_row(str(row.id), Text(row.name), str(row.boxes), str(row.images), str(row.crowds), style=style)
+        table.add_row(
+            str(row.id), Text(in_a_line(row.name)), str(row.boxes), str(row.images), str(row.crowds), style=style
+        )
     console.print(table)
 
     by_kind = defaultdict(list)

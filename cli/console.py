@@ -36,9 +36,9 @@ class Console(rich_console.Console):
                 yield Segment(visible(segment.text), segment.style)
 
 
-def open_console() -> Console:
-    """Standard output. A pipe or a file has no width, so nothing is folded or cut there."""
-    console = Console()
+def open_console(**options: Any) -> Console:
+    """Standard output. A pipe or a file has no width, so nothing is folded or cut there. options: of rich's console."""
+    console = Console(**options)
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_FILES)
     return console

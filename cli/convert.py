@@ -54,7 +54,7 @@ def convert(
     from detrkit.zoo.classes import categories_of
     from detrkit.zoo.preprocessor import pixels_of
 
-    from .console import Console, print_notes
+    from .console import open_console, print_notes
 
     changes = list(overrides or ())
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
@@ -90,7 +90,7 @@ def convert(
     with replaced_file(output) as temporary:
         save_weights(found.state, temporary, metadata)
 
-    console = Console()
+    console = open_console()
     print_notes(console, [f"{note.message}; --entry takes them" for note in told_of])
 
     def tell(text: str) -> None:

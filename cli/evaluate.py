@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrkit.wording import counted, percent
+from detrkit.wording import counted, in_a_line, percent
 
 from .options import Data, Overrides, Run, Split, TrainDevice, Trust, Weights, Which
 
@@ -52,7 +52,7 @@ def evaluate(
     from detrkit.trained import check_categories, open_trained
     from detrkit.writing import check_folder
 
-    from .console import Console, print_notes
+    from .console import open_console, print_notes
 
     if out is not None:
         check_folder(out, "--out")
@@ -63,7 +63,7 @@ def evaluate(
     options = trained.recipe.section("train")
     device = device or options.device
     with told_to_launcher(), processes(device) as here:
-        console = Console(quiet=not here.is_first)
+        console = open_console(quiet=not here.is_first)
         chosen = choose_device(device, here.local_rank)
         print_notes(console, trained.notes)
         how = describe_precision(options.precision, chosen)
@@ -124,13 +124,13 @@ def classes_table(rows: list[ClassResult]) -> Table:
     from rich.text import Text
 
     table = Table()
-    table.add_column("class")
+    table.add_column("class", overflow="fold")  # two long names may begin alike
     for title in ("AP", "AP50", "AP75", "AR100", "truths", "detections"):
         table.add_column(title, justify="right")
     for row in rows:
         numbers = (percent(value) for value in (row.AP, row.AP50, row.AP75, row.AR100))
         style = None if row.truths else "dim"
-        table.add_row(Text(row.name), *numbers, str(row.truths), str(row.detections), style=style)
+        table.add_row(Text(in_a_line(row.name)), *numbers, str(row.truths), str(row.detections), style=style)
     return table
 
 

@@ -28,10 +28,9 @@ def inspect(
 
     from detrkit.recipe import load_recipe
 
-    from .console import Console
+    from .console import open_console
 
-    # Lines stay whole when they go to a file or a pipe.
-    console = Console(soft_wrap=True)
+    console = open_console(soft_wrap=True)
     loaded = load_recipe(recipe, overrides or [], trust=trust)
     print_values(console, loaded)
     print_parts(console, loaded)

@@ -1,6 +1,7 @@
 """Names that are no ordinary ones, in a terminal and in pictures."""
 
 import io
+import json
 import warnings
 from types import SimpleNamespace
 
@@ -13,14 +14,18 @@ from rich.text import Text
 from rich.tree import Tree
 
 from detrkit.cli.console import Console
+from detrkit.cli.evaluate import classes_table
 from detrkit.cli.inspect import print_parts
 from detrkit.cli.show import _open_image
 from detrkit.drawing.charts import literal, new_figure, to_png
 from detrkit.drawing.predictions import draw_predictions
+from detrkit.evaluation.coco_stats import ClassResult
 from detrkit.recipe import load_recipe
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import in_a_line, visible
 from tests.hunts.names import NAMES
+
+from .test_cli_output import call, run  # noqa: F401  (the fixture)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,39 @@ def test_a_consoles_own_colours_and_tables_stay():
     console.print(table)
     assert "\x1b[31m" in file.getvalue()
     assert "\x1b]0" not in file.getvalue()
+
+
+def class_result(name):
+    parts = dict.fromkeys(("AP", "AP50", "AP75", "APS", "APM", "APL", "AR100"), 0.5)
+    return ClassResult(category_id=1, name=name, **parts, truths=36_781, detections=103_678)
+
+
+LONG = ["y" * 100, "y" * 99 + "z", "a very long name of many words " * 3, "two\nlines"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_classes_whose_names_begin_alike_are_told_apart_in_a_terminal(width):
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    console.print(classes_table([class_result(name) for name in LONG]))
+    letters = "".join(file.getvalue().split())
+    assert "…" not in letters.replace("detect…", "")
+    assert letters.count("z") == 1
+
+
+def test_in_a_pipe_a_class_is_a_line(run, tmp_path, monkeypatch):  # noqa: F811
+    """Nothing is folded or cut where no terminal has a width."""
+    table = classes_table([class_result(name) for name in LONG])
+    monkeypatch.setattr("detrkit.cli.evaluate.classes_table", lambda rows: table)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "data.json").write_text(json.dumps({
+        "images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}],
+        "annotations": [], "categories": [{"id": at, "name": name} for at, name in enumerate(LONG)],
+    }))  # fmt: skip
+    for arguments in (("evaluate", run, "--out", tmp_path / "out"), ("check-data", tmp_path / "data.json")):
+        lines = call(*arguments).stdout.splitlines()
+        for name in LONG:
+            assert sum(" ".join(name.split()) in line for line in lines) == 1, (arguments, lines)
 
 
 @pytest.mark.parametrize("name", ["[/red]", "[bold red]a[/]", "[link=file:///x]a[/link]", "a:cat:"])
