@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,8 @@ from detrkit.compare.timing import Timing
 from detrkit.drawing.charts import THEMES
 from detrkit.drawing.faults import Faults
 from detrkit.writing import write_bytes, write_text
+
+_NUMBERS = re.compile(r"[-+.\de ]+")  # one, or a list's with spaces between
 
 
 def write_comparison(
@@ -146,6 +149,12 @@ def _difference(found: Difference) -> dict[str, Any]:
     }
 
 
+def _harmless(value: Any) -> Any:
+    """A text as a spreadsheet shows it: one that it would take for a formula gets an apostrophe before it."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula and not _NUMBERS.fullmatch(value) else value
+
+
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as `last.AP.mean`; lists as texts with spaces between."""
     flat: dict[str, Any] = {}
@@ -166,5 +175,5 @@ def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue()

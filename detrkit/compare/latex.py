@@ -20,7 +20,7 @@ _ESCAPES = {
     "±": r"$\pm$",
 }
 _AS_WIDE = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"  # as it is, or as the text
-_SIGN = re.compile(r"(?<![\w.-])([+-])(?=\d)")
+_SIGN = re.compile(r"(?<![\w.}-])([+-])(?=\d)")
 
 
 def to_latex(sheets: Sequence[Sheet]) -> str:
@@ -59,5 +59,5 @@ def _number(cell: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text as LaTeX shows it."""
-    return "".join(_ESCAPES.get(letter, letter) for letter in text)
+    """A text as LaTeX shows it. Two hyphens of an option stay two, and do not become a dash."""
+    return re.sub("-(?=-)", "-{}", "".join(_ESCAPES.get(letter, letter) for letter in text))

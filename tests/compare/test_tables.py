@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from detrkit.compare.files import _to_csv
 from detrkit.compare.latex import escaped, to_latex
 from detrkit.compare.page import make_page
 from detrkit.compare.table import Sheet, order_of
@@ -48,6 +49,16 @@ def test_latex_of_any_text_is_balanced_and_has_nothing_special_left():
     text = escaped(r"""a\b&c%d$e#f_g{h}i~j^k<l>m|n"o±p""")
     left = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\pm\$", "", text)
     assert left == "abcdefghijklmnop"
+
+
+def test_a_spreadsheet_takes_no_title_for_a_formula():
+    """And numbers, and lists of numbers, stay what they are."""
+    row = {"title": "=1+1", "recipe": "-a", "x": "@b", "low": -0.5, "by_seed": "-0.1 +2e-05", "text": "a=b"}
+    assert _to_csv([row]).splitlines()[1] == "'=1+1,'-a,'@b,-0.5,-0.1 +2e-05,a=b"
+
+
+def test_latex_options_keep_their_hyphens():
+    assert escaped("--run, a---b") == "-{}-run, a-{}-{}-b"
 
 
 def test_latex_signs_are_signs_only_before_numbers():
