@@ -30,7 +30,7 @@ def draw_predictions(
     points: bool = False,
     caption: str = "",
 ) -> Image.Image:
-    """The image with its detections; with ``truth``, two panels: the truth, dashed, and the detections.
+    """The image with its detections; with ``truth``, two panels: the truth, dashed, then the detections.
 
     An image whose longer side is under 512 pixels is enlarged to that, so that names can be read.
 
@@ -68,7 +68,7 @@ def draw_predictions(
     ]
     left = _with_caption(_draw(canvas.copy(), true, scale, dashed=True), f"truth: {len(true)}", height)
     right = _with_caption(_draw(canvas, found, scale), f"detections from {round(threshold, 3):g}: {len(found)}", height)
-    both = _beside([left, right], gap=max(4, left.width // 100))
+    both = _together([left, right], gap=max(4, left.width // 100), stacked=canvas.width > 2 * canvas.height)
     return _with_caption(both, caption, height) if caption else both
 
 
@@ -152,13 +152,14 @@ def _with_caption(picture: Image.Image, text: str, height: int) -> Image.Image:
     return result
 
 
-def _beside(panels: Sequence[Image.Image], gap: int) -> Image.Image:
-    width = sum(panel.width for panel in panels) + gap * (len(panels) - 1)
-    result = Image.new("RGB", (width, max(panel.height for panel in panels)), PAPER)
-    left = 0
-    for panel in panels:
-        result.paste(panel, (left, 0))
-        left += panel.width + gap
+def _together(panels: Sequence[Image.Image], gap: int, *, stacked: bool) -> Image.Image:
+    """Panels of one size beside each other, or below: of two wide ones in a row little is left on a page."""
+    width, height = panels[0].size
+    across, down = (0, height + gap) if stacked else (width + gap, 0)
+    last = len(panels) - 1
+    result = Image.new("RGB", (width + last * across, height + last * down), PAPER)
+    for at, panel in enumerate(panels):
+        result.paste(panel, (at * across, at * down))
     return result
 
 

@@ -85,6 +85,19 @@ def test_truth_is_a_panel_of_its_own():
     assert changed(drawn, (right, strip + 290, right + 110, strip + 410)) == 0
 
 
+def test_of_a_wide_image_the_panels_stand_below_each_other():
+    """Beside each other a panorama's would be a strip on a page."""
+    truth = {"boxes": torch.tensor([[10.0, 20, 100, 60]]), "labels": torch.tensor([0])}
+    wide = picture(1200, 100)
+    drawn = draw_predictions(wide, prediction([1100, 20, 1190, 60]), NAMES, truth=truth)
+    assert drawn.width == 1200
+    assert drawn.height > 200
+    strip = (drawn.height - 12 - 200) // 2  # the caption above each panel
+    assert changed(drawn, (0, strip, 200, strip + 100)) > 200
+    assert changed(drawn, (1000, strip, 1200, strip + 100)) == 0
+    assert changed(drawn, (1000, drawn.height - 100, 1200, drawn.height)) > 200
+
+
 @pytest.mark.parametrize("size", [(640, 512), (3, 200), (300, 2), (1, 1)])
 def test_odd_boxes_and_sizes(size):
     width, height = size
@@ -108,8 +121,9 @@ def test_odd_boxes_and_sizes(size):
         alone = {name: values[[index]] for name, values in odd.items()}
         assert changed(draw_predictions(picture(*size), alone, NAMES), (0, 0, *drawn.size)) > 0
     both = draw_predictions(picture(*size), odd, NAMES, truth=odd, caption=NAMES[1])
-    assert both.width >= 2 * drawn.width
-    assert both.height > drawn.height
+    below = width > 2 * height
+    assert both.width >= (1 if below else 2) * drawn.width
+    assert both.height > (2 if below else 1) * drawn.height
 
 
 def test_no_detections_and_other_modes():
