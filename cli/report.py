@@ -82,9 +82,11 @@ def report(
 
 def _facts(trained: Trained, split: str, metrics: list[dict]) -> list[str]:
     """Where the weights are from and what was evaluated, as lines."""
+    from detrkit.wording import short
+
     parameters = sum(parameter.numel() for parameter in trained.detector.parameters())
     at = "" if trained.step is None else f", step {trained.step}"
     minutes = [line["minutes"] for line in metrics if line.get("kind") == "evaluate" and line.get("minutes")]
-    took = f" Trained for {minutes[-1]:.0f} minutes." if minutes else ""
+    took = f" Trained for {short(minutes[-1])} minutes." if minutes else ""
     told = f"{trained.origin}{at}, on the {split} split. {parameters / 1e6:.1f} million parameters.{took}"
     return [line for line in (told, trained.source.describe()) if line]

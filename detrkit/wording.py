@@ -21,6 +21,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
+def short(minutes: float) -> str:
+    """Minutes as a person says them: "125", "12", "3", and "0.14" of a short run."""
+    return f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.2g}"
+
+
 def first_of(names: Sequence[str], most: int = 3) -> str:
     """The first of the names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -13,6 +13,7 @@ from detrkit.compare.epochs_to import Faster, Reached
 from detrkit.compare.table import NOTHING, Sheet, number, signed, spread
 from detrkit.compare.timing import Timing
 from detrkit.runs.history import differences
+from detrkit.wording import short
 
 
 def make_sheets(
@@ -43,7 +44,7 @@ def runs_sheet(comparison: Comparison) -> Sheet:
         for run in m.row.trained:
             last, best = run.evaluations[-1], max(run.evaluations, key=lambda e: e.stats["AP"] or 0.0)
             scores = [None if (ap := e.stats["AP"]) is None else 100 * ap for e in (last, best)]
-            minutes = number(last.minutes, 0)
+            minutes = NOTHING if last.minutes is None else short(last.minutes)
             rows.append((name, str(run.seed), str(last.epoch), *map(number, scores), minutes, str(run.path)))
     columns = ("recipe", "seed", "epochs", "last AP", "best AP", "minutes", "run")
     return Sheet("Runs", columns, tuple(rows), places={row[-1]: row[-1] for row in rows})

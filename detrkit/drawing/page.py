@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 
-_NUMBER = re.compile(r"\[?[+-]?\.?\d")  # what parseFloat below takes for the beginning of one
+_NUMBER = re.compile(r"[\[>]?[+-]?\.?\d")  # what parseFloat below takes for the beginning of one
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fafafa; --card: #fff; --ink: #1f2328; --soft: #59636e; --line: #d9dce1;
-  --mark: 0, 114, 178; }
+  --mark: 0, 114, 178; --heat: 0, 114, 178; }
 @media (prefers-color-scheme: dark) {
   :root { --ground: #15181d; --card: #1d2127; --ink: #e6e8eb; --soft: #9aa4af; --line: #3a414b; --mark: 86, 180, 233; }
 }
 body { margin: 0 auto; padding: 1.5rem 1rem; max-width: 72rem; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
-p { margin: .35rem 0; max-width: 62rem; } .soft { color: var(--soft); font-size: .9rem; }
+h1, h2, p { overflow-wrap: anywhere; } p { margin: .35rem 0; max-width: 62rem; }
+.soft { color: var(--soft); font-size: .9rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 1rem 0; }
 img { display: block; max-width: 100%; height: auto; margin: .75rem auto 0; border-radius: 4px; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } picture img { width: 100%; max-width: none; min-width: 40rem; }
 table { border-collapse: collapse; margin-top: .5rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .7rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th.text, td.text { text-align: left; }
+td.text { white-space: normal; overflow-wrap: break-word; max-width: 20rem; min-width: 6rem; }
 th { color: var(--soft); font-weight: 600; }
 tbody tr:hover { background: var(--ground); }
 .bar { background: rgb(var(--mark)); height: .8rem; border-radius: 2px; }
@@ -34,14 +36,15 @@ th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 """
 
-# Numbers sort as numbers, by what stands first in a cell ("43.1 ±0.4", "[-0.1, +0.3]"); cells without come last.
+# Numbers sort as numbers, by what stands first in a cell ("43.1 ±0.4", "[-0.1, +0.3]", ">1000"); cells
+# without come last.
 SORTING = """
 for (const table of document.querySelectorAll("table.sortable")) {
   table.tHead.querySelectorAll("th").forEach((head, column) => head.firstChild.addEventListener("click", () => {
     const number = !head.classList.contains("text");
     const up = head.ariaSort ? head.ariaSort === "descending" : !number;
     const text = row => row.cells[column].textContent.trim();
-    const value = row => number ? parseFloat(text(row).replace("[", "")) : text(row);
+    const value = row => number ? parseFloat(text(row).replace(/^[[>]/, "")) : text(row);
     const order = (a, b) => number ? (isNaN(a) - isNaN(b)) || (up ? a - b : b - a) || 0
       : (up ? 1 : -1) * a.localeCompare(b, undefined, {numeric: true});
     const rows = [...table.tBodies[0].rows].sort((a, b) => order(value(a), value(b)));
@@ -82,7 +85,7 @@ def html_table(
     texts: Collection[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> str:
-    """A table of texts. Columns without a number are left aligned and sorted by the alphabet.
+    """A table of texts. Columns of words are left aligned and sorted by the alphabet; dashes alone are numbers.
 
     Args:
         sortable: a click on a title sorts by its column
@@ -95,7 +98,7 @@ def html_table(
         return escape(cell) if address is None else f'<a href="{escape(address)}">{escape(cell)}</a>'
 
     look = [
-        "" if title not in texts and any(_NUMBER.match(row[at]) for row in rows) else ' class="text"'
+        ' class="text"' if title in texts or not _numbers(row[at] for row in rows) else ""
         for at, title in enumerate(columns)
     ]
     titles = (f'<button type="button">{escape(name)}</button>' if sortable else escape(name) for name in columns)
@@ -108,16 +111,23 @@ def html_table(
     return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
+def _numbers(cells: Iterable[str]) -> bool:
+    """Whether a column is one of numbers: it has one, or nothing but dashes."""
+    cells = list(cells)
+    return any(map(_NUMBER.match, cells)) or all(cell == "-" for cell in cells)
+
+
 def html_picture(data: bytes, alt: str, *, kind: str = "png") -> str:
     """A picture, embedded."""
     return f'<img src="{_source(data, kind)}" alt="{escape(alt)}">'
 
 
 def html_chart(themes: Mapping[str, bytes], alt: str) -> str:
-    """A PNG drawn twice, "light" and "dark": the reader's system chooses."""
+    """A PNG drawn twice, "light" and "dark": the reader's system chooses. A narrow screen scrolls over it."""
     return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{_source(themes["dark"], "png")}">'
-        f"{html_picture(themes['light'], alt)}</picture>"
+        '<div class="wide"><picture>'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{_source(themes["dark"], "png")}">'
+        f"{html_picture(themes['light'], alt)}</picture></div>"
     )
 
 

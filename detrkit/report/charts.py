@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from detrkit.drawing.charts import Theme, frame, ink, line_look, literal, new_figure, to_png
 from detrkit.evaluation.at_threshold import Sweep
@@ -19,21 +21,24 @@ def draw_training(lines: Sequence[Mapping[str, Any]], theme: Theme) -> bytes | N
     trained = [line for line in lines if line.get("kind") == "train"]
     if not measured and not trained:
         return None
-    scale = measured[-1]["epoch"] / measured[-1]["step"] if measured and measured[-1]["step"] else 1.0
-    unit = "epochs" if scale != 1.0 else "steps"
+    unit = "epochs" if measured else "steps"
+    where = epochs_at(measured) if measured else float
     figure = new_figure(11, 4.2, theme)
     precision, loss, terms = figure.subplots(1, 3)
     for index, name in enumerate(("AP50", "AP", "AP75")):
-        known = [(line["step"] * scale, 100 * line[name]) for line in measured if line.get(name) is not None]
+        known = [(where(line["step"]), 100 * line[name]) for line in measured if line.get(name) is not None]
         _curve(precision, known, index, name)
+    if not precision.get_lines():
+        told = "no objects to measure on" if measured else "not evaluated yet"
+        precision.text(0.5, 0.5, told, ha="center", transform=precision.transAxes, color=ink(theme))
     frame(precision, theme, x=unit, y="%")
     precision.set_title("average precision, validation split", color=ink(theme), fontsize=10)
-    _curve(loss, [(line["step"] * scale, line["loss"]) for line in trained if line.get("loss") is not None], 0, "")
+    _curve(loss, [(where(line["step"]), line["loss"]) for line in trained if line.get("loss") is not None], 0, "")
     frame(loss, theme, x=unit)
     loss.set_title("training loss", color=ink(theme), fontsize=10)
     names = dict.fromkeys(name for line in trained for name in line.get("losses", {}) if _is_term(name))
     for index, name in enumerate(names):
-        known = [(line["step"] * scale, line["losses"].get(name)) for line in trained]
+        known = [(where(line["step"]), line["losses"].get(name)) for line in trained]
         _curve(terms, [(x, y) for x, y in known if y is not None], index, literal(name))
     frame(terms, theme, x=unit)
     terms.set_title("terms of the last layer, not weighed", color=ink(theme), fontsize=10)
@@ -64,6 +69,18 @@ def draw_thresholds(swept: Sweep, threshold: float, theme: Theme) -> bytes:
     by_recall.set_xlim(0, 102)
     by_score.legend(frameon=False, labelcolor=ink(theme), fontsize=9)
     return to_png(figure)
+
+
+def epochs_at(measured: Sequence[Mapping[str, Any]]) -> Callable[[float], float]:
+    """How many epochs a count of steps is, on straight lines between evaluations and beyond the last.
+
+    Epochs of a run may differ in length: a resume can change the batch. measured: one evaluation or more.
+    """
+    known = {0: 0, **{line["step"]: line["epoch"] for line in measured}}
+    steps = sorted(known)
+    epochs = [known[step] for step in steps]
+    pace = (epochs[-1] - epochs[-2]) / (steps[-1] - steps[-2])
+    return lambda step: float(np.interp(step, steps, epochs)) + max(0.0, step - steps[-1]) * pace
 
 
 def _is_term(name: str) -> bool:

@@ -17,10 +17,11 @@ from detrkit.evaluation.at_threshold import Sweep, Tally
 from detrkit.evaluation.coco_stats import ClassResult, EvalResult
 from detrkit.evaluation.errors import AGAIN, BOTH, CLASS, MISSED, NOTHING, PLACE
 from detrkit.report.charts import draw_thresholds, draw_training
-from detrkit.wording import percent
+from detrkit.wording import counted, percent
 
 MATRIX = 30  # classes of a confusion matrix at most: beyond them a list says more
 PAIRS = 30  # lines of that list at most
+HEAT = 0.75  # of a cell with all of its row: more of the colour, and its number could not be read
 
 MEANING = {
     CLASS: "a box on an object (IoU from 0.5 on) of another class",
@@ -107,8 +108,8 @@ def _numbers(found: Findings) -> str:
     ]
     table = html_table(["objects", "AP", "AP50", "AP75", "AR100", "objects in the data"], rows, sortable=False)
     notes = [
-        f"COCO's numbers on {found.result.images} images, in percent. Small objects have under 32 x 32 pixels, medium "
-        "ones under 96 x 96."
+        f"COCO's numbers on {counted(found.result.images, 'image')}, in percent. Small objects have under 32 x 32 "
+        "pixels, medium ones under 96 x 96."
     ]
     return html_section("Average precision and recall", table, notes)
 
@@ -197,7 +198,7 @@ def _matrix(table: np.ndarray, truth: Sequence[str], detected: Sequence[str]) ->
     for row, name in enumerate(truth):
         total = int(table[row].sum())
         cells = "".join(
-            f'<td style="background:rgba(var(--mark), {0.8 * count / total if total else 0:.2f})">{count}</td>'
+            f'<td style="background:rgba(var(--heat), {HEAT * count / total if total else 0:.2f})">{count}</td>'
             for count in table[row].tolist()
         )
         lines.append(f'<tr><th class="text">{escape(name)}</th>{cells}</tr>')
@@ -217,7 +218,7 @@ def _images(title: str, shown: Sequence[Shown], threshold: float) -> str:
         told = f"{one.title}: {tally.right} right, {tally.wrong} wrong, {tally.missed} missed"
         picture = "<p>It could not be drawn.</p>" if one.jpeg is None else html_picture(one.jpeg, told, kind="jpeg")
         cards.append(f"<p>{escape(told)}</p>{picture}")
-    notes = [f"By F1 at a score of {threshold:.2f} and IoU 0.5. Left the truth, dashed; right what was detected."]
+    notes = [f"By F1 at a score of {threshold:.2f} and IoU 0.5. First the truth, dashed, then what was detected."]
     return html_section(title, "\n".join(cards), notes)
 
 

@@ -5,13 +5,17 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
-from detrkit.drawing.page import html_page, html_table
+from detrkit.drawing.page import STYLE, html_chart, html_notes, html_page, html_section, html_table
+from detrkit.drawing.saving import picture_bytes
 from detrkit.errors import UserError
 from detrkit.evaluation.at_threshold import Tally
-from detrkit.report.charts import draw_training
+from detrkit.report.charts import draw_training, epochs_at
 from detrkit.report.findings import typed
+from detrkit.report.page import HEAT
 from detrkit.report.pictures import worst_and_best
+from detrkit.wording import short
 
 from ..browser import opened
 from .test_cli_output import call, run  # noqa: F401  (the fixture)
@@ -157,3 +161,80 @@ def test_a_run_that_has_only_begun_has_curves_of_what_there_is():
 def test_a_threshold_that_can_be_typed_is_that_one():
     assert [typed(n / 100) for n in range(101)] == [n / 100 for n in range(101)]
     assert (typed(0.2999), typed(0.999999), typed(None)) == (0.29, 0.99, 0.3)
+
+
+def test_columns_of_dashes_are_of_numbers_that_lack(tmp_path):
+    """They stand to the right, as in the other forms of the table; more than can be counted is a number, too."""
+    rows = [["a", "-", ">1000", "never"], ["b", "-", "206", "-"]]
+    page = html_table(["class", "AP", "seeds", "epochs"], rows, texts=["class"])
+    assert "<td>-</td><td>&gt;1000</td>" in page
+    assert '<td class="text">never</td>' in page
+    path = tmp_path / "page.html"
+    path.write_text(html_page("T", page), encoding="utf-8")
+    script = """
+    const table = document.querySelector("table");
+    table.tHead.rows[0].cells[2].firstChild.click();
+    const names = [...table.tBodies[0].rows].map(row => row.cells[0].textContent);
+    document.body.innerHTML = "<pre>" + names.join("") + "</pre>";
+    """
+    assert "<pre>ab</pre>" in opened(path, script, tmp_path)
+
+
+def test_nothing_is_wider_than_the_screen(tmp_path):
+    """Long names break, and give the numbers beside them room; charts keep a size at which they can be read."""
+    name, png = "x" * 300, picture_bytes(Image.new("RGB", (1320, 500)), "PNG")
+    table = html_table(["class", "AP"], [[name, "1.0"]], texts=["class"])
+    body = html_notes([name]) + html_section(name, table) + html_chart({"light": png, "dark": png}, "a chart")
+    path = tmp_path / "page.html"
+    path.write_text(html_page(name, body), encoding="utf-8")
+    script = """
+    document.body.style.maxWidth = "390px";
+    const wide = [...document.querySelectorAll("h1, h2, p")].filter(one => one.scrollWidth > 390).length;
+    const cell = document.querySelector("td").clientWidth, chart = document.querySelector("picture img").clientWidth;
+    const told = [document.documentElement.scrollWidth <= innerWidth, wide, cell < 350, chart >= 600];
+    document.body.innerHTML = "<pre>" + told + "</pre>";
+    """
+    assert "<pre>true,0,true,true</pre>" in opened(path, script, tmp_path)
+
+
+def test_numbers_of_the_matrix_can_be_read_on_light_and_on_dark_ground():
+    """With 4.5 to 1 in contrast, as WCAG asks, where a cell has all of its row."""
+    roots = [dict(re.findall(r"--(\w+): ([^;]+);", root)) for root in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)]
+    assert len(roots) == 2
+    for look in (roots[0], roots[0] | roots[1]):
+        heat = [int(value) for value in look["heat"].split(",")]
+        card = pixel(look["card"])
+        cell = [HEAT * hot + (1 - HEAT) * cold for hot, cold in zip(heat, card, strict=True)]
+        light, dark = sorted(map(luminance, (cell, pixel(look["ink"]))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def pixel(colour):
+    """Red, green and blue of #1f2328 or #fff."""
+    digits = colour.removeprefix("#")
+    return list(bytes.fromhex(digits if len(digits) == 6 else "".join(2 * one for one in digits)))
+
+
+def luminance(colour):
+    """Of sRGB bytes, as WCAG 2 defines it, from 0 to 1."""
+    linear = [v / 12.92 if (v := byte / 255) <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for byte in colour]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_epochs_of_a_run_whose_batch_changed_stand_where_they_ended():
+    where = epochs_at([{"step": 10, "epoch": 1}, {"step": 20, "epoch": 2}, {"step": 25, "epoch": 3}])
+    assert [where(step) for step in (0, 5, 10, 20, 25, 30)] == [0, 0.5, 1, 2, 3, 4]
+
+
+def test_a_chart_without_ap_says_why(monkeypatch):
+    """Of a run that was interrupted in its first epoch, say."""
+    told = []
+    monkeypatch.setattr("matplotlib.axes.Axes.text", lambda *given, **_: told.append(given[-1]))
+    draw_training([{"kind": "train", "step": 2, "epoch": 1, "loss": 9.0}], "light")
+    draw_training([{"kind": "evaluate", "step": 4, "epoch": 2, "AP": None, "AP50": None, "AP75": None}], "light")
+    draw_training([{"kind": "evaluate", "step": 4, "epoch": 2, "AP": 0.1, "AP50": 0.2, "AP75": None}], "light")
+    assert told == ["not evaluated yet", "no objects to measure on"]
+
+
+def test_minutes_of_a_short_run_are_not_none():
+    assert [short(minutes) for minutes in (0.14, 3.0, 9.99, 12.3, 125.0)] == ["0.14", "3", "10", "12", "125"]
