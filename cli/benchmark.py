@@ -41,8 +41,9 @@ def benchmark(
     from detrkit.recipe import load_recipe
     from detrkit.writing import check_folder, write_text
 
-    from .compare import print_sheet, size_of
+    from .compare import size_of
     from .console import open_console, progress_bar
+    from .sheets import print_sheet
 
     height, width = size_of(size)
     chosen = list(dict.fromkeys(only or PARTS))

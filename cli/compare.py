@@ -15,7 +15,6 @@ from .options import Trust
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from detrkit.compare.comparison import Comparison
     from detrkit.compare.detections import ImageScores
@@ -78,6 +77,7 @@ def compare(
     from detrkit.writing import check_folder
 
     from .console import open_console
+    from .sheets import print_sheet
 
     console = open_console()
     height, width = size_of(size)
@@ -154,47 +154,6 @@ def _check_rows(rows: list[Row], overrides: list[str], wanting_results: dict[str
                 raise UserError(
                     f"{option} goes with trainings, and nothing named here has been evaluated; --run trains recipes"
                 )
-
-
-def print_sheet(console: Console, sheet: Sheet) -> None:
-    """A table with its notes below it.
-
-    In a terminal that is too narrow, titles stand in several lines, and if that does not do, rows are numbered and
-    their names are listed first. In a pipe a table is as wide as it needs to be.
-    """
-    from rich.text import Text
-
-    console.print()
-
-    def fits(table: Table) -> bool:
-        needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-        return needed <= console.width
-
-    table = _table(sheet)
-    if console.is_terminal and not fits(table):
-        table = _table(sheet, stacked=True)
-        if not fits(table):
-            table = _table(sheet, stacked=True, numbered=True)
-            for number, row in enumerate(sheet.rows, start=1):
-                console.print(Text(f"{number:>3}  {row[0]}"), soft_wrap=True)
-    console.print(table)
-    for note in sheet.notes:
-        console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
-
-
-def _table(sheet: Sheet, *, stacked: bool = False, numbered: bool = False) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=sheet.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for index, title in enumerate(sheet.columns):
-        table.add_column(
-            title.replace(" ", "\n") if stacked else title, justify="right" if index else "left", no_wrap=True
-        )
-    for number, row in enumerate(sheet.rows, start=1):
-        first = f"{number:>3}" if numbered else row[0]
-        table.add_row(*(Text(cell) for cell in (first, *row[1:])))
-    return table
 
 
 def _train(console: Console, jobs: list[Job], parallel: int) -> bool:

@@ -1,10 +1,13 @@
 """Tables as LaTeX and in HTML, and their order."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from detrkit.cli.sheets import print_sheet
 from detrkit.compare.files import _to_csv
 from detrkit.compare.latex import escaped, to_latex
 from detrkit.compare.page import make_page
@@ -103,3 +106,27 @@ def test_runs_are_linked_from_where_the_page_lies(tmp_path, monkeypatch):
     assert '<a href="../../runs/a%20b/report.html">runs/a b</a>' in page
     assert '<a href="../../runs/c%26d">runs/c&amp;d</a>' in page
     assert '<td class="text">runs/gone</td>' in page
+
+
+NAMES = ("a_recipe_with_a_long_name_that_somebody_gave_it", "b")
+INTERVALS = Sheet(
+    "Differences to b in costs of errors",
+    ("recipe", "classification", "seeds and images", *(f"kind {number}" for number in range(4))),
+    tuple((name, *("+10.25 [-0.51, +20.68] *" for _ in range(6))) for name in NAMES),
+    ("a note",),
+)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_no_number_is_cut_in_a_terminal(width):
+    """Half an interval says something else than the whole."""
+    file = io.StringIO()
+    print_sheet(Console(file=file, width=width, force_terminal=True, color_system=None), INTERVALS)
+    shown = file.getvalue()
+    assert "…" not in shown
+    assert shown.count("+10.25 [-0.51, +20.68] *") == 12
+    assert shown.count(NAMES[0]) == 1
+    assert " ".join(shown.split()).startswith("Differences to b in costs of errors")
+    if width < 200:
+        assert max(len(line.rstrip()) for line in shown.splitlines() if NAMES[0] not in line) <= width
+        assert len(re.findall(r"(?m)^  2 ", shown)) == (1 + len(re.findall(r"(?m)^recipe ", shown)))
