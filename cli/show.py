@@ -76,7 +76,7 @@ def show(
         write_bytes(out / made.file, made.png)
     write_text(out / "index.html", page)
     for fact in facts[1:]:
-        console.print(fact)
+        console.print(fact, soft_wrap=True)
     told = f"{len(pictures)} pictures and index.html written to {out}"
     console.print(told, soft_wrap=True)
     if faults:

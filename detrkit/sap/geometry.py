@@ -49,7 +49,7 @@ class SalientPointGeometry(Geometry):
         grid: (rows, columns) of the grid whose cell an encoded box gets; "none": the queries' own grid, and 17 x 18
             for queries that have none.
         movement: "bounded" by the cell (published), "free" over the image, or "fixed" (no point head at all).
-        head_cell: cell that the *predicted* point may travel, as against the reference's: "own", or "published",
+        head_cell: cell that the predicted point may travel, as against the reference's: "own", or "published",
             the official code's constant: the own cell for 17 x 18, a twentieth of the image for any other grid.
         head_start: where the predicted point starts from: "previous", the point that the layer before took in
             (published), or "current", the reference's own point, which then also
