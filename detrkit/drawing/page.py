@@ -30,7 +30,9 @@ td.text { white-space: normal; overflow-wrap: break-word; max-width: 20rem; min-
 th { color: var(--soft); font-weight: 600; }
 tbody tr:hover { background: var(--ground); }
 .bar { background: rgb(var(--mark)); height: .8rem; border-radius: 2px; }
-.matrix td, .matrix th { padding: .2rem .6rem; } pre { overflow-x: auto; } summary { cursor: pointer; }
+.matrix td, .matrix th { padding: .2rem .6rem; }
+.matrix th { white-space: normal; overflow-wrap: break-word; max-width: 8rem; }
+pre { overflow-x: auto; } summary { cursor: pointer; }
 a { color: inherit; } th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from detrkit.errors import UserError
 from detrkit.evaluation.at_threshold import Tally
 from detrkit.report.charts import draw_training, epochs_at
 from detrkit.report.findings import typed
-from detrkit.report.page import HEAT
+from detrkit.report.page import HEAT, _matrix
 from detrkit.report.pictures import worst_and_best
 from detrkit.wording import short
 
@@ -195,6 +196,14 @@ def test_nothing_is_wider_than_the_screen(tmp_path):
     document.body.innerHTML = "<pre>" + told + "</pre>";
     """
     assert "<pre>true,0,true,true</pre>" in opened(path, script, tmp_path)
+
+
+def test_long_names_leave_the_matrix_its_numbers(tmp_path):
+    names = ["a name of sixty letters, as they are found in some data sets", "x" * 60, "c"]
+    path = tmp_path / "page.html"
+    path.write_text(html_page("T", _matrix(np.eye(3, dtype=int), names, names)), encoding="utf-8")
+    script = 'document.body.innerHTML = "<pre>" + document.querySelector("table").offsetWidth + "</pre>";'
+    assert int(re.search(r"<pre>(\d+)</pre>", opened(path, script, tmp_path)).group(1)) < 700
 
 
 def test_numbers_of_the_matrix_can_be_read_on_light_and_on_dark_ground():
