@@ -48,8 +48,11 @@ def check_data(
 
     Exit code 1 if images or annotations are lost to faults.
     """
+    from rich.text import Text
+
     from detrkit.data.check import check_split
     from detrkit.errors import UserError
+    from detrkit.wording import in_a_line
     from detrkit.writing import check_file, check_folder
 
     from .console import Console, open_console, progress_bar
@@ -65,11 +68,13 @@ def check_data(
     if pictures is not None:
         check_folder(pictures, "--pictures")
     console, errors = open_console(soft_wrap=True), Console(stderr=True)
-    datasets = open_splits(target, overrides or [], images, trust=trust)
+    told, datasets = open_splits(target, overrides or [], images, trust=trust)
     reports: dict[str, SplitReport] = {}
     for name, dataset in datasets.items():
         with progress_bar(errors, f"reading {name}", len(dataset)) as advance:
             reports[name] = check_split(dataset, files=files, advance=advance)
+    if told:
+        console.print(Text(in_a_line(told)))
     for name, report in reports.items():
         print_report(console, name, report)
     if "train" in reports and "val" not in reports:
@@ -88,8 +93,12 @@ def check_data(
         raise typer.Exit(1)
 
 
-def open_splits(target: str, overrides: list[str], images: Path | None, *, trust: bool = False) -> dict[str, Dataset]:
-    """The splits that a recipe, a folder or an annotation file names. A folder may lack one of the two.
+def open_splits(
+    target: str, overrides: list[str], images: Path | None, *, trust: bool = False
+) -> tuple[str, dict[str, Dataset]]:
+    """What was found, in a line, and the splits that a recipe, a folder or an annotation file names.
+
+    A folder may lack one of the two.
 
     A folder with a recipe.toml, such as a run's, stands for that.
     """
@@ -109,18 +118,19 @@ def open_splits(target: str, overrides: list[str], images: Path | None, *, trust
     if images is not None and not is_file:
         raise UserError("--images goes with an annotation file")
     if is_file:
-        return {path.stem: open_annotations(path, images)}
+        return f"COCO: {path.name}", {path.stem: open_annotations(path, images)}
     splits: tuple[Split, ...] = ("train", "val")
     if is_set:
         plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
         found = AutoSource(root=str(path), augment=plain)
         own = [name for name in splits if found.inner.find(name) is not None]
-        if own:  # as they are: a set with one of them is not divided to be looked at
-            return {name: found.inner.open(name) for name in own}
-        return {name: found.open(name) for name in splits}
+        # As they are: a set with one of them is not divided to be looked at.
+        return found.describe(), {name: (found.inner if own else found).open(name) for name in own or splits}
     source = load_recipe(target, overrides, trust=trust).section("data")()
     names = [name for name in splits if not isinstance(source, FileSource) or source.has(name)]
-    return {name: source.open(name) for name in names or ["train"]}  # opening none says what is missing
+    # Opening none says what is missing.
+    datasets: dict[str, Dataset] = {name: source.open(name) for name in names or splits[:1]}
+    return source.describe(), datasets
 
 
 def save(datasets: dict[str, Dataset], form: str, out: Path, console: Console, errors: Console) -> None:

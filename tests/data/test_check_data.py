@@ -93,6 +93,17 @@ def test_one_annotation_file_is_enough(good):
     assert run(good / "annotations" / "instances_train.json", "--images", good / "val").exit_code == 0
 
 
+@pytest.mark.parametrize(("form", "file"), [("coco", "annotations/instances_train.json"), ("yolo", "data.yaml")])
+def test_the_format_that_was_found_is_said(good, tmp_path, form, file):
+    assert run(good, "--save-as", form, "--out", tmp_path / "copy").exit_code == 0
+    for target in (tmp_path / "copy", "quickstart_coco"):
+        more = [f"data.root={tmp_path / 'copy'}"] if target == "quickstart_coco" else []
+        assert run(target, *more).output.startswith(f"{form.upper()}: {file}, ")
+    annotations = good / "annotations" / "instances_train.json"
+    assert run(annotations).output.startswith("COCO: instances_train.json\n")
+    assert run("quickstart", "data.train_images=2", "data.val_images=2").output.startswith("\ntrain: ")  # nothing found
+
+
 def test_mistakes_are_told(good, tmp_path):
     for arguments, error in (([tmp_path / "nope.json"], DataError), ([good, "data.root=x"], UserError)):
         assert isinstance(run(*arguments).exception, error)
