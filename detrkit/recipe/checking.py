@@ -39,8 +39,7 @@ class Checker:
             if key in ROOT_KEYS:
                 self._check_root_key(key, values[key])
             elif key not in known:
-                hint = nearest(key, (*known, *ROOT_KEYS)) or f"; accepted: {one_of(known)}"
-                self.report((key,), f"there is no such section{hint}")
+                self.report((key,), f"there is no such section{_meant(key)}")
         foreign = foreign_sections(values)
         for key in [key for key in values if key in foreign]:
             self.report((key,), f"is no section of {foreign[key]}")
@@ -212,6 +211,19 @@ class Checker:
 def _is_option(key: str, of: Mapping[str, Parameter]) -> bool:
     """Whether a part has an option of that name, rather than nothing or what its model gives it."""
     return key in of and of[key].kind != "offered"
+
+
+def _meant(key: str) -> str:
+    """What somebody may have meant who wrote the name of no section: an option without its section, most of all."""
+    known, options = sections(), []
+    for name, section in known.items():
+        one = classify(name, section.annotation, section.default)
+        builds = [one.annotation] if one.kind == "group" else parts(one.slot).values() if one.kind == "part" else ()
+        if any(_is_option(key, parameters_of(build, one.slot)) for build in builds):
+            options.append(f"{name}.{key}")
+    if options:
+        return f"; did you mean {one_of(options)}?"
+    return nearest(key, (*known, *ROOT_KEYS)) or f"; accepted: {one_of(known)}"
 
 
 def _when_missing(parameter: Parameter, section: bool) -> Any:

@@ -37,6 +37,7 @@ def mistake(base, write):
     ("text", "line", "key", "words"),
     [
         ("[trian]\nepochs = 3", 2, "trian", ['did you mean "train"']),
+        ("epochs = 3", 2, "epochs", ['no such section; did you mean "train.epochs"?']),
         ("[zzz]", 2, "zzz", ["no such section", '"encoder", "decoder", "losses" or "train"']),
         ("[train]\n\nepoch = 3", 4, "train.epoch", ['did you mean "epochs"']),
         ("[encoder]\nzzz = 1", 3, "encoder.zzz", ['encoder "plain"', '"activation", "dropout", "layers" or "type"']),
@@ -255,6 +256,21 @@ def test_an_option_of_another_type_names_that_type():
         match=r'no such option of data "shapes"; accepted: .*"val_images"; data "auto", "coco", "voc" or "yolo" has it',
     ):
         load_recipe("quickstart", ["data.root=/x"])
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("epochs", '"train.epochs"'),
+        ("batch_size", '"train.batch_size" or "evaluate.batch_size"'),
+        ("root", '"data.root"'),
+        ("classes", '"detector.classes" or "data.classes"'),
+        ("extend", '"extends"'),
+    ],
+)
+def test_an_option_without_its_section_is_given_one(key, meant):
+    [problem] = problems_of("quickstart", [f"{key}=3"])
+    assert problem.message == f"there is no such section; did you mean {meant}?"
 
 
 def numbers_of(name):
