@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 import tomllib
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,13 +146,15 @@ class Reader:
             try:
                 _import(name)
             except Exception as error:  # whatever a person's own module raises is theirs to mend
-                self.report(source, "imports", f"importing {name} failed: {_told(name, error)}")
+                self.report(source, "imports", f"importing {name} failed{_told(name, error)}")
 
 
 def _told(name: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-        return f"Python finds no module {error.name}; install it, or give a .py file relative to the recipe"
-    return f"{type(error).__name__}: {error}"
+        return f": Python finds no module {error.name}; install it, or give a .py file relative to the recipe"
+    # A syntax error says its line itself.
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+    return f"{f' at line {lines[-1]}' if lines else ''}: {type(error).__name__}: {error}"
 
 
 def _beside(path: Path, name: str) -> Path | None:

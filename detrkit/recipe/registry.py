@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from detrkit.errors import DataError, UserError, require_kind
 from detrkit.recipe.plugins import BrokenPlugin, load_parts, others_bring_parts
+from detrkit.recipe.problems import nearest, one_of
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 REQUIRED = inspect.Parameter.empty  # stands for "has no default"
@@ -135,8 +136,12 @@ _current = Registry()
 def register(slot: str, name: str) -> Callable[[Build], Build]:
     """Makes the decorated class or function known as part `name` of `slot`; it is returned unchanged.
 
-    Raises ValueError if another object already has that name.
+    Raises ValueError if another object already has that name, or if there is no such slot once all are known.
     """
+    if _current.has_loaded_parts and slot not in _current.slots:
+        raise ValueError(
+            f'there is no slot "{slot}"{nearest(slot, _current.slots) or f"; slots: {one_of(_current.slots)}"}'
+        )
 
     def decorate(build: Build) -> Build:
         known = _current.parts.setdefault(slot, {})

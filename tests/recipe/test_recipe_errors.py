@@ -240,6 +240,24 @@ def test_a_constructor_that_a_recipe_cannot_fill_is_named(base, write, construct
     sys.modules.pop("my_odd_part", None)
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("class Mine(Cots): pass", r"failed at line 3: NameError: name 'Cots' is not defined"),
+        (
+            "@register('norms', 'odd')\nclass Mine: pass",
+            r'failed at line 3: .*there is no slot "norms"; did you mean "norm"\?',
+        ),
+        ("class Mine(: pass", r"failed: SyntaxError: .*line 3"),
+    ],
+)
+def test_where_an_import_fails_is_told(base, write, code, words, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write("my_failing_part.py", f"from detrkit.recipe import register\n\n{code}\n")
+    with pytest.raises(UserError, match=words):
+        load_recipe(write("mine.toml", 'extends = "base"\nimports = ["my_failing_part.py"]\n'))
+
+
 def test_mistakes_laid_over_a_run_are_told_of_its_folder(base, monkeypatch):
     run = base.parent / "runs" / "x"
     run.mkdir(parents=True)
