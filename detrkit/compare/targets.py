@@ -83,7 +83,8 @@ def gather_rows(
     """One row for each recipe, in the order of the targets.
 
     Args:
-        targets: recipes (names or files), runs' folders, and folders that hold runs, which stand for all of them.
+        targets: recipes (names, files, or folders with a recipe.toml), runs' folders, and folders that hold runs,
+            which stand for all of them.
         overrides: laid over the recipes; a run is what it was.
         runs: the folder below which `--run` trains; its runs of the recipes come along.
         trust: see `load_recipe`.

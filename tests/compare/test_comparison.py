@@ -11,7 +11,7 @@ from detrkit.compare.comparison import compare, find_row
 from detrkit.compare.curves import mean_curve
 from detrkit.compare.epochs_to import epochs_needed
 from detrkit.compare.sheets import make_sheets
-from detrkit.compare.targets import gather_rows, split_arguments
+from detrkit.compare.targets import gather_rows, make_jobs, split_arguments
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
 from detrkit.recipe.library import find_recipe
@@ -248,6 +248,17 @@ def test_projects_are_called_by_their_folders(tmp_path):
     assert [row.name for row in rows_of(tmp_path, tmp_path / "a", tmp_path / "b/recipe.toml")] == ["a", "b"]
     with pytest.raises(UserError, match="c is neither a run's folder nor a project's"):
         rows_of(tmp_path, tmp_path / "c")
+
+
+def test_projects_are_rows_of_their_folders_names(tmp_path, make_run):
+    """`detrkit init` calls every recipe recipe.toml, and so does a run."""
+    for name in ("mine", "yours"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").write_text('extends = "quickstart"\n')
+    run = make_run(tmp_path / "done", "quickstart", {1: 10})
+    rows = rows_of(tmp_path, tmp_path / "mine", tmp_path / "yours" / "recipe.toml", run / "recipe.toml")
+    assert [row.name for row in rows] == ["mine", "yours", "done"]
+    assert [job.folder.name for job in make_jobs(rows[:2], [3], [], runs=tmp_path)] == ["mine-seed3", "yours-seed3"]
 
 
 def test_overrides_and_targets_are_told_apart(tmp_path):
