@@ -17,7 +17,7 @@ COMMAND_LINE = "command line"
 
 
 def parse_overrides(overrides: Iterable[str]) -> tuple[Layer, list[Problem]]:
-    """One layer from `key.path=value` texts. The value is TOML; what is not TOML is a plain string."""
+    """One layer from `key.path=value` texts. The value is TOML; what is not TOML is a plain string, in a list, too."""
     pairs, problems = [], []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -116,6 +116,9 @@ def _parse_value(text: str) -> tuple[Any, str | None]:
     except RecursionError:
         deep = True
     except tomllib.TOMLDecodeError as error:
+        if text[:1] == "[" and text[-1:] == "]" and not any(mark in text[1:-1] for mark in "[]{}\"'"):
+            # A shell takes the quotes of the words in key=["a","b"] away.
+            return [_parse_value(item.strip())[0] for item in text[1:-1].split(",") if item.strip()], None
         if text[:1] in ("[", "{", '"', "'"):
             cause = str(error).partition(" (at ")[0]
             return text, f"{text} is not a TOML value: {cause}{_QUOTES if text[:1] in '[{' else ''}"

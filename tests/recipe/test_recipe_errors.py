@@ -291,6 +291,14 @@ def test_an_option_without_its_section_is_given_one(key, meant):
     assert problem.message == f"there is no such section; did you mean {meant}?"
 
 
+def test_words_of_a_list_want_no_quotes_as_a_shell_takes_them():
+    for given in ('["tensorboard","wandb"]', "[tensorboard,wandb]", "[ tensorboard, wandb, ]"):
+        assert load_recipe("quickstart", [f"train.loggers={given}"]).get("train.loggers") == ("tensorboard", "wandb")
+    [problem] = problems_of("quickstart", ["train.loggers=[tensorboard,wandbb]"])
+    assert 'is ["tensorboard", "wandbb"], should be a list' in problem.message
+    assert problems_of("quickstart", ["train.drop_epochs=[1,[2"])[0].message.startswith("[1,[2 is not a TOML value")
+
+
 def numbers_of(name):
     def is_number(value):
         return type(value) in (int, float) or (isinstance(value, list) and any(map(is_number, value)))
