@@ -122,6 +122,7 @@ def recipe_text(
     from detrkit.wording import counted, first_of, in_a_line
 
     weights, backbone, scratch = model
+    folder = data.resolve().parent if data.is_file() else data.resolve()  # of a data.yaml
     images, short, epochs = len(source.train), advice.short, length.epochs
     batch = min(BATCH, images)
     scales = [round(short * factor / 16) * 16 for factor in (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)]
@@ -136,7 +137,7 @@ def recipe_text(
         f"# {counted(images, 'training image')}, {len(source.val)} for validation. Classes: {names}.",
         "",
         f"extends = {toml(extends)}",
-        f"title = {toml(f'A detector for {data.resolve().stem}')}",
+        f"title = {toml(f'A detector for {folder.name}')}",
         "",
         "[data]",
         'type = "auto"',

@@ -26,14 +26,16 @@ class Trial:
 
 
 def try_step(recipe: Recipe, source: DataSource, *, batch_size: int) -> Trial:
-    """Try the first batch of a recipe with a known class count, on the CPU, from random weights.
+    """Try the first batch of a recipe with a known class count, on the CPU.
+
+    From the backbone's weights where the recipe names a file, else from random ones: nothing is fetched.
 
     Raises:
         DataError: an image cannot be read
-        UserError: what the recipe asks for cannot be built
+        UserError: what the recipe asks for cannot be built; a file of weights that is not there or does not fit
     """
     with torch.random.fork_rng(devices=[]):
-        detector = build_detector(recipe, pretrained=False).train()
+        detector = build_detector(recipe, pretrained=recipe.get("backbone.weights", None) is not None).train()
         criterion = build_criterion(recipe).train()
         begun = _clocks()
         batch = next(iter(source.loader(split="train", batch_size=batch_size, epoch=0, seed=0, workers=0)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import detrkit
 from detrkit.cli.init import recipe_text
@@ -98,6 +99,14 @@ def test_the_recipe_loads_and_builds_a_detector_for_the_data(folder, tmp_path):
     assert detrkit.build_detector(recipe).limit.count == 40
 
 
+def test_a_recipe_is_titled_after_the_folder_of_the_data(folder, tmp_path):
+    copy = tmp_path / "cells.v3-raw"
+    assert call("check-data", folder, "--save-as", "yolo", "--out", copy, "--no-files").exit_code == 0
+    for number, data in enumerate((copy, copy / "data.yaml")):
+        call("init", tmp_path / str(number), "--data", data, "--scratch", "--backbone", "test_resnet")
+        assert detrkit.load_recipe(tmp_path / str(number)).title == "A detector for cells.v3-raw"
+
+
 def test_what_cannot_be_written_is_said_and_leaves_nothing(folder, tmp_path):
     call("init", tmp_path / "a", "--data", folder, "--scratch", "--backbone", "test_resnet")
     with pytest.raises(UserError, match=r"recipe\.toml is there already"):
@@ -110,6 +119,12 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(folder, tmp_path):
         call("init", tmp_path / "b", "--data", folder, "--extends", "quickstart_dab")
     with pytest.raises(UserError, match="no_such_model"):
         call("init", tmp_path / "b", "--data", folder, "--scratch", "--backbone", "no_such_model")
+    small = ["--data", folder, "--backbone", "test_resnet"]
+    with pytest.raises(UserError, match=r"nowhere\.safetensors: there is no such file"):
+        call("init", tmp_path / "b", *small, "--weights", tmp_path / "nowhere.safetensors")
+    save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"backbone\.weights = .*other\.safetensors"):
+        call("init", tmp_path / "b", *small, "--weights", tmp_path / "other.safetensors")
     assert not (tmp_path / "b" / "recipe.toml").exists()
 
 
