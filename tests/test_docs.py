@@ -31,6 +31,18 @@ def test_the_table_of_systems_is_what_the_script_prints(capsys):
     assert [line for line in page if line.startswith("|")] == capsys.readouterr().out.splitlines()
 
 
+def test_the_page_of_other_libraries_counts_what_is_here():
+    registry.load_registered_parts()
+    lines = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8").splitlines()
+    rows = {line.split(" | ")[0][2:] for line in lines if line.startswith("| ")} - {"system", "---"}
+    pairs = {name for name in rows if name.startswith("sap_")} - {"sap_detr"}
+    systems = rows - pairs - {"faster_rcnn", "relation_dino"}  # the latter is DINO with Relation-DETR's part
+    families = [name for name in registry.parts("checkpoint_names") if name.startswith("transformers_")]
+    assert (len(systems), len(pairs), len(families)) == (19, 6, 5)  # in words on the page: change them, too
+    page = (ROOT / "docs" / "others.md").read_text(encoding="utf-8")
+    assert [word in page for word in ("nineteen DETR", "six pairs", "five of transformers")] == [True] * 3
+
+
 def test_the_table_of_new_parts_is_what_the_script_prints(capsys):
     """After a change of a part or of results: python benchmarks/new_parts.py, and its table into docs/new_parts.md."""
     load_script(ROOT / "benchmarks" / "new_parts.py").main()
