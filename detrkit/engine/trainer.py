@@ -137,7 +137,7 @@ class Trainer:
                         break
             if self._has_converged() and self.at.step < self.workload.total_steps:
                 self.reporter.say(
-                    f"no better AP for {self.options.patience} evaluations (train.patience): stopped at step "
+                    f"no better AP in {counted(self.options.patience, 'evaluation')} (train.patience): stopped at step "
                     f"{self.at.step} of {self.workload.total_steps}"
                 )
             if self._skipped:
