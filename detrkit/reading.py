@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows marks a text
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):

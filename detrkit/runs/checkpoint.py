@@ -145,13 +145,13 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such file")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is a folder, not a file")
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path} is not a .safetensors file. Other formats (.pt, .pth, .pkl) can run code while they are "
             "loaded, so detrkit does not load them; `detrkit convert` reads official checkpoints safely"
         )
-    if not path.is_file():
-        raise CheckpointError(f"{path} is a folder, not a file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
@@ -211,6 +211,11 @@ def load_exactly(detector: nn.Module, weights: Mapping[str, Tensor], origin: Pat
     Raises CheckpointError that says what differs: then the weights are another recipe's.
     """
     own = detector.state_dict()
+    if own and weights and not own.keys() & weights.keys():
+        raise CheckpointError(
+            f"{origin} has none of this detector's names, but {first_of(list(weights))}: weights of another code go "
+            "through `detrkit convert` first"
+        )
     faults = [f"{name} is missing in the file" for name in own if name not in weights]
     faults += [f"{name} is not part of the detector" for name in weights if name not in own]
     faults += [

@@ -136,6 +136,12 @@ def test_a_checkpoint_of_another_recipe(tmp_path):
     assert "label.weight is [5, 8] in the file, [3, 8] in the detector" in message
 
 
+def test_weights_of_another_code_are_told_from_another_recipe_s(tmp_path):
+    theirs = {f"model.{name}": tensor for name, tensor in ToyDetector().state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"none of this detector's names, but model\.backbone.*`detrkit convert`"):
+        load_exactly(ToyDetector(), theirs, tmp_path)
+
+
 CATEGORIES = '[{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 3, "name": "c"}]'
 
 

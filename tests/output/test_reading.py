@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from detrkit.errors import CheckpointError
-from detrkit.reading import read_checkpoint
+from detrkit.reading import read_checkpoint, read_json
 
 WEIGHTS = {"encoder.weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 
@@ -75,6 +75,11 @@ def test_a_format_is_told_by_what_stands_in_a_file(tmp_path):
         assert same(read_checkpoint(tmp_path / name), WEIGHTS)
     torch.save(WEIGHTS, tmp_path / "a.safetensors")
     assert same(read_checkpoint(tmp_path / "a.safetensors"), WEIGHTS)
+
+
+def test_the_mark_of_windows_before_a_text_is_passed_over(tmp_path):
+    (tmp_path / "config.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "config.json") == {"a": 1}
 
 
 def test_an_index_stands_for_its_pieces(tmp_path):
