@@ -7,7 +7,7 @@ from typing import Any
 from detrkit.layers import ACTIVATIONS
 from detrkit.recipe.library import recipe_names
 from detrkit.zoo.names import Setting
-from detrkit.zoo.transformers_settings import FILE, WIDTHS, Config, refuse, require
+from detrkit.zoo.transformers_settings import FILE, WIDTHS, Config, all_kept, refuse, require
 
 # ResNet-vd by block and blocks a stage, as timm names them.
 RESNETS = {
@@ -68,7 +68,8 @@ def rt_detr(config: Config | None) -> list[Setting]:
     }
     if not config.get("num_denoising", 100):
         values["blocks.denoising.type"] = "none"
-    return [*raw_pixels(), *(Setting(key, value, FILE) for key, value in values.items())]
+    settings = [Setting(key, value, FILE) for key, value in values.items()]
+    return [*raw_pixels(), *settings, *all_kept(values["queries.count"])]
 
 
 def rt_detr_recipe(config: Config) -> str:

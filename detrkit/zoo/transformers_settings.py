@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from detrkit.backbones.needs import features, needs_of
+from detrkit.detections import DetectOptions
 from detrkit.errors import CheckpointError
 from detrkit.layers import ACTIVATIONS
 from detrkit.recipe.library import recipe_names
@@ -35,8 +36,10 @@ WIDTHS = {"basic": [64, 128, 256, 512], "bottleneck": [256, 512, 1024, 2048]}
 
 def detr(config: Config | None) -> list[Setting]:
     """DETR's."""
-    own = [] if config is None else [*_sizes(config, queries=100), *_backbone(config).settings(levels=1)]
-    return [*own, _carried(config)]
+    if config is None:
+        return [_carried(None)]
+    kept = all_kept(config.get("num_queries", 100))
+    return [*_sizes(config, queries=100), *_backbone(config).settings(levels=1), *kept, _carried(config)]
 
 
 def conditional_detr(config: Config | None) -> list[Setting]:
@@ -216,6 +219,12 @@ def _check_norms(name: str) -> None:
         norms = [m for m in features(name, pretrained=False).modules() if isinstance(m, nn.BatchNorm2d)]
     if any(type(norm) is not nn.BatchNorm2d or norm.eps != 1e-5 for norm in norms):
         refuse("backbone", name, "models such as timm's ResNets; transformers changes what this one's norms compute")
+
+
+def all_kept(queries: int) -> list[Setting]:
+    """Of systems whose processor hands on as many detections as there are queries, without another limit."""
+    few = DetectOptions().keep
+    return [Setting("detect.keep", queries, f"{FILE}: num_queries")] if queries > few else []
 
 
 def require(config: Config, key: str, accepted: tuple, *, default: Any = None, where: str = "") -> None:

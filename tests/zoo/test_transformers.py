@@ -202,6 +202,13 @@ def test_images_go_in_as_the_preprocessor_says(said, tmp_path):
     assert torch.allclose(found.scores.sort()[0], result["scores"].sort()[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("system", ["detr", "rt_detr"])
+@pytest.mark.parametrize("queries", [100, 500])
+def test_as_many_detections_are_kept_as_the_package_hands_on(system, queries):
+    fitted = detrkit.zoo.fit({}, config={"model_type": system, "num_queries": queries})
+    assert fitted.recipe.section("detect").keep == max(300, queries)
+
+
 SQUARE, SHORTER = {"height": 96, "width": 96}, {"shortest_edge": 96, "longest_edge": 128}
 
 
