@@ -135,6 +135,11 @@ def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
     """The padding mask [B, H, W] at a map's size [B, h, w]: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
     if mask is None:
         return None
+    if torch.compiler.is_exporting():  # runtimes divide otherwise, and take the pixel before where one is met exactly
+        for axis, few in enumerate(shape, start=1):
+            places = torch.arange(few, dtype=torch.float32, device=mask.device) * mask.shape[axis] / few
+            mask = mask.index_select(axis, places.long())
+        return mask
     return F.interpolate(mask[None].to(torch.float32), size=shape)[0].to(torch.bool)
 
 

@@ -46,6 +46,8 @@ def image_settings(recipe: Recipe, said: Config) -> tuple[list[Setting], list[st
 def pixels_of(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of RGB in [0, 1] that a recipe's backbone normalises with."""
     options = recipe.section("backbone").options
+    if not {"name", "mean", "std"} <= set(options):  # a part of a package's own
+        return MEAN, STD
     needs = needs_of(options["name"])
     return tuple(options["mean"] or needs.mean), tuple(options["std"] or needs.std)
 

@@ -12,8 +12,9 @@ from detrkit.errors import CheckpointError, UserError
 from detrkit.export.card import Card
 from detrkit.export.check import compare
 from detrkit.export.form import ExportedForm, Form
-from detrkit.export.loading import open_exported, open_written
+from detrkit.export.loading import _openvino_core, open_exported, open_written
 from detrkit.export.writing import SUFFIXES, write
+from detrkit.layers import shrink_mask
 from detrkit.recipe import load_recipe
 from detrkit.recipe.registry import load_registered_parts, parts
 from tests.export.systems import form_and_card, images, trained
@@ -99,6 +100,31 @@ def test_openvino_at_another_batch_and_size(name, tmp_path):
     path.write_text("<net>")
     with pytest.raises(CheckpointError, match="cannot be opened by OpenVINO"):
         open_exported(path, CPU)
+
+
+class Shrunk(torch.nn.Module):
+    def forward(self, mask):
+        return shrink_mask(mask, ((mask.shape[1] + 31) // 32, (mask.shape[2] + 31) // 32)).float()
+
+
+@pytest.mark.slow
+def test_a_mask_shrinks_to_the_same_cells_in_every_runtime(tmp_path):
+    """Padding that begins exactly where a cell looks: the third of 10 rows of a map of 300 pixels looks at row 60."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    free, path, module = {0: "batch", 1: "height", 2: "width"}, str(tmp_path / "mask.onnx"), Shrunk().eval()
+    example = (torch.zeros(2, 416, 544, dtype=torch.bool),)
+    torch.onnx.export(module, example, dynamo=True, opset_version=20, verbose=False, dynamic_shapes=[free]).save(path)
+    session = runtime.InferenceSession(path)
+    compiled = _openvino_core().compile_model(path, "CPU")
+    name = session.get_inputs()[0].name
+    for height, begin in ((300, 60), (300, 180), (210, 90), (330, 150), (330, 210), (700, 350), (999, 333)):
+        mask = torch.zeros(1, height, 100, dtype=torch.bool)
+        mask[:, begin:] = True
+        expected = module(mask)
+        assert torch.equal(torch.from_numpy(session.run(None, {name: mask.numpy()})[0]), expected)
+        assert torch.equal(torch.from_numpy(compiled([mask.numpy()])[0]), expected)
 
 
 @pytest.mark.slow
