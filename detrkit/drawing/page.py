@@ -26,7 +26,7 @@ img { display: block; max-width: 100%; height: auto; margin: .75rem auto 0; bord
 table { border-collapse: collapse; margin-top: .5rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .7rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th.text, td.text { text-align: left; }
-td.text { white-space: normal; overflow-wrap: break-word; max-width: 20rem; min-width: 6rem; }
+td.text { white-space: normal; overflow-wrap: break-word; max-width: min(28rem, 50vw); }
 th { color: var(--soft); font-weight: 600; }
 tbody tr:hover { background: var(--ground); }
 .bar { background: rgb(var(--mark)); height: .8rem; border-radius: 2px; }
