@@ -57,7 +57,9 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         if self.text:
-            yield Text(self.text, no_wrap=True, overflow="ellipsis")
+            # Where an ellipsis is written as \u2026, the line would be longer than the terminal, and the next drawn over it.
+            known = self.console.encoding.startswith("utf")
+            yield Text(self.text, no_wrap=True, overflow="ellipsis" if known else "crop")
 
 
 class Reporter:
@@ -194,7 +196,7 @@ def memory_gb(device: torch.device) -> float:
     import resource  # which Windows does not have
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak / 1e6
+    return peak / 1e9 if sys.platform == "darwin" else 1024 * peak / 1e9  # Linux counts kibibytes
 
 
 def last_layer(losses: Mapping[str, float]) -> dict[str, float]:

@@ -1,14 +1,16 @@
 import io
 import json
+import re
 import shlex
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
 from detrkit.engine.data_checks import with_classes
 from detrkit.engine.options import TrainOptions
-from detrkit.engine.progress import Reporter, Status, duration
+from detrkit.engine.progress import Reporter, Status, duration, memory_gb
 from detrkit.engine.workload import plan, warnings
 from detrkit.errors import DataError, UserError
 from detrkit.runs.run_folder import RunFolder, new_run_folder
@@ -132,6 +134,30 @@ def test_steps_and_pace_are_whole_in_a_terminal(width):
     reporter.stop()
     for whole in ("epoch 17/50", "123456/369650", "12.3 images/s", "34:17:36 left", "loss 12.35"):
         assert whole in text.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_no_line_of_progress_is_longer_than_the_terminal(encoding):
+    """A terminal would fold it, and the bars be drawn anew below instead of over it."""
+    written = io.BytesIO()
+    file = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
+    reporter = Reporter(run=object(), console=Console(file=file, width=60, force_terminal=True, color_system=None))
+    reporter.start(plan(TrainOptions(epochs=2, batch_size=4), images=40, steps_per_epoch=10, world=1), 0)
+    losses = {"total": 1.5, **{f"a_long_name_of_term_{number}": 0.25 for number in range(9)}}
+    reporter.show(Status(1, 1, losses, 1e-4, 12.34, 1.0, 61.0))
+    reporter.stop()
+    file.flush()
+    lines = re.split(r"[\r\n]+|\x1b\[[0-9;?]*[A-Za-z]", written.getvalue().decode(encoding))
+    assert any("a_long_name" in line for line in lines)
+    assert max(map(len, lines)) <= 60
+
+
+@pytest.mark.parametrize(("platform", "peak"), [("linux", 1_000_000), ("darwin", 1_024_000_000)])
+def test_memory_is_in_gigabytes(monkeypatch, platform, peak):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=peak))
+    assert memory_gb(torch.device("cpu")) == pytest.approx(1.024)
 
 
 def test_durations():
