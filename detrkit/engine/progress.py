@@ -57,7 +57,7 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         if self.text:
-            # Where an ellipsis is written as \u2026, the line would be longer than the terminal, and the next drawn over it.
+            # An ellipsis that is written as \u2026 would make the line longer than the terminal, which folds it.
             known = self.console.encoding.startswith("utf")
             yield Text(self.text, no_wrap=True, overflow="ellipsis" if known else "crop")
 
