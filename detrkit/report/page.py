@@ -161,14 +161,20 @@ def _thresholds(found: Findings, faults: Faults) -> str:
     drawn = faults.draw("Thresholds", draw)
     told = "precision, recall and F1 against the threshold; precision against recall"
     chart = html_chart(drawn, told) if drawn else ""
-    how = "as asked" if found.chosen else "where F1 is highest"
+    best = "nothing being right at any threshold" if found.swept.best is None else "where F1 is highest"
+    how = "as asked" if found.chosen else best
     tally = _sum(found.by_class.values())
     notes = [
-        f"At {found.threshold:.2f}, {how}: precision {percent(tally.precision)} %, recall {percent(tally.recall)} %, "
-        f"F1 {percent(tally.f1)} %, at IoU 0.5 over all classes. What follows counts detections from this score on; "
-        f"use it with detrkit predict --threshold {found.threshold:.2f}."
+        f"At {found.threshold:.2f}, {how}: precision {_of_hundred(tally.precision)}, "
+        f"recall {_of_hundred(tally.recall)}, F1 {_of_hundred(tally.f1)}, at IoU 0.5 over all classes. "
+        f"What follows counts detections from this score on; use it with "
+        f"detrkit predict --threshold {found.threshold:.2f}."
     ]
     return html_section("Thresholds", chart, notes)
+
+
+def _of_hundred(share: float | None) -> str:
+    return "unknown" if share is None else f"{percent(share)} %"
 
 
 def _confusion(found: Findings) -> str:

@@ -2,19 +2,21 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from detrkit.drawing.faults import Faults
 from detrkit.drawing.page import STYLE, html_chart, html_notes, html_page, html_section, html_table
 from detrkit.drawing.saving import picture_bytes
 from detrkit.errors import UserError
 from detrkit.evaluation.at_threshold import Tally
 from detrkit.report.charts import draw_training, epochs_at
 from detrkit.report.findings import typed
-from detrkit.report.page import HEAT, _matrix
+from detrkit.report.page import HEAT, _matrix, _thresholds
 from detrkit.report.pictures import worst_and_best
 from detrkit.wording import short
 
@@ -233,6 +235,21 @@ def luminance(colour):
 def test_epochs_of_a_run_whose_batch_changed_stand_where_they_ended():
     where = epochs_at([{"step": 10, "epoch": 1}, {"step": 20, "epoch": 2}, {"step": 25, "epoch": 3}])
     assert [where(step) for step in (0, 5, 10, 20, 25, 30)] == [0, 0.5, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("best", [None, 0.5])
+def test_a_threshold_is_the_best_only_where_something_is_right(best):
+    """Where nothing is, as where there are no objects, it is a guess, and its numbers are not known."""
+    numbers = np.full(2, np.nan if best is None else 0.5)
+    swept = SimpleNamespace(thresholds=np.array([0.9, 0.5]), precision=numbers, recall=numbers, f1=numbers, best=best)
+    right = 0 if best is None else 1
+    tally = Tally(right, right, right)
+    found = SimpleNamespace(swept=swept, threshold=0.3, chosen=False, by_class={1: tally})
+    faults = Faults()
+    section = _thresholds(found, faults)
+    assert faults == []
+    assert ("where F1 is highest: precision 50.0 %, recall 50.0 %" in section) == (best is not None)
+    assert ("nothing being right at any threshold: precision unknown, recall unknown" in section) == (best is None)
 
 
 def test_a_chart_without_ap_says_why(monkeypatch):
