@@ -91,6 +91,8 @@ def _open_image(image: str, source: DataSource) -> tuple[Image.Image, str]:
     path = Path(image)
     split, colon, number = image.partition(":")
     if path.is_file() or not (colon and split in ("val", "train")):
+        if not path.exists():
+            raise UserError(f"{image}: no such image file; one of the data set is named by its split and id, as val:3")
         return source.augment.evaluate(decode(path)), path.stem
     dataset = source.val if split == "val" else source.train
     ids = dataset.image_ids.tolist()

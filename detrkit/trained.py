@@ -77,7 +77,10 @@ def open_trained(
         runs = [str(one) for one in path.parent.glob("*") if is_run(one)]
         raise UserError(f"{target}: there is no such run{nearest(target, runs)}")
     if weights is None:
-        raise UserError(f"{target} is not the folder of a run; for a recipe, name its weights with --weights FILE")
+        raise UserError(
+            f"{target} is not the folder of a run; for a recipe, name its weights with --weights FILE "
+            "(in Python: weights=FILE)"
+        )
     if which is not None:
         raise UserError("--which chooses among the checkpoints of a run; --weights is one file")
     return _open_recipe(target, weights, overrides, data, trust)

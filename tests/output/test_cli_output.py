@@ -159,7 +159,9 @@ def test_evaluate_a_recipe_with_weights(run, tmp_path):
     result = call("evaluate", tmp_path / "mine.toml", "--weights", weights, "--out", tmp_path / "there")
     assert "3 images" in result.output
     assert json.loads((tmp_path / "there" / "evaluation.json").read_text())["weights"] == str(weights)
-    with pytest.raises(UserError, match="is not the folder of a run; for a recipe, name its weights"):
+    with pytest.raises(
+        UserError, match=r"is not the folder of a run; for a recipe, name its weights .*in Python: weights="
+    ):
         call("evaluate", tmp_path / "mine.toml")
     with pytest.raises(UserError, match=r"smal: there is no such run; did you mean .*small"):
         call("evaluate", run.parent / "smal")

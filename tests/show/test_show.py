@@ -103,6 +103,7 @@ def test_places_of_deformable_attention(tmp_path, levels):
         (["val:1", "--query", 12], "numbered 0 to 11"),
         (["val:1", "--layer", 3], "numbered 1 to 2"),
         (["nowhere.png"], "no such image file"),
+        (["3"], "3: no such image file; .* as val:3"),
     ],
 )
 def test_mistakes_are_named(sap, arguments, message):
