@@ -427,7 +427,7 @@ def test_one_value_in_the_place_of_a_list_is_told_as_a_list(override, said):
     assert problem.message.endswith(said)
 
 
-@pytest.mark.parametrize("value", ["[backbone]", "{type=norms}", "[3"])
+@pytest.mark.parametrize("value", ["[[backbone]]", "{type=norms}", "[3"])
 def test_a_value_whose_quotes_a_shell_took_is_one_mistake_that_says_so(value):
     [problem] = problems_of("quickstart", [f"train.freeze={value}"])
     assert problem.key == "train.freeze"
