@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,19 +59,23 @@ def init(
     advice = advise(source.train, most=most)
     device, sizes = choose_device("auto"), (len(source.train), len(source.val))
     console = Console(soft_wrap=True)
+    made = [folder for folder in (project, *project.parents) if not folder.exists()]
 
     def write(length: Length, at_once: int) -> None:
         model = (weights, backbone, scratch)
         write_text(path, recipe_text(source, advice, length, at_once, data=data, extends=extends, model=model))
 
-    write(advise_length(*sizes, seconds=None), BATCH)
     try:
+        write(advise_length(*sizes, seconds=None), BATCH)
         trial = _try(path, trust=trust)
     except DataError as error:  # of an image; the training says the same if it meets it
         console.print(f"no step could be tried: {error}", style="yellow")
         seconds, (at_once, memory) = None, advise_pieces(0, None)
-    except UserError:
-        path.unlink()  # an option that the preset does not take: named, and nothing half done is left
+    except BaseException:  # an option that the preset does not take, or an interruption: nothing half done is left
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # what else has come into it stays
+            for folder in made:
+                folder.rmdir()
         raise
     else:
         seconds = trial.seconds if device.type == "cpu" else None

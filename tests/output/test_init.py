@@ -125,7 +125,23 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(folder, tmp_path):
     save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"backbone\.weights = .*other\.safetensors"):
         call("init", tmp_path / "b", *small, "--weights", tmp_path / "other.safetensors")
-    assert not (tmp_path / "b" / "recipe.toml").exists()
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(UserError, match="no_such_model"):
+        call("init", tmp_path / "c" / "d", "--data", folder, "--scratch", "--backbone", "no_such_model")
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "e").mkdir()
+    with pytest.raises(UserError, match="no_such_model"):
+        call("init", tmp_path / "e", "--data", folder, "--scratch", "--backbone", "no_such_model")
+    assert not list((tmp_path / "e").iterdir())
+
+
+def test_an_interruption_leaves_nothing(folder, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detrkit.engine.trial.try_step", interrupted)
+    call("init", tmp_path / "mine", "--data", folder, "--scratch", "--backbone", "test_resnet")
+    assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize(
