@@ -14,7 +14,7 @@ from detrkit.engine.ema import MovingAverage
 from detrkit.engine.meter import Meter
 from detrkit.engine.optimiser import restore_optimiser
 from detrkit.engine.options import TrainOptions
-from detrkit.engine.soundness import MAY_HELP, NotFiniteError, Soundness
+from detrkit.engine.soundness import NotFiniteError, Soundness, may_help
 from detrkit.engine.workload import Workload
 from detrkit.errors import CheckpointError
 from detrkit.runs.checkpoint import (
@@ -55,7 +55,7 @@ class Checkpoints:
     Args:
         run: the folder
         is_first: whether this is the first process
-        options, workload: of the training
+        options, precision, workload: of the training
         detector, average, optimiser, meter: what has a state
         metadata: strings that go into the weights' files
     """
@@ -66,6 +66,7 @@ class Checkpoints:
         run: RunFolder,
         is_first: bool,
         options: TrainOptions,
+        precision: str,
         workload: Workload,
         detector: nn.Module,
         average: MovingAverage | None,
@@ -74,7 +75,8 @@ class Checkpoints:
         metadata: Mapping[str, str],
     ) -> None:
         self.run, self.is_first = run, is_first
-        self.options, self.workload, self.metadata = options, workload, dict(metadata)
+        self.options, self.precision, self.workload = options, precision, workload
+        self.metadata = dict(metadata)
         self.detector, self.average, self.optimiser, self.meter = detector, average, optimiser, meter
         self._soundness = Soundness(detector, average, optimiser)
         self._saved_at, self._saved_step = time.monotonic(), 0
@@ -100,7 +102,7 @@ class Checkpoints:
             raise NotFiniteError(
                 f"the training has diverged: after step {at.step} of {self.workload.total_steps} "
                 f"{first_of(faults)} are not finite, though loss and gradient were. Nothing of that is saved. "
-                f"{self.left()}. {MAY_HELP}"
+                f"{self.left()}. {may_help(self.precision)}"
             )
         write_checkpoint(
             self.run.last,

@@ -11,7 +11,12 @@ from detrkit.engine.ema import MovingAverage
 from detrkit.errors import UserError
 from detrkit.reading import not_finite
 
-MAY_HELP = "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
+
+def may_help(precision: str) -> str:
+    """What to try in a training that has diverged, computed in a precision ("fp32" or "bf16")."""
+    if precision == "fp32":
+        return "A lower train.learning_rate or a longer train.warmup_steps may help."
+    return "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."
 
 
 class NotFiniteError(UserError):

@@ -25,7 +25,7 @@ from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
 from detrkit.engine.replay import Settings, seed_step, write_step
 from detrkit.engine.schedule import rate_factor
-from detrkit.engine.soundness import MAY_HELP, NotFiniteError
+from detrkit.engine.soundness import NotFiniteError, may_help
 from detrkit.engine.workload import Workload
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
@@ -106,6 +106,7 @@ class Trainer:
             run=run,
             is_first=here.is_first,
             options=options,
+            precision=precision,
             workload=workload,
             detector=detector,
             average=self.average,
@@ -263,7 +264,8 @@ class Trainer:
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {reading.step + 1} of {self.workload.total_steps}: "
             f"{shown}; gradient norm {values['norm']:.4g}\n"
-            f"images of this step: {', '.join(map(str, batch.image_ids[:32]))}\n{advice}. {MAY_HELP}\n{again}"
+            f"images of this step: {', '.join(map(str, batch.image_ids[:32]))}\n"
+            f"{advice}. {may_help(self.precision)}\n{again}"
         )
 
     def _keep_step(self, step: int, batch: Any, objects: float) -> str:
