@@ -46,7 +46,7 @@ def export(
     from detrkit.export.check import check as run_check
     from detrkit.export.form import ExportedForm, Form
     from detrkit.export.loading import open_written
-    from detrkit.export.writing import SUFFIXES, write
+    from detrkit.export.writing import SUFFIXES, require_packages, write
     from detrkit.predict import find_images
     from detrkit.trained import open_trained
     from detrkit.writing import check_file
@@ -54,11 +54,12 @@ def export(
     from .console import Console
 
     kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
-    kind = format or kinds.get(out.suffix)
-    if kind is None or out.suffix != SUFFIXES[kind]:
+    kind = format or kinds.get(out.suffix.lower())
+    if kind is None or out.suffix.lower() != SUFFIXES[kind]:
         wanted = SUFFIXES[kind] if kind else ", ".join(kinds)
         raise UserError(f"--out {out}: a file of {kind or 'an export'} ends in {wanted}")
     check_file(out, "--out")
+    require_packages(kind, to_run=check is not None)
     images = [path for path, _ in find_images([check])] if check is not None else []
     trained = open_trained(run, (), which=which, weights=weights, trust=trust)
     form = ExportedForm(trained.detector, Form(pixels=pixels, mask=mask, detections=detections))

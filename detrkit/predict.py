@@ -160,7 +160,14 @@ def predict(
             examples = [entry[1] for entry in group if not isinstance(entry, Unreadable)]
             results = iter(_detect(detector, examples, device, precision, threshold))
             for entry in group:
-                yield entry if isinstance(entry, Unreadable) else replace(entry[0], result=next(results))
+                if isinstance(entry, Unreadable):
+                    yield entry
+                    continue
+                result = next(results)
+                if isinstance(result, DataError):
+                    yield Unreadable(entry[0].index, entry[0].path or Path(name_of(entry[0].image)), str(result))
+                else:
+                    yield replace(entry[0], result=result)
 
 
 def of_categories(result: dict[str, Tensor], ids: Sequence[int | None]) -> dict[str, Tensor]:
@@ -171,12 +178,18 @@ def of_categories(result: dict[str, Tensor], ids: Sequence[int | None]) -> dict[
 
 def _detect(
     detector: nn.Module | Detects, examples: list[Example], device: torch.device, precision: str, threshold: float
-) -> list[dict[str, Tensor]]:
+) -> list[dict[str, Tensor] | DataError]:
+    """What was found on each image, or why the detector, an exported file, does not take it."""
     if not examples:
         return []
     batch = collate(examples).to(device)
-    with torch.inference_mode(), autocast(device, precision):
-        results = detect(detector, batch.images, batch.mask, batch.sizes)
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            results = detect(detector, batch.images, batch.mask, batch.sizes)
+    except DataError as error:
+        if len(examples) == 1:
+            return [error]
+        return [found for one in examples for found in _detect(detector, [one], device, precision, threshold)]
     return [_above(result, threshold) for result in results]
 
 

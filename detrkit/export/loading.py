@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detrkit.detections import select
-from detrkit.errors import CheckpointError, UserError
+from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.export.card import KEY, Card
 from detrkit.export.form import RAW
 from detrkit.export.writing import SUFFIXES, require
@@ -69,7 +69,7 @@ class ExportedDetector:
 
 def is_exported(target: str | Path) -> bool:
     """Whether a name is that of an exported file, by its ending."""
-    return Path(target).suffix in SUFFIXES.values()
+    return Path(target).suffix.lower() in SUFFIXES.values()
 
 
 def open_exported(path: Path, device: torch.device, precision: str = "fp32") -> ExportedDetector:
@@ -83,22 +83,23 @@ def open_exported(path: Path, device: torch.device, precision: str = "fp32") -> 
         UserError: a package is missing, or it cannot run on the device or in the precision.
         CheckpointError: no such file, a broken one, or one that `detrkit export` did not write.
     """
-    if path.suffix == ".pt2":
+    ending = path.suffix.lower()
+    if ending == ".pt2":
         raise UserError(
             f"{path}: loading a program of torch.export can run code that the file carries, so detrkit does not; "
             "torch.export.load does, and `detrkit export --format onnx` writes what detrkit opens"
         )
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    accepted = ("fp32",) if path.suffix == ".onnx" else tuple(_OPENVINO_PRECISIONS)
+    accepted = ("fp32",) if ending == ".onnx" else tuple(_OPENVINO_PRECISIONS)
     if precision not in accepted:
         raise UserError(f"precision is {precision!r}, which {path} cannot run in; accepted: {', '.join(accepted)}")
-    return _open_onnx(path, device) if path.suffix == ".onnx" else _open_openvino(path, device, precision)
+    return _open_onnx(path, device) if ending == ".onnx" else _open_openvino(path, device, precision)
 
 
 def open_written(path: Path, card: Card) -> ExportedDetector:
     """A file that was just written here, on the CPU; a program of torch.export too."""
-    if path.suffix != ".pt2":
+    if path.suffix.lower() != ".pt2":
         return open_exported(path, torch.device("cpu"))
     program = torch.export.load(path).module()
 
@@ -142,7 +143,9 @@ def _open_openvino(path: Path, device: torch.device, precision: str) -> Exported
     if device.type != "cpu":
         raise UserError(f"device is {str(device)!r}, and an OpenVINO file runs on the CPU; accepted: auto, cpu")
     try:
-        model = core.read_model(path)
+        # OpenVINO looks for .bin alone, and not beside a path that has none.
+        weights = next((file for end in (".bin", ".BIN") if (file := path.with_suffix(end)).is_file()), None)
+        model = core.read_model(path) if weights is None else core.read_model(path, weights)
         said = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
         card = Card.from_json(said, path)
         hints: dict[str, Any] = {
@@ -160,7 +163,7 @@ def _open_openvino(path: Path, device: torch.device, precision: str) -> Exported
         except RuntimeError as error:
             height, width = shapes["images"][-2:]
             told = f"{path} takes no images of {height} x {width} pixels in OpenVINO; an .onnx file does"
-            raise UserError(f"{told} ({str(error).strip().splitlines()[-1]})") from None
+            raise DataError(f"{told} ({str(error).strip().splitlines()[-1]})") from None
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         # Where a layer cannot take a size, OpenVINO gives what it found on the image before, or nothing, or crashes.

@@ -28,10 +28,15 @@ def write(form: ExportedForm, card: Card, path: Path, kind: str) -> None:
     Raises:
         UserError: a package is missing, or the detector's graph cannot be written.
     """
-    for module in _WANTED[kind]:
-        require(module, "openvino" if kind == "openvino" else "onnx")
+    require_packages(kind)
     with torch.no_grad(), _quiet(), _told():
         _WRITERS[kind](form.eval(), card, path)
+
+
+def require_packages(kind: str, *, to_run: bool = False) -> None:
+    """Raise UserError if a package is missing that writes files of a kind, or, with `to_run`, runs them."""
+    for module in (*_WANTED[kind], *(("onnxruntime",) if to_run and kind == "onnx" else ())):
+        require(module, "openvino" if kind == "openvino" else "onnx")
 
 
 def require(module: str, extra: str) -> Any:

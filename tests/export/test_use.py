@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,10 +113,29 @@ def test_a_file_that_differs_fails_the_check(run, photos, tmp_path, monkeypatch)
 
     detector = detrkit.load(run, device="cpu").detector
     assert check.NONE.within(0)
-    result = call("export", run, "--out", tmp_path / "a.onnx", "--check", photos)
+    result = call("export", run, "--out", tmp_path / "a.pt2", "--check", photos)
     assert result.exit_code == 1
     assert "does not compute what PyTorch does" in result.output
-    assert call("export", run, "--out", tmp_path / "a.onnx", "--check", photos, "--tolerance", 0.1).exit_code == 0
+    assert call("export", run, "--out", tmp_path / "a.pt2", "--check", photos, "--tolerance", 0.1).exit_code == 0
+
+
+def test_what_a_check_lacks_is_said_before_the_export(run, photos, tmp_path, monkeypatch):  # noqa: F811
+    for module in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="the package onnxruntime is not installed"):
+        call("export", run, "--out", tmp_path / "a.onnx", "--check", photos)
+    assert not list(tmp_path.iterdir())
+
+
+def test_endings_in_capitals(file, run, photos, tmp_path):  # noqa: F811
+    capitals = tmp_path / "SMALL.ONNX"
+    capitals.write_bytes(file.read_bytes())
+    assert len(detrkit.load(capitals).predict(photos, threshold=0.0)) == 3
+    with pytest.raises(UserError, match="can run code that the file carries"):
+        detrkit.load(tmp_path / "A.PT2")
+    with pytest.raises(UserError, match=r"a file of openvino ends in \.xml"):
+        call("export", run, "--out", capitals, "--format", "openvino")
 
 
 def test_onnx_runs_in_float32_alone(file):
@@ -140,6 +160,13 @@ def test_signals_arrive_after_two_openvino_files_were_closed(run, tmp_path):  # 
     call("export", run, "--out", tmp_path / "small.xml")
     command = [sys.executable, "-c", TWO_FILES, tmp_path / "small.xml"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "heard\n"
+
+
+def test_an_openvino_file_in_capitals(run, photos, tmp_path):  # noqa: F811
+    pytest.importorskip("openvino")
+    call("export", run, "--out", tmp_path / "SMALL.XML")
+    (tmp_path / "SMALL.bin").rename(tmp_path / "SMALL.BIN")
+    assert len(detrkit.load(tmp_path / "SMALL.XML").predict(photos, threshold=0.0)) == 3
 
 
 def test_openvino_computes_in_bfloat16_where_it_is_asked_to(run, photos, tmp_path):  # noqa: F811

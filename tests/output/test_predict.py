@@ -10,7 +10,7 @@ from torch import nn
 from detrkit.cli.prediction_files import Findings, drawing_paths
 from detrkit.data.records import Category
 from detrkit.data.transforms import FlipAugment
-from detrkit.errors import UserError
+from detrkit.errors import DataError, UserError
 from detrkit.predict import Prediction, Unreadable, find_images, predict
 
 
@@ -60,6 +60,29 @@ def test_find_images(folder):
     assert [below.as_posix() for _, below in again] == ["c.JPG", "b.png", "a broken one.jpg", "d.jpg"]
     apart = find_images([folder], leave_out=folder / "more")
     assert [below.as_posix() for _, below in apart] == ["a broken one.jpg", "b.png", "d.jpg"]
+
+
+class LikesLarge(Brightness):
+    """Refuses batches that are lower than 40 pixels, as an OpenVINO file does whose layers cannot take them."""
+
+    def detect(self, images, mask, sizes):
+        if images.shape[-2] < 40:
+            raise DataError(f"takes no images of {images.shape[-2]} x {images.shape[-1]} pixels")
+        return super().detect(images, mask, sizes)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_images_that_a_detector_does_not_take_are_left_out(batch_size):
+    images = [Image.new("RGB", size) for size in ((30, 20), (40, 35), (50, 60), (60, 30), (50, 50))]
+    transform = FlipAugment(max_size=100).evaluate
+    found = list(predict(LikesLarge(), images, transform=transform, batch_size=batch_size))
+    taken = {1: [2, 4], 2: [2, 3, 4], 4: [0, 1, 2, 3, 4]}[batch_size]  # of a batch, with what is large enough
+    assert [one.index for one in found] == [0, 1, 2, 3, 4]
+    assert [one.index for one in found if isinstance(one, Prediction)] == taken
+    refused = [one.reason for one in found if isinstance(one, Unreadable)]
+    assert (
+        refused == [f"takes no images of {h} x {w} pixels" for w, h in ((30, 20), (40, 35), (60, 30))][: len(refused)]
+    )
 
 
 def test_folders_behind_links_are_looked_into_once(folder, tmp_path):
