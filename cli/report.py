@@ -22,7 +22,9 @@ def report(
     weights: Weights = None,
     split: Split = "val",
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page, .html, or a folder for report.html; RUN if not given.")
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Lowest score that counts; the one with the best F1 if not given."),
@@ -44,10 +46,11 @@ def report(
     from detrkit.report.page import report_page
     from detrkit.runs.history import read_metrics
     from detrkit.trained import check_categories, open_trained
-    from detrkit.writing import check_folder, write_text
+    from detrkit.writing import check_file, write_text
 
     if out is not None:
-        check_folder(out.parent, "--out")
+        out = _page(out)
+        check_file(out, "--out")
     trained = open_trained(run, overrides or (), which=which, weights=weights, data=data, trust=trust)
     if out is None:
         if trained.folder is None or trained.has_other_data:
@@ -78,6 +81,13 @@ def report(
         console.print(fault, style="red", soft_wrap=True)
     if faults:
         raise typer.Exit(1)
+
+
+def _page(out: Path) -> Path:
+    """The file that is meant: in a folder that is there, and with the ending that browsers go by."""
+    if out.is_dir():
+        return out / "report.html"
+    return out if out.suffix.lower() in (".html", ".htm") else out.with_name(f"{out.name}.html")
 
 
 def _facts(trained: Trained, split: str, metrics: list[dict]) -> list[str]:

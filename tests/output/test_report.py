@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detrkit.cli.report import _page
 from detrkit.drawing.faults import Faults
 from detrkit.drawing.page import STYLE, html_chart, html_notes, html_page, html_section, html_table
 from detrkit.drawing.saving import picture_bytes
@@ -123,7 +124,7 @@ def test_what_cannot_be_drawn_is_named_and_the_rest_of_the_page_is_there(run, tm
     (run / "metrics.jsonl").write_text("[1]\n")
     for name in ("detrkit.report.page.draw_thresholds", "detrkit.report.findings.draw_image"):
         monkeypatch.setattr(name, fail)
-    told = call("report", run, "--images", 1, "--threshold", 0, "--out", tmp_path / "a.html")
+    told = call("report", run, "--images", 1, "--threshold", 0, "--out", tmp_path / "a")
     (run / "metrics.jsonl").unlink()
     assert told.exit_code == 1
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
@@ -132,6 +133,13 @@ def test_what_cannot_be_drawn_is_named_and_the_rest_of_the_page_is_there(run, tm
     for title in ("Average precision and recall", "Classes", "Kinds of errors", "Thresholds", "Confusion"):
         assert f"<h2>{title}</h2>" in page
     assert "It could not be drawn." in page
+
+
+@pytest.mark.parametrize("at", ["rep", "rep.v2", "rep.html", "rep.HTM"])
+def test_a_page_has_an_ending_that_browsers_go_by(tmp_path, at):
+    assert _page(tmp_path / at).name == {"rep": "rep.html", "rep.v2": "rep.v2.html"}.get(at, at)
+    (tmp_path / at).mkdir()
+    assert _page(tmp_path / at) == tmp_path / at / "report.html"
 
 
 def test_other_data_and_recipes_are_reported_elsewhere(run):  # noqa: F811
