@@ -18,6 +18,10 @@ from detrkit.recipe.problems import nearest, one_of
 from detrkit.wording import counted
 
 
+class OtherGroupsError(CheckpointError):
+    """A checkpoint's parameters are grouped otherwise than the optimiser's."""
+
+
 def freeze(detector: nn.Module, parts: Sequence[str]) -> None:
     """Stop the training of parts, by the beginnings of their parameters' names, up to a dot.
 
@@ -161,7 +165,7 @@ def restore_optimiser(
     Raises CheckpointError if the parameters are grouped otherwise there, or moments do not fit them.
     """
     if [group["names"] for group in optimiser.param_groups] != names:
-        raise CheckpointError(
+        raise OtherGroupsError(
             f"{origin} was trained with other parameter groups: train.decay_norms, and which of the rates and decays "
             "are equal or 0 (by train.parameters too), cannot change when a run is resumed"
         )

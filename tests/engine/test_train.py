@@ -301,7 +301,10 @@ def test_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = run("quickstart", *SMALL, "train.max_minutes=1e-9", "--name", "mine")
     assert first.exit_code == 0
-    assert "stopped after step 1 (train.max_minutes). Go on with: detrkit train --resume runs/mine" in first.output
+    assert (
+        "stopped after step 1 (train.max_minutes). Go on with: detrkit train --resume runs/mine, for as long again"
+        in first.output
+    )
     second = run("--resume", "runs/mine", "train.max_minutes=none")
     assert second.exit_code == 0
     assert "resumed after step 1 of 6" in second.output
@@ -366,6 +369,18 @@ def test_a_resume_says_what_changes_and_each_checkpoint_keeps_its_recipe(copy):
     assert load_run(copy, "last")[0].get("train.epochs") == 3
     if read_state(copy / "best")["position"]["step"] < 9:
         assert load_run(copy, "best")[0].values == best.values
+
+
+def test_a_resume_names_the_values_that_group_parameters_otherwise(copy):
+    rule = "train.parameters.head={type='all', part='decoder', rate_factor=3}"
+    before = (copy / "log.txt").read_text()
+    with pytest.raises(CheckpointError, match="trained with other parameter groups") as caught:
+        train(load_recipe(copy, ["train.epochs=3", "train.backbone_learning_rate=0", rule]), copy, resume=True)
+    said = str(caught.value).partition("What has changed of these:\n")[2].splitlines()
+    assert said[0] == "  train.backbone_learning_rate: 0.003, now 0.0"
+    assert "  train.parameters.head.rate_factor: not set, now 3.0" in said
+    assert not [line for line in said if "epochs" in line]
+    assert (copy / "log.txt").read_text() == before
 
 
 def test_a_resume_says_that_the_code_of_a_part_has_changed(recipe, tmp_path, monkeypatch):
