@@ -64,11 +64,11 @@ def train(
     if console is None:
         return
     if not outcome.finished:
-        console.print(
-            f"stopped after step {outcome.step} ({outcome.reason}). Go on with: detrkit train --resume {typed(folder)}",
-            soft_wrap=True,
-        )
-        raise typer.Exit(0 if outcome.reason == "train.max_minutes" else 130)
+        in_time = outcome.reason == "train.max_minutes"
+        again = ", for as long again, or to the end with train.max_minutes=none" if in_time else ""
+        way_on = f"Go on with: detrkit train --resume {typed(folder)}{again}"
+        console.print(f"stopped after step {outcome.step} ({outcome.reason}). {way_on}", soft_wrap=True)
+        raise typer.Exit(0 if in_time else 130)
     _print_result(console, folder, outcome, events="tensorboard" in loaded.section("train").loggers)
 
 

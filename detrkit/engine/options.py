@@ -106,7 +106,8 @@ class TrainOptions(Options):
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 0.0
     """also write a checkpoint every so many minutes; 0: at the end of each epoch only"""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """stop after this time, as if interrupted: `--resume` goes on"""
+    """stop each start of the run after this time, as if interrupted: `--resume` goes on for as long again, unless it is
+    given another time, or `train.max_minutes=none`"""
 
 
 @dataclass(frozen=True, kw_only=True)
