@@ -90,6 +90,11 @@ def walk(folder: Path) -> Iterator[Path]:
             yield from (Path(at, name) for name in files)
 
 
+def _as_bytes(name: str, folder: Path) -> str:
+    """As Python has the name of a file where the system's encoding is ASCII: each byte that it does not know apart."""
+    return os.fsdecode(name.encode(errors="surrogatepass"))
+
+
 def _slashed(name: str, folder: Path) -> str:
     return name.replace("\\", "/").removeprefix("./")
 
@@ -111,6 +116,7 @@ def _last(name: str, folder: Path) -> str:
 AS_WRITTEN, LAST_PART = "as written", "by the last part of their names"
 WAYS: dict[str, Callable[[str, Path], str]] = {
     AS_WRITTEN: lambda name, folder: name,
+    "byte by byte, as this system's encoding is ASCII (LC_ALL=C.UTF-8 sets another)": _as_bytes,
     "with / in the place of \\": _slashed,
     "with %20 and the like decoded": _decoded,
     "with accents apart from their letters (Unicode's NFD, macOS)": lambda name, folder: normalize("NFD", name),

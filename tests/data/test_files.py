@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from unicodedata import normalize
 
@@ -49,6 +51,24 @@ def test_the_image_folder_is_found_however_names_are_written(tmp_path):
         (tmp_path / "all.json").write_text(json.dumps(content))
         found = open_annotations(tmp_path / "all.json")
         assert (found.folder, found.missing_files) == (tmp_path / folder, [])
+
+
+FIND = """
+import os, sys
+from pathlib import Path
+from detrkit.data.files import find_files
+found = find_files(Path(sys.argv[1]), ["gr\\u00f6\\u00dfe.png", "\\ud800.png"])
+print(found.missing, found.names[0] in os.listdir(sys.argv[1]), list(found.ways))
+"""
+
+
+def test_names_are_found_where_the_system_knows_ascii_alone(tmp_path):
+    (tmp_path / "größe.png").touch()
+    env = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-c", FIND, str(tmp_path)]
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("[1] True ")
+    assert ("byte by byte" in told) == (sys.platform == "linux")  # elsewhere names of files are UTF-8 in any case
 
 
 def test_folders_that_may_not_be_read_are_passed_over(write_set, monkeypatch):
