@@ -44,8 +44,8 @@ class MixedSupervision(Block):
         threshold: the least score of a query that counts for an object.
         count: k, how many queries an object gets at most.
         box, label: shares of IoU and class probability in a score.
-        most: of the queries that count, so many are drawn, as a share of N, where there are more; "none": all. 0.25 in
-            the official code.
+        most: of the queries that count, so many are drawn, as a share of N but one at least, where there are more;
+            "none": all. 0.25 in the official code.
         one_class: a query of objects of several classes learns the class of that which it scores best with (official
             code), not all of them.
     """
@@ -61,7 +61,7 @@ class MixedSupervision(Block):
         count: Count = 6,
         box: Share = 0.7,
         label: Share = 0.3,
-        most: Share | None = None,
+        most: Annotated[float, Field(gt=0, le=1)] | None = None,
         one_class: bool = False,
     ):
         super().__init__()
@@ -122,7 +122,7 @@ class MixedSupervision(Block):
         counting = (best >= self.threshold) | (firsts > 0)
         if self.most is not None:
             chances = self.chances(counting.shape).to(scores.device, non_blocking=True).masked_fill(~counting, -1.0)
-            drawn = chances.topk(int(self.most * queries), dim=-1).indices
+            drawn = chances.topk(max(1, int(self.most * queries)), dim=-1).indices
             counting = counting & torch.zeros_like(counting).scatter(-1, drawn, True)
         numbers = torch.zeros_like(scores[:, :, 0], dtype=torch.int64).scatter_add(-1, owner, counting.long())
         count = min(self.count, queries)

@@ -54,6 +54,16 @@ def test_no_more_queries_are_drawn_than_asked():
     assert found.query.shape == (1, 3)
 
 
+def test_a_small_share_of_few_queries_is_one_query():
+    block = detrkit.part("block", "mixed", most=0.01)(
+        width=8, classes=3, geometry=None, head=detrkit.part("head", "mlp")
+    )
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4]]).repeat(6, 1)
+    target = {"labels": torch.tensor([1]), "boxes": boxes[:1]}
+    [found] = block.assign(Output(torch.zeros(1, 1, 6, 3), boxes[None, None]), Targets.pad([target]))()
+    assert found.query.shape == (1, 1)
+
+
 @pytest.mark.parametrize("name", ["focal", "varifocal"])
 def test_a_query_of_two_objects_learns_the_class_of_the_one_it_fits_better(name):
     """Query 0 is the best one of both objects; query 1 fits the second better than the first, and counts for it."""
