@@ -12,6 +12,7 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.fusion import ConvNorm, CrossScaleFusion, RepBlock
 from detrkit.encoders.levels import as_memory
 from detrkit.encoders.transformer import EncoderLayer
+from detrkit.errors import UserError
 from detrkit.layers import Activation, Count, Layers, Probability
 from detrkit.position import CellPosition
 from detrkit.recipe import register
@@ -56,6 +57,11 @@ class HybridEncoder(Encoder):
         expansion: Annotated[float, Field(gt=0, le=4)] = 1.0,
     ):
         super().__init__()
+        if int(width * expansion) < 1:
+            raise UserError(
+                f"encoder.expansion = {expansion:g} of detector.width = {width} leaves fusions without a channel; "
+                "their product is at least 1"
+            )
         self.levels, self.position = len(channels), position
         self.inputs = nn.ModuleList(ConvNorm(c, width, 1, activated=False) for c in channels)
         self.layers = nn.ModuleList(

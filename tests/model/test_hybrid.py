@@ -88,6 +88,12 @@ def test_no_cell_looks_at_a_padded_one():
     assert not torch.allclose(unmasked.tokens[inside], one.tokens[inside])
 
 
+def test_fusions_have_a_channel():
+    encoder(expansion=1 / WIDTH)(features((8, 12), (4, 6), (2, 3)))
+    with pytest.raises(UserError, match=r"encoder\.expansion = 0\.05 of detector\.width = 16 leaves fusions without"):
+        encoder(expansion=0.05)
+
+
 def test_levels_of_one_size_are_refused():
     with pytest.raises(UserError, match=r"a map of 4 x 6 cells is followed by one of 4 x 6; set backbone\.dilated"):
         encoder()(features((8, 12), (4, 6), (4, 6)))
