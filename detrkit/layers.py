@@ -148,6 +148,17 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.element_size() >= 4 else x.float()
 
 
+class GroupNorm(nn.GroupNorm):
+    """A group norm of any map [B, C, h, w]: groups of a single number are their bias, for one image, too.
+
+    PyTorch refuses those where B = 1, and only there: one image with a level of 1 x 1 cells.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        cudnn = torch.backends.cudnn.enabled
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, cudnn)
+
+
 def masked_group_norm(values: Tensor, outside: Tensor, norm: nn.GroupNorm) -> Tensor:
     """GroupNorm of a map [B, C, h, w] with statistics over the cells where `outside` [B, 1, h, w] is False.
 

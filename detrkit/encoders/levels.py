@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import UserError
-from detrkit.layers import masked_group_norm, shrink_mask, zero_bias
+from detrkit.layers import GroupNorm, masked_group_norm, shrink_mask, zero_bias
 from detrkit.position import CellPosition
 from detrkit.structures import Extent, FeatureMap, Memory
 
@@ -105,7 +105,7 @@ def projection(inputs: int, outputs: int, *, kernel_size: int, stride: int, bias
     convolution = nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias)
     nn.init.xavier_uniform_(convolution.weight)
     zero_bias(convolution)
-    return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs), outputs))
+    return nn.Sequential(convolution, GroupNorm(math.gcd(32, outputs), outputs))
 
 
 def as_memory(

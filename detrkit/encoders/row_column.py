@@ -11,7 +11,7 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import normed, only_level
 from detrkit.errors import UserError
-from detrkit.layers import Activation, Count, Layers, Probability, zero_bias
+from detrkit.layers import Activation, Count, GroupNorm, Layers, Probability, zero_bias
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, Extent, FeatureMap, Memory
@@ -68,7 +68,7 @@ class RowColumnEncoder(Encoder):
         self.projection = nn.Conv2d(only_level(channels, "row_column"), width, kernel_size=1)
         nn.init.xavier_uniform_(self.projection.weight)
         zero_bias(self.projection)
-        self.projection_norm = nn.GroupNorm(math.gcd(32, width), width)
+        self.projection_norm = GroupNorm(math.gcd(32, width), width)
         self.layers = nn.ModuleList(
             RowColumnEncoderLayer(
                 attention=RowColumnAttention(width=width, heads=heads, dropout=dropout, extent=extent),

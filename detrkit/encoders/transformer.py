@@ -12,7 +12,7 @@ from detrkit.encoders.base import Encoder
 from detrkit.encoders.layer import PostNormLayer
 from detrkit.encoders.levels import normed, only_level
 from detrkit.errors import UserError
-from detrkit.layers import MLP, Activation, Count, Layers, Probability, xavier_matrices
+from detrkit.layers import MLP, Activation, Count, GroupNorm, Layers, Probability, xavier_matrices
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import Extent, FeatureMap, Memory
@@ -85,7 +85,7 @@ class TransformerEncoder(Encoder):
         self.scales = nn.ModuleList(MLP(width, width, width, 2) for _ in range(scales))
         xavier_matrices(self)
         self.projection = nn.Conv2d(only_level(channels, "transformer"), width, kernel_size=1)
-        self.projection_norm = nn.GroupNorm(math.gcd(32, width), width) if projection_norm else nn.Identity()
+        self.projection_norm = GroupNorm(math.gcd(32, width), width) if projection_norm else nn.Identity()
 
     def forward(self, features: list[FeatureMap]) -> Memory:
         (level,) = features

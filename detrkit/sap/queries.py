@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.boxes import inverse_sigmoid
 from detrkit.geometry.base import Geometry
-from detrkit.layers import constant, masked_group_norm, zero_bias
+from detrkit.layers import GroupNorm, constant, masked_group_norm, zero_bias
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.sap.geometry import Grid
@@ -100,7 +100,7 @@ class MemoryContent(nn.Module):
             convolution = nn.Conv2d(width, width, kernel_size=3, padding=1)
             nn.init.normal_(convolution.weight, std=0.01)
             zero_bias(convolution)
-            blocks += [convolution, nn.GroupNorm(norm_groups(width), width), nn.ReLU()]
+            blocks += [convolution, GroupNorm(norm_groups(width), width), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, memory: Memory, points: Tensor) -> Tensor:

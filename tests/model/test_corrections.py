@@ -122,6 +122,18 @@ def test_group_norm_of_the_image_alone():
     torch.testing.assert_close(masked_group_norm(values, outside, norm)[..., :4, :5], norm(values[..., :4, :5]))
 
 
+@pytest.mark.parametrize(
+    "name", ["dino_4scale_r50_12ep", "sap_detr_r50_50ep", "anchor_detr_r50_50ep", "sap_dino_r50_12ep"]
+)
+def test_a_single_image_of_one_cell_is_what_it_is_in_a_batch(name):
+    """Of 8 channels each is a group of its own."""
+    small = ["backbone.name=test_resnet", "backbone.pretrained=false", "detector.width=8", "detector.heads=1"]
+    recipe = detrkit.load_recipe(name, [*small, "detector.classes=3", "encoder.layers=1", "decoder.layers=1"])
+    detector = detrkit.build_detector(recipe).double().eval()
+    images = torch.randn(2, 3, 32, 32, dtype=F64)
+    torch.testing.assert_close(detector(images[:1]).logits, detector(images).logits[:, :1])
+
+
 def test_group_norm_in_bfloat16_has_statistics_in_float32():
     torch.manual_seed(0)
     norm = nn.GroupNorm(4, 16)
