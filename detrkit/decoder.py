@@ -75,7 +75,8 @@ class Decoder(QueryDecoder):
         cross_attention: part of every layer.
         positions: what layers know of the queries' places, shared by all layers.
         content_scale: multiply the position codes by an MLP of the content entering the layer, from the second layer
-            on (Conditional DETR, section 3.2).
+            on (Conditional DETR, section 3.2). Of cross-attentions "terms" alone reads them: set it to false with
+            another, since the MLP would learn nothing (but for a position "box" with `scaled = "embedding"`).
         look_forward_twice: predictions start from the reference with its graph, so that a layer's box loss also
             trains the layer before (DINO, section 3.5; DAB- and SAP-DETR's sides do so too).
         moved_by: content that moves the reference: "raw" layer output (published DAB and SAP), or "normed", which

@@ -193,7 +193,8 @@ class BoxPosition(QueryPositionPart):
         width: D.
         temperature: base of the code's frequencies.
         modulated: scale the code's y half by h_hat / h and its x half by w_hat / w, where the content predicts
-            (w_hat, h_hat); a very thin box gives very large queries, as published.
+            (w_hat, h_hat); a very thin box gives very large queries, as published. Set it to false where nothing reads
+            the code (`decoder.content_scale`).
         frame: what coordinates are a share of: the unpadded "image" (DAB-DETR), or the "padded_map" of the first level
             (DINO's official code), which differs where a batch pads images.
         scaled: what `decoder.content_scale` multiplies: the "code", or the "embedding" (Relation DETR).

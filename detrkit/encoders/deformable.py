@@ -70,7 +70,8 @@ class DeformableEncoder(Encoder):
         width: D.
         heads: H.
         position: gives the cells' codes.
-        layers: encoder layers; 0 leaves the projected maps as they are.
+        layers: encoder layers; 0 leaves the projected maps as they are, and level vectors without training where
+            cross-attention reads no cells' codes, as deformable attention.
         feedforward: hidden width.
         activation: of the feed-forward network.
         dropout: on sub-layer outputs and hidden units; deformable attention has none inside.
