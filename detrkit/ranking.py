@@ -66,15 +66,24 @@ class QueryRanking(BetweenLayers):
         return torch.cat(sets, dim=1)
 
     def _of_ranks(self, table: Tensor, like: Tensor, layout: QueryLayout | None) -> Tensor:
-        """The first rows of a table as [N, F], and zeros for slots."""
+        """Each set's first rows of a table as [N, F], and zeros for slots.
+
+        A set that is smaller than its share, on a map with few tokens, begins where it does on a larger map.
+        """
         slots, sizes = _sizes(like, layout)
-        if sum(sizes) > self.count:
+        total = sum(sizes)
+        if total > self.count:
             raise UserError(
-                f"decoder.ranked = {self.count} is the most queries that have a rank, and here are {sum(sizes)}, all "
-                f"groups counted; set decoder.ranked = {sum(sizes)}"
+                f"decoder.ranked = {self.count} is the most queries that have a rank, and here are {total}, all "
+                f"groups counted; set decoder.ranked = {total}"
             )
-        rows = table[: sum(sizes)]
-        return torch.cat((rows.new_zeros(slots, rows.shape[1]), rows)) if slots else rows
+        rows = [table.new_zeros(slots, table.shape[1])] if slots else []
+        before = 0
+        for size in sizes:
+            start = before * self.count // total if before else 0
+            rows.append(table[start : start + size])
+            before += size
+        return torch.cat(rows)
 
 
 def _sizes(like: Tensor, layout: QueryLayout | None) -> tuple[int, tuple[int, ...]]:

@@ -54,6 +54,19 @@ def test_sets_are_ranked_by_themselves_and_slots_stay():
     assert added[0, :, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5]
 
 
+def test_a_smaller_set_begins_where_it_does_on_a_larger_map():
+    ranking = QueryRanking(width=4, logits=1, layers=2, count=6)
+    with torch.no_grad():
+        ranking.logits[0].copy_(torch.arange(6.0)[:, None])
+    for layout, rows in (
+        (QueryLayout(queries=2, groups=2), [0, 1, 3, 4]),
+        (QueryLayout(queries=1, second=2), [0, 2, 3]),
+        (QueryLayout(queries=2), [0, 1]),
+    ):
+        zeros = torch.zeros(1, sum(layout.matching), 1)
+        assert ranking.added(0, zeros, layout)[0, :, 0].tolist() == rows
+
+
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
