@@ -47,6 +47,19 @@ class Factory:
     build: Callable[..., Any]
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A registered part goes by its name: pickle itself finds no function that was made within another.
+        registered = parts(self.slot).get(self.name) is self.build
+        return {key: value for key, value in vars(self).items() if not (registered and key == "build")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "build" not in state:
+            load_registered_parts()
+            if (build := parts(state["slot"]).get(state["name"])) is None:
+                raise UserError(f'{state["slot"]} "{state["name"]}" is not known here: import what registers it first')
+            state = {**state, "build": build}
+        vars(self).update(state)
+
     def __call__(self, **offered: Any) -> Any:
         """Builds the part. It receives those offered values that its constructor names, and no others.
 

@@ -1,6 +1,7 @@
 """`detrkit.load`: whatever an image is, the same numbers as the verb `predict`."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -199,3 +200,12 @@ def test_mean_and_deviation_are_those_that_the_weights_were_trained_with(run, tm
     assert detrkit.load(run, device="cpu").detector.backbone.mean == MEAN  # nothing noted: timm's word
     assert parse_pixels({"mean": "[0.5, 0.5]", "std": "[1.0, 1.0, 1.0]"}) == {}
     assert parse_pixels({"mean": "x"}) == {}
+
+
+def test_a_predictor_goes_to_another_process(predictor, photos):
+    """As pools and data loaders send it, recipe and all."""
+    again = pickle.loads(pickle.dumps(predictor))
+    assert again.recipe == predictor.recipe
+    assert torch.equal(
+        again.predict(photos / "a.png", threshold=0).boxes, predictor.predict(photos / "a.png", threshold=0).boxes
+    )

@@ -1,5 +1,6 @@
 """Parts by hand: whatever stands for a part, in every constructor alike."""
 
+import pickle
 from functools import partial
 
 import pytest
@@ -25,6 +26,7 @@ from detrkit.losses.terms import FocalLoss, GIoULoss, L1Loss
 from detrkit.matching.costs import FocalCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.recipe import Factory, as_factory
+from detrkit.recipe.registry import empty_registry
 from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
 OFFERED = {"width": 32, "heads": 4, "positions": (), "dropout": 0.0, "first": False}
@@ -241,3 +243,17 @@ def test_a_mask_that_is_not_bool_is_refused_by_a_detector():
     detector = detrkit.build_detector(recipe)
     with pytest.raises(UserError, match=r"the mask of images is of torch\.int64"):
         detector(torch.rand(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.int64))
+
+
+def test_a_pickled_recipe_is_the_same_and_wants_its_parts():
+    recipe = detrkit.load_recipe("quickstart")
+    sent = pickle.dumps(recipe)
+    assert pickle.loads(sent) == recipe
+    with empty_registry(), pytest.raises(UserError, match=r"is not known here: import what registers it first"):
+        pickle.loads(sent)
+    unregistered = as_factory("term", NamedTerm)
+    assert pickle.loads(pickle.dumps(unregistered)) == unregistered
+
+
+class NamedTerm(ContentTerm):
+    """A part that is not registered."""
