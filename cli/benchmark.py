@@ -79,6 +79,8 @@ def benchmark(
     if "loader" in chosen:
         for recipe, speed in zip(recipes, found.speeds, strict=True):
             speed.loaded = loaded_images(recipe, step_batch)
+        if all(speed.loaded is None for speed in found.speeds):
+            console.print("the loader is not measured: the data are not here, or are one batch at most", style="yellow")
     for sheet in benchmark_sheets(found):
         print_sheet(console, sheet)
     if out is not None:

@@ -200,7 +200,7 @@ def of_recipe(recipe: Recipe, *, device: torch.device, precision: str, height: i
 
 
 def loaded_images(recipe: Recipe, batch: int) -> float | None:
-    """Training images a second that one worker prepares for a recipe; None if its data are not here."""
+    """Training images a second that one worker prepares for a recipe; None if its data are not here, or one batch."""
     try:
         loader = recipe.section("data")().loader(split="train", batch_size=batch, epoch=0, seed=0, workers=1)
         batches = iter(loader)

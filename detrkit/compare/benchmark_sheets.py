@@ -30,7 +30,9 @@ def benchmark_sheets(found: Benchmark) -> list[Sheet]:
     if first.step:
         sheets.append(_training(found, named, how))
     if any(speed.loaded is not None for speed in found.speeds):
-        note = f"Training images a second that one worker prepares; {NOTHING} where the data are not here."
+        note = (
+            f"Training images a second that one worker prepares; {NOTHING} where the data are not here, or one batch."
+        )
         rows = tuple((name, number(speed.loaded)) for name, speed in named)
         sheets.append(Sheet("Loader", ("recipe", "images/s"), rows, (note,)))
     return sheets

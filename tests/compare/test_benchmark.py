@@ -119,6 +119,13 @@ def test_the_verb_writes_what_it_measured(tmp_path):
         CliRunner().invoke(app, ["benchmark", "quickstart", "--only", "speed"], catch_exceptions=False)
 
 
+def test_a_loader_that_cannot_be_measured_is_told(tmp_path):
+    for said in (["data.type=coco", f"data.root={tmp_path}"], ["data.train_images=2"]):
+        asked = ["benchmark", "quickstart", *said, "--size", "64x64", "--only", "loader"]
+        done = CliRunner().invoke(app, asked, catch_exceptions=False)
+        assert "the loader is not measured: the data are not here, or are one batch at most" in done.output
+
+
 def subject(name):
     return Subject(
         name, detect=lambda images: images, step=lambda images, truths, watch: watch.lap("forward"), classes=3
