@@ -246,26 +246,28 @@ def _range(values: Sequence[float], digits: int = 2) -> str:
 
 
 def _timings(comparison: Comparison, names: Sequence[str], timings: Mapping[str, Timing]) -> Sheet:
+    devices = dict.fromkeys(t.device for t in timings.values())
+    own = len(devices) > 1  # recipes may name devices of their own
     rows = []
     for name, m in zip(names, comparison.rows, strict=True):
         if m.row.name in timings:
             t = timings[m.row.name]
-            rows.append(
-                (
-                    name,
-                    f"{median(t.milliseconds):.1f}",
-                    f"{t.images_per_second:.2f}",
-                    f"{t.memory / 1e6:.0f}",
-                    t.precision,
-                )
+            cells = (
+                f"{median(t.milliseconds):.1f}",
+                f"{t.images_per_second:.2f}",
+                f"{t.memory / 1e6:.0f}",
+                t.precision,
             )
+            rows.append((name, *cells, *([t.device] if own else [])))
     first = next(iter(timings.values()))
+    where = "On each row's device" if own else f"On {first.device}"
     note = (
-        f"On {first.device}, batch {first.batch} of {first.height} x {first.width}, forward only: median of "
+        f"{where}, batch {first.batch} of {first.height} x {first.width}, forward only: median of "
         f"{len(first.milliseconds)} rounds in which all rows take turns. Memory: the most that tensors held at once, "
         "weights included."
     )
-    return Sheet("Time", ("recipe", "ms", "images/s", "peak MB", "precision"), tuple(rows), (note,))
+    columns = ("recipe", "ms", "images/s", "peak MB", "precision", *(["device"] if own else []))
+    return Sheet("Time", columns, tuple(rows), (note,))
 
 
 def _short(comparison: Comparison, names: Sequence[str]) -> str:

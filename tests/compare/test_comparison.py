@@ -12,6 +12,7 @@ from detrkit.compare.curves import mean_curve
 from detrkit.compare.epochs_to import epochs_needed
 from detrkit.compare.sheets import make_sheets
 from detrkit.compare.targets import gather_rows, make_jobs, split_arguments
+from detrkit.compare.timing import Timing
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
 from detrkit.recipe.library import find_recipe
@@ -263,3 +264,18 @@ def test_projects_are_rows_of_their_folders_names(tmp_path, make_run):
 
 def test_overrides_and_targets_are_told_apart(tmp_path):
     assert split_arguments(["quickstart", "train.epochs=2", "runs/x"]) == (["quickstart", "runs/x"], ["train.epochs=2"])
+
+
+def test_times_on_several_devices_have_a_column_for_it(tmp_path):
+    comparison = compare(rows_of(tmp_path, "quickstart", "quickstart_dab", runs=tmp_path))
+    names = ["quickstart", "quickstart_dab"]
+
+    def sheet(*devices):
+        timings = {n: Timing(d, "fp32", 1, 64, 96, (10.0, 12.0), 10**6) for n, d in zip(names, devices, strict=True)}
+        return make_sheets(comparison, {}, timings)[-1]
+
+    alike, mixed = sheet("the CPU", "the CPU"), sheet("a GPU", "the CPU")
+    assert "device" not in alike.columns
+    assert alike.notes[0].startswith("On the CPU, ")
+    assert [row[mixed.columns.index("device")] for row in mixed.rows] == ["a GPU", "the CPU"]
+    assert not mixed.notes[0].startswith("On a GPU")
