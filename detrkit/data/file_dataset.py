@@ -50,7 +50,12 @@ class Annotations:
 
 
 def _draw(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    text = f"{seed}/{name}"
+    try:
+        written = text.encode("utf-8", "surrogateescape")  # the bytes of a file's name that is no UTF-8
+    except UnicodeEncodeError:  # half of a pair, which JSON can name and no file
+        written = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(written, digest_size=8).digest()
 
 
 class FileDataset(Dataset):
