@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,7 +42,10 @@ class RecordsBuilder:
         self.truths += truths
 
     def build(self) -> tuple[Records, list[Fault]]:
-        """The records, without boxes that have no area inside their image, and all faults."""
+        """The records, without boxes that have no area inside their image, and all faults.
+
+        Those of boxes name the image's file: nobody but us knows its number.
+        """
         image_ids = np.arange(1, len(self.names) + 1)
         image_of = np.repeat(np.arange(len(self.names)), self.counts)
         sizes = np.array(self.sizes, dtype=np.int64).reshape(-1, 2)
@@ -60,4 +63,6 @@ class RecordsBuilder:
             areas=(boxes[:, 2] * boxes[:, 3])[keep],
             crowd=np.array([truth.ignored for truth in self.truths], dtype=bool)[keep],
         )
-        return records, [*self.faults, *faults]
+        name_of: dict[int | str | None, str] = dict(zip(image_ids.tolist(), self.names, strict=True))
+        named = [replace(fault, detail=f"{name_of[fault.image_id]}: {fault.detail}") for fault in faults]
+        return records, [*self.faults, *named]

@@ -82,12 +82,13 @@ def read_yolo(found: YoloSet, split: str, *, exif: Exif = "upright") -> Annotati
     A line is ``class cx cy w h`` in shares of the image, behind which keypoints may stand where the data.yaml has a
     ``kpt_shape``, or ``class x0 y0 x1 y1 ...``, a polygon, whose box is taken.
     Lines that are neither are left out, each with a fault. Images are numbered in the order of their paths.
+    That no image has a text file is a fault, too: then the labels lie elsewhere.
     """
     paths = sorted({path for entry in found.entries[split] for path in _images_of(entry, found.base)})
     if not paths:
         where = ", ".join(map(str, found.entries[split]))
         raise DataError(f"{found.file}: {split} has no images; looked in {where}")
-    builder = RecordsBuilder()
+    builder, labelled = RecordsBuilder(), 0
     for path in paths:
         name = os.path.relpath(path, found.base)
         try:
@@ -95,9 +96,14 @@ def read_yolo(found: YoloSet, split: str, *, exif: Exif = "upright") -> Annotati
         except DataError as error:
             builder.faults.append(Fault("no image size", None, None, f"{name} is left out: {error}", loses=True))
             continue
-        builder.add(name, size, [*_truths(label_file(path), size, found, builder)])
+        labels = label_file(path)
+        labelled += labels.exists()
+        builder.add(name, size, [*_truths(labels, size, found, builder)])
     if not builder.names:
         raise DataError(f"{found.file}: {split} has no image that can be read; the first: {builder.faults[0].detail}")
+    if not labelled:
+        detail = f"{split}: none of the images has a text file of labels; the first should have {label_file(paths[0])}"
+        builder.faults.append(Fault("no label files", None, None, detail, loses=True))
     categories = tuple(Category(number, name) for number, name in enumerate(found.names))
     return Annotations(found.base, categories, *builder.build())
 
@@ -154,7 +160,10 @@ def _truth(words: list[str], size: tuple[int, int], classes: int, keypoint_numbe
         w, h = max(rest[::2]) - left, max(rest[1::2]) - top
     else:
         return f"has {len(rest)} numbers behind the class, should have 4 (cx cy w h) or an even 6 or more (a polygon)"
-    return Truth(int(label), (left * width, top * height, w * width, h * height))
+    box = (left * width, top * height, w * width, h * height)
+    if not all(map(math.isfinite, box)):
+        return "has a number that is too large"
+    return Truth(int(label), box)
 
 
 def _base(file: Path, path: Any) -> Path:

@@ -194,6 +194,37 @@ def test_polygons_become_boxes_and_other_lines_are_named(tmp_path):
     assert [fault.kind for fault in found.faults] == ["bad label line"] * 4 + ["zero area"]
     assert [int(str(fault).split(".txt:")[1].split(":")[0]) for fault in found.faults[:4]] == [3, 4, 5, 6]
     assert "class 5 is none of the 1 in names" in str(found.faults[1])
+    assert "i/a.png: box [50.0, 22.5, 0.0, 5.0] has no area" in str(found.faults[4])  # its number is ours
+
+
+def test_a_set_without_any_labels_is_told_where_they_should_be(tmp_path):
+    said = {"train": "t/imgs", "val": "v/images", "names": ["a"]}
+    files = {"t/imgs/a.png": None, "t/labels/a.txt": "0 .5 .5 .1 .1", "v/images/b.png": None, "v/images/c.png": None}
+    source = yolo(tmp_path, said, files | {"v/labels/c.txt": ""})
+    [fault] = source.train.faults
+    assert str(fault).endswith(
+        f"none of the images has a text file of labels; the first should have {tmp_path}/t/imgs/a.txt"
+    )
+    assert fault.loses
+    assert source.val.faults == []  # an empty one says that there is nothing in the image
+
+
+def test_a_box_that_no_number_holds_is_left_out(tmp_path):
+    files = {"i/a.png": None, "i/a.txt": "0 0.5 0.5 1e308 0.1\n" + LINE}
+    dataset = yolo(tmp_path, {"train": "i", "names": ["a", "b"]}, files).inner.open("train")
+    assert {name: [list(one) for one in objects] for name, objects in truth(dataset).items()} == {"a.png": BOX}
+    assert "a.txt:1: has a number that is too large: left out" in str(dataset.faults[0])
+
+
+def test_any_name_that_json_can_hold_is_drawn_for_a_split(tmp_path):
+    names = ["a.png", "b.png", "c.png", "caf\udce9.png", "\ud83d.png"]
+    images = [image_entry(number, name=name) for number, name in enumerate(names, start=1)]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    for name in names[:3]:
+        Image.new("RGB", (60, 40)).save(tmp_path / name)
+    found = auto(tmp_path)
+    assert sorted([*truth(found.train), *truth(found.val)]) == sorted(names)
 
 
 def test_keypoints_behind_boxes_are_no_polygons(tmp_path):
