@@ -88,7 +88,7 @@ def check_data(
         drawn = sum(draw_some(dataset, pictures, name, count or PICTURES) for name, dataset in datasets.items())
         console.print(f"{drawn} pictures written to {pictures}")
     if save_as is not None and out is not None:
-        save(datasets, save_as, out, console, errors)
+        save(datasets, reports, save_as, out, console, errors)
     if any(report.loses_data for report in reports.values()):
         raise typer.Exit(1)
 
@@ -133,11 +133,19 @@ def open_splits(
     return source.describe(), datasets
 
 
-def save(datasets: dict[str, Dataset], form: str, out: Path, console: Console, errors: Console) -> None:
-    """Writes a clean copy, with a bar where somebody looks."""
+def save(
+    datasets: dict[str, Dataset],
+    reports: dict[str, SplitReport],
+    form: str,
+    out: Path,
+    console: Console,
+    errors: Console,
+) -> None:
+    """Writes a clean copy, with a bar where somebody looks, and says what of the images and regions it has not."""
     from detrkit.data.file_dataset import FileDataset
     from detrkit.data.save import FORMATS
     from detrkit.errors import UserError
+    from detrkit.wording import counted
 
     from .console import progress_bar
 
@@ -145,8 +153,13 @@ def save(datasets: dict[str, Dataset], form: str, out: Path, console: Console, e
     if not files:
         raise UserError("--save-as copies images that are files, and this data set makes its images")
     with progress_bar(errors, "copying", sum(map(len, files.values()))) as advance:
-        FORMATS[form](files, out, advance)
+        FORMATS[form](files, out, advance, {name: reports[name].unusable for name in files})
     console.print(f"a clean copy in the format of {form} written to {out}")
+    if unusable := sum(len(reports[name].unusable) for name in files):
+        console.print(f"without {counted(unusable, 'image')} whose files cannot be used", style="yellow")
+    if form == "yolo" and (crowds := sum(reports[name].crowds for name in files)):
+        regions = counted(crowds, "crowd region")
+        console.print(f"without {regions} (VOC: difficult objects), which YOLO does not know", style="yellow")
 
 
 def print_report(console: Console, name: str, report: SplitReport) -> None:

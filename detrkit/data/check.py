@@ -17,6 +17,9 @@ from detrkit.data.file_dataset import FileDataset
 from detrkit.data.records import MEDIUM, SMALL, Fault
 from detrkit.errors import DataError
 
+FILE_FAULTS = ("missing file", "other size", "unreadable image")
+"""kinds of faults for which an image is of no use"""
+
 
 @dataclass(frozen=True)
 class ClassCount:
@@ -47,6 +50,11 @@ class SplitReport:
     def loses_data(self) -> bool:
         """Whether an image or an annotation is left out, or cannot be read."""
         return any(fault.loses for fault in self.faults)
+
+    @property
+    def unusable(self) -> set[int | str | None]:
+        """The ids of images whose files cannot be used."""
+        return {fault.image_id for fault in self.faults if fault.kind in FILE_FAULTS}
 
     def as_json(self) -> dict[str, Any]:
         """The report in plain types."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -16,13 +16,21 @@ from detrkit.data.records import clip_boxes
 from detrkit.errors import UserError
 from detrkit.writing import write_text
 
+Without = Mapping[str, Collection[int | str | None]]
+"""of each split, the ids, as its files have them, of images that are not copied"""
 
-def save_coco(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[], None] = lambda: None) -> None:
+
+def save_coco(
+    splits: Mapping[str, FileDataset],
+    out: Path,
+    advance: Callable[[], None] = lambda: None,
+    without: Without | None = None,
+) -> None:
     """Writes ``annotations/instances_<split>.json`` and ``<split>/``; ids of images and categories stay."""
     for split, dataset in splits.items():
         records = dataset.records
         annotations, images = [], []
-        for index, name in _placed(dataset, out / split, advance):
+        for index, name in _placed(dataset, out / split, advance, (without or {}).get(split, ())):
             image_id, (height, width) = records.given_id(dataset.image_id(index)), records.sizes[index].tolist()
             images.append({"id": image_id, "file_name": name, "height": height, "width": width})
             rows = records.of_image(index)
@@ -44,7 +52,12 @@ def save_coco(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[]
         write_text(out / "annotations" / f"instances_{split}.json", json.dumps(content, ensure_ascii=False))
 
 
-def save_yolo(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[], None] = lambda: None) -> None:
+def save_yolo(
+    splits: Mapping[str, FileDataset],
+    out: Path,
+    advance: Callable[[], None] = lambda: None,
+    without: Without | None = None,
+) -> None:
     """Writes ``data.yaml``, ``images/<split>/`` and ``labels/<split>/``; crowd regions, unknown there, are left out.
 
     Boxes are for images turned upright by their EXIF orientation, as whoever reads this format turns them.
@@ -53,7 +66,7 @@ def save_yolo(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[]
     for split, dataset in splits.items():
         names = [category.name for category in dataset.real_categories]
         number_of = {category.id: number for number, category in enumerate(dataset.real_categories)}
-        for index, name in _placed(dataset, out / "images" / split, advance):
+        for index, name in _placed(dataset, out / "images" / split, advance, (without or {}).get(split, ())):
             boxes, category_ids = dataset.records.training_boxes(index)
             height, width = dataset.records.sizes[index].tolist()
             path = dataset.image_path(index)
@@ -67,13 +80,15 @@ def save_yolo(splits: Mapping[str, FileDataset], out: Path, advance: Callable[[]
     write_text(out / "data.yaml", yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
 
 
-def _placed(dataset: FileDataset, folder: Path, advance: Callable[[], None]) -> Iterator[tuple[int, str]]:
+def _placed(
+    dataset: FileDataset, folder: Path, advance: Callable[[], None], without: Collection[int | str | None]
+) -> Iterator[tuple[int, str]]:
     """Puts each image that is there into the folder, and gives its index and its new name there."""
     missing = {image_id for image_id, _ in dataset.missing_files}
     taken: set[str] = set()
     for index in range(len(dataset)):
         advance()
-        if dataset.image_id(index) in missing:
+        if dataset.image_id(index) in missing or dataset.records.given_id(dataset.image_id(index)) in without:
             continue
         source = dataset.image_path(index)
         name = source.name if source.stem not in taken else f"{source.stem}_{dataset.image_id(index)}{source.suffix}"

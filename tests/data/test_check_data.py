@@ -182,6 +182,23 @@ def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp
     assert "go together" in str(run(folder, "--save-as", form).exception)
 
 
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_a_clean_copy_has_no_image_that_cannot_be_used_and_says_what_it_has_not(write_set, tmp_path, form):
+    images = [image_entry(1), image_entry(2), image_entry(3), image_entry(4)]
+    boxes = [box_entry(number, number, [1, 1, 20, 20]) for number in (1, 2, 3, 4)]
+    folder, copy = write_set(images, [*boxes, box_entry(5, 1, [9, 9, 9, 9]) | {"iscrowd": 1}]), tmp_path / "copy"
+    (folder / "train" / "2.png").write_bytes(b"broken")
+    Image.new("RGB", (31, 30)).save(folder / "train" / "3.png")
+    (folder / "train" / "4.png").unlink()
+    said = run(folder, "--save-as", form, "--out", copy).output
+    assert "without 3 images whose files cannot be used" in said
+    assert ("without 2 crowd regions (VOC: difficult objects), which YOLO does not know" in said) == (form == "yolo")
+    again = run(copy)
+    assert again.exit_code == 0, again.output
+    assert "train: 1 image, 1 box" in again.output
+    assert "val: 4 images, 4 boxes" in again.output
+
+
 def test_a_box_is_told_without_the_noise_of_arithmetic():
     boxes, sizes = np.array([[0.1 + 0.2, 5, 0, 1]]), np.array([[48, 64]])
     _, [fault] = check_boxes(boxes, sizes, np.array([7]), [1])
