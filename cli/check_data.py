@@ -152,10 +152,14 @@ def save(
     files = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, FileDataset)}
     if not files:
         raise UserError("--save-as copies images that are files, and this data set makes its images")
+    without = {
+        name: reports[name].unusable | {dataset.records.given_id(image_id) for image_id, _ in dataset.missing_files}
+        for name, dataset in files.items()
+    }
     with progress_bar(errors, "copying", sum(map(len, files.values()))) as advance:
-        FORMATS[form](files, out, advance, {name: reports[name].unusable for name in files})
+        FORMATS[form](files, out, advance, without)
     console.print(f"a clean copy in the format of {form} written to {out}")
-    if unusable := sum(len(reports[name].unusable) for name in files):
+    if unusable := sum(map(len, without.values())):
         console.print(f"without {counted(unusable, 'image')} whose files cannot be used", style="yellow")
     if form == "yolo" and (crowds := sum(reports[name].crowds for name in files)):
         regions = counted(crowds, "crowd region")

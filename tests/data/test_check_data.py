@@ -197,6 +197,8 @@ def test_a_clean_copy_has_no_image_that_cannot_be_used_and_says_what_it_has_not(
     assert again.exit_code == 0, again.output
     assert "train: 1 image, 1 box" in again.output
     assert "val: 4 images, 4 boxes" in again.output
+    unread = run(folder, "--no-files", "--save-as", form, "--out", tmp_path / "unread").output
+    assert "without 1 image whose files cannot be used" in unread  # which is missing
 
 
 def test_a_box_is_told_without_the_noise_of_arithmetic():
