@@ -197,6 +197,9 @@ class CocoSource(FileSource):
                     + ", ".join(annotations for annotations, _ in LAYOUTS[split])
                 )
             annotations, images = found[0]
+            # Where one split has a folder, the other's images, often of the same names, are missing.
+            if not any((base / b).is_dir() for layouts in LAYOUTS.values() for _, b in layouts):
+                images = None
         if given.images is not None:
             images = base / with_home(given.images)
         if not annotations.is_file():

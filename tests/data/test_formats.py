@@ -122,6 +122,26 @@ def test_a_seed_divides_a_set_without_splits_in_the_same_way_everywhere(small_se
         _ = coco(tmp_path / "whole").val
 
 
+def test_the_images_of_coco_s_splits_may_lie_in_one_folder(small_set):
+    before = {split: truth(getattr(coco(small_set), split)) for split in ("train", "val")}
+    (small_set / "images").mkdir()
+    for split in before:
+        for file in (small_set / split).iterdir():
+            file.rename(small_set / "images" / file.name)
+        (small_set / split).rmdir()
+    for split, ours in before.items():
+        dataset = getattr(auto(small_set), split)
+        same(ours, truth(dataset))
+        assert dataset.missing_files == []
+    (small_set / "images").rename(small_set.parent / "elsewhere")
+    with pytest.raises(DataError, match=r"instances_train\.json: where are its images\? train_1\.png"):
+        _ = auto(small_set).train
+    (small_set / "val").mkdir()  # whose images, of the same names, are not those of train
+    (small_set.parent / "elsewhere" / "train_1.png").rename(small_set / "val" / "train_1.png")
+    with pytest.raises(DataError, match=r"data\.train\.images: .*train is not a folder"):
+        _ = auto(small_set).train
+
+
 def yolo(tmp_path, said, files):
     for name, content in files.items():
         path = tmp_path / name
