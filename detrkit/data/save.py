@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -18,19 +19,20 @@ from detrkit.writing import write_text
 
 Without = Mapping[str, Collection[int | str | None]]
 """of each split, the ids, as its files have them, of images that are not copied"""
+NOTHING: Without = MappingProxyType({})
 
 
 def save_coco(
     splits: Mapping[str, FileDataset],
     out: Path,
     advance: Callable[[], None] = lambda: None,
-    without: Without | None = None,
+    without: Without = NOTHING,
 ) -> None:
     """Writes ``annotations/instances_<split>.json`` and ``<split>/``; ids of images and categories stay."""
     for split, dataset in splits.items():
         records = dataset.records
         annotations, images = [], []
-        for index, name in _placed(dataset, out / split, advance, (without or {}).get(split, ())):
+        for index, name in _placed(dataset, out / split, advance, without.get(split, ())):
             image_id, (height, width) = records.given_id(dataset.image_id(index)), records.sizes[index].tolist()
             images.append({"id": image_id, "file_name": name, "height": height, "width": width})
             rows = records.of_image(index)
@@ -56,7 +58,7 @@ def save_yolo(
     splits: Mapping[str, FileDataset],
     out: Path,
     advance: Callable[[], None] = lambda: None,
-    without: Without | None = None,
+    without: Without = NOTHING,
 ) -> None:
     """Writes ``data.yaml``, ``images/<split>/`` and ``labels/<split>/``; crowd regions, unknown there, are left out.
 
@@ -66,7 +68,7 @@ def save_yolo(
     for split, dataset in splits.items():
         names = [category.name for category in dataset.real_categories]
         number_of = {category.id: number for number, category in enumerate(dataset.real_categories)}
-        for index, name in _placed(dataset, out / "images" / split, advance, (without or {}).get(split, ())):
+        for index, name in _placed(dataset, out / "images" / split, advance, without.get(split, ())):
             boxes, category_ids = dataset.records.training_boxes(index)
             height, width = dataset.records.sizes[index].tolist()
             path = dataset.image_path(index)
