@@ -7,8 +7,10 @@ what ran before. That is what makes resuming exact.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -207,9 +209,20 @@ def _begin_worker(worker: int) -> None:
 
 
 def leave_group() -> None:
-    """Move this process out of the trainer's group, whose Ctrl-C and SIGTERM only the trainer is to hear.
+    """Let this process go on where the trainer is to stop: it saves its state first, and ends its helpers itself.
 
-    The trainer saves its state first, and ends its helpers itself. Windows has no such groups.
+    Ctrl-C goes to the trainer's group, SIGTERM often to every process of a job (SLURM, systemd): of this one only the
+    trainer's own counts. Windows has no such groups, and macOS does not tell who sends.
     """
     if sys.platform != "win32":
         os.setpgid(0, 0)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(owner: int) -> None:
+    """End this process as soon as `owner` asks for it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != owner:
+        pass
+    os._exit(0)

@@ -307,9 +307,9 @@ def test_workers_end_with_their_pool():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_start_no_threads_of_their_own():
+def test_workers_start_no_threads_that_compute():
     first = next(iter(WorkerPool(Threads(), 1).run([[SampleKey(0)]])))
-    assert first.targets[0]["labels"].tolist() == [1]
+    assert first.targets[0]["labels"].tolist() == [2]  # one waits for a signal
 
 
 def padding(batches, sizes):
@@ -379,6 +379,22 @@ def test_a_worker_begins_where_there_are_no_process_groups(monkeypatch):
     monkeypatch.delattr(os, "setpgid")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: name + "")  # as there, where a library needs a name
     _begin_worker(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has sent a signal")
+def test_a_worker_ends_where_its_owner_asks_and_not_with_the_whole_job(source):
+    """SLURM and systemd send SIGTERM to every process, and the trainer needs images until it has saved its state."""
+    before = set(multiprocessing.active_children())
+    pool = WorkerPool(source.train, 1)
+    batches = pool.run([[SampleKey(index)] for index in range(14)])
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    subprocess.run(["kill", str(worker.pid)], check=True)
+    assert len(list(batches)) == 13
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize("is_used", [False, True])
