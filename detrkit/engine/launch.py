@@ -11,8 +11,11 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -25,7 +28,7 @@ from detrkit.engine.options import TrainOptions
 from detrkit.engine.workload import share_of_batch
 from detrkit.errors import UserError
 
-_LAUNCHED = "DETRKIT_LAUNCHED"
+_LAUNCHED = "DETRKIT_LAUNCHED"  # a folder in which each process leaves a file of its number when it has begun
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _MISTAKE, _INTERRUPTED = 2, 130  # exit codes of `detrkit`
 _PATIENCE = 20.0  # seconds; the launcher ends this process as soon as it has seen the cause
@@ -69,22 +72,51 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         rdzv_endpoint="localhost:0",  # any free port
         local_addr="localhost",
         max_restarts=0,
+        signals_to_handle="SIGHUP,SIGQUIT",  # the others are `_stopping`'s
     )
     before = dict(os.environ)
-    os.environ[_LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     logging.disable(logging.CRITICAL)  # the launcher's, which tells of a failure in words of its own
     try:
-        elastic_launch(config, sys.executable)("-m", "detrkit", *arguments)
+        with _stopping(processes) as asked:
+            elastic_launch(config, sys.executable)("-m", "detrkit", *arguments)
     except SignalException:
         return _INTERRUPTED
     except ChildFailedError as error:
-        return _told(error.failures, processes)
+        return _told(error.failures, processes, asked=bool(asked))
     finally:
         logging.disable(logging.NOTSET)
         os.environ.clear()
         os.environ.update(before)
     return 0
+
+
+@contextmanager
+def _stopping(processes: int) -> Iterator[list[int]]:
+    """Hands SIGINT and SIGTERM on to the processes, which finish their step, save and end; gives those that came.
+
+    Torch's launcher would kill those that take more than half a minute for it, without a word. Before all have begun
+    there is nothing to save, and it ends them at once.
+    """
+    asked: list[int] = []
+    with TemporaryDirectory(prefix="detrkit_") as begun:
+
+        def hand_on(number: int, frame: FrameType | None) -> None:
+            asked.append(number)
+            started = [int(path.name) for path in Path(begun).iterdir()]
+            if len(started) < processes:
+                raise SignalException("before the beginning", signal.SIGTERM)
+            for process in started if sys.platform != "win32" else ():  # where Ctrl-C comes to each by itself
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+
+        os.environ[_LAUNCHED] = begun
+        before = {each: signal.signal(each, hand_on) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield asked
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
 
 @contextmanager
@@ -101,6 +133,7 @@ def told_to_launcher() -> Iterator[None]:
                 raise
             sys.exit(f"process {os.environ['RANK']} ends, as another one has: what that one says is the cause")
         return
+    Path(os.environ[_LAUNCHED], str(os.getpid())).touch()
     try:
         yield
     except Exception as error:
@@ -119,10 +152,13 @@ def is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo/" in str(error) or "NCCL" in str(error)
 
 
-def _told(failures: Mapping[int, ProcessFailure], processes: int) -> int:
-    """Say what the failure was that brought the others about; they fail as soon as one does not answer them."""
+def _told(failures: Mapping[int, ProcessFailure], processes: int, *, asked: bool = False) -> int:
+    """Say what the failure was that brought the others about; they fail as soon as one does not answer them.
+
+    asked: whether they were to stop, which one that has not begun to train does at once.
+    """
     rank, first = min(failures.items(), key=lambda item: _order(item[1]))
-    if first.exitcode == _INTERRUPTED:
+    if first.exitcode == _INTERRUPTED or (asked and first.exitcode == -signal.SIGTERM):
         return _INTERRUPTED
     if _is_killed(first):
         often = ", as the system does where memory runs out" if -first.exitcode == signal.SIGKILL else ""

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -30,10 +31,12 @@ train = { epochs = 1, batch_size = 4, workers = 0, loggers = [] }
 evaluate.pictures = 0
 """
 COST = """
-import os, signal
+import os, signal, time
 from detrkit import register
 from detrkit.errors import DataError
 from detrkit.matching.costs import Cost, pairs
+
+calls = []
 
 @register("cost", "bad")
 class Bad(Cost):
@@ -41,32 +44,42 @@ class Bad(Cost):
         self.weight = weight
 
     def __call__(self, output, targets):
-        if os.environ.get("RANK") == "1" and output.boxes.shape[1] == 2:  # in the second process, at a step
+        if os.environ.get("RANK") == "1" and output.boxes.shape[1] == 2:  # in the second process
             if os.environ["FAULT"] == "mistake":
                 raise DataError("image 7 is [bold] broken")
             if os.environ["FAULT"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            calls.append(1)
+            if os.environ["FAULT"] == "slow" and len(calls) == 2:  # the first is the rehearsal's
+                open("slow", "w").close()
+                time.sleep(6)
         predicted, true = pairs(output.boxes, targets.boxes)
         return (predicted - true).abs().sum(-1)
 """
 
 
-def train(folder, fault):
+def begin(folder, fault):
     (folder / "bad.py").write_text(COST)
     (folder / "bad.toml").write_text(RECIPE)
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "detrkit", "train", "bad.toml", "--processes", "2", "--run-dir", "run"],
         cwd=folder,
         env={**os.environ, "FAULT": fault, "XDG_STATE_HOME": str(folder)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
+
+
+def ended(process):
+    """The process when it has ended, with all that it printed."""
+    out, err = process.communicate(timeout=300)
+    return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
 
 
 @pytest.mark.slow
 def test_two_processes_train_one_run(tmp_path):
-    done = train(tmp_path, "none")
+    done = ended(begin(tmp_path, "none"))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.count("effective batch 4 = 2 processes x 2 images") == 1
@@ -79,10 +92,25 @@ def test_two_processes_train_one_run(tmp_path):
     ("fault", "said"), [("mistake", "image 7 is [bold] broken"), ("kill", "process 1 of 2 was ended by SIGKILL")]
 )
 def test_what_ended_one_process_is_said_once_and_nothing_else(tmp_path, fault, said):
-    done = train(tmp_path, fault)
+    done = ended(begin(tmp_path, fault))
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[0]
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_a_step_that_takes_long_is_waited_for(tmp_path, monkeypatch):
+    """Torch's launcher by itself kills what has not ended after a time, half a minute where nobody says another."""
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    process = begin(tmp_path, "slow")
+    while not (tmp_path / "slow").exists():
+        assert process.poll() is None, ended(process)
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    done = ended(process)
+    assert done.returncode == 130, done.stderr
+    assert "stopped after step 1 (SIGINT)" in done.stdout
+    assert (tmp_path / "run" / "last").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +129,7 @@ def test_a_lost_connection_is_no_traceback(monkeypatch, text):
 def test_a_process_that_lost_another_waits_for_that_one_to_be_seen_first(monkeypatch, tmp_path, error, waits):
     waited = []
     monkeypatch.setattr("detrkit.engine.launch.time.sleep", waited.append)
-    monkeypatch.setenv("DETRKIT_LAUNCHED", "1")
+    monkeypatch.setenv("DETRKIT_LAUNCHED", str(tmp_path))
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     with pytest.raises(SystemExit), told_to_launcher():
         raise error
