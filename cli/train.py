@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,9 +57,10 @@ def train(
             named = [*(["--run-dir", str(run)] if run else []), *(["--name", name] if name else [])]
             flags = [*(["--resume"] if resume else []), *(["--trust"] if trust else [])]
             raise typer.Exit(launch(["train", *([recipe] if recipe else []), *values, *named, *flags], number))
-        with processes(options.device) as here:
+        with processes(options.device) as here, ExitStack() as held:
             if folder is None:
-                folder = here.from_first(new_run_folder(Path("runs"), name or loaded.name.replace("/", "-")))
+                made = new_run_folder(Path("runs"), name or loaded.name.replace("/", "-"))
+                folder = here.from_first(held.enter_context(made) if here.is_first else None)
             console = Console() if here.is_first else None
             outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
     if console is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -140,12 +140,24 @@ class RunFolder:
             file.write(visible(text) + "\n")
 
 
-def new_run_folder(parent: Path, name: str) -> Path:
-    """The first of parent/name, parent/name-2, parent/name-3, ... that does not exist."""
+@contextmanager
+def new_run_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Makes the first of parent/name, parent/name-2, parent/name-3, ... that does not exist, and takes it away if the
+    block leaves nothing in it. It is made at once, as another training may begin before this one has anything to write.
+    """
     path, number = parent / name, 2
-    while path.exists():
-        path, number = parent / f"{name}-{number}", number + 1
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            break
+        except FileExistsError:
+            path, number = parent / f"{name}-{number}", number + 1
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            path.rmdir()
+            path.parent.rmdir()
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

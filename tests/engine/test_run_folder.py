@@ -27,12 +27,18 @@ def test_a_run_is_not_overwritten(tmp_path):
 
 
 def test_names_that_are_taken(tmp_path):
-    names = []
-    for _ in range(3):
-        folder = new_run_folder(tmp_path, "sap")
-        folder.mkdir()
-        names.append(folder.name)
-    assert names == ["sap", "sap-2", "sap-3"]
+    for name in ("sap", "sap-2", "sap-3"):
+        # A training that has nothing to write yet has its folder for itself.
+        with new_run_folder(tmp_path / "runs", "sap") as folder, new_run_folder(tmp_path / "runs", "sap") as other:
+            assert (folder.name, other.is_dir()) == (name, True)
+            (folder / "recipe.toml").touch()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["sap", "sap-2", "sap-3"]
+
+
+def test_a_training_that_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError), new_run_folder(tmp_path / "runs", "sap") as folder:
+        raise UserError(folder.name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metrics_rewind_to_the_byte(tmp_path):
