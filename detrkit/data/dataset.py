@@ -35,6 +35,8 @@ class Dataset(data.Dataset, ABC):
 
     reduced = False
     """whether files may be decoded with fewer pixels, where they are resized to much less"""
+    way_past = ""
+    """what may be done about an image that cannot be read, at the end of the message"""
 
     def __init__(self, *, split: Split, labels: Labels, augment: Augment):
         self.split = split
@@ -139,7 +141,7 @@ class Dataset(data.Dataset, ABC):
                 skipped = skipped or str(error)
                 instead = self.instead_of(key.index)
                 if instead is None:
-                    raise
+                    raise DataError(f"{error}{self.way_past}") from error
                 if self.split != "train":
                     return key, None, skipped
                 key = key._replace(index=instead)

@@ -75,6 +75,7 @@ class FileDataset(Dataset):
         super().__init__(split=split, labels=labels, augment=augment)
         self.reduced = reduced
         self.exif, self.unreadable = exif, unreadable
+        self.way_past = '. data.unreadable = "skip" leaves out what cannot be read' if unreadable == "stop" else ""
         self.folder = annotations.folder
         self._categories = annotations.categories
         found = find_files(self.folder, annotations.records.file_names.tolist())

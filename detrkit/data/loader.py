@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Thread
 from typing import NamedTuple
 
@@ -159,7 +160,11 @@ class WorkerPool:
         return len(self._dataset)  # type: ignore[arg-type]  # torch's base class has no length
 
     def run(self, keys: list[list[SampleKey]]) -> Iterator[Batch]:
-        """Prepare one batch for each list of keys. A second run at the same time gets workers of its own."""
+        """Prepare one batch for each list of keys. A second run at the same time gets workers of its own.
+
+        Raises:
+            DataError: an image cannot be read, or a worker was ended from outside
+        """
         if self._busy:
             yield from WorkerPool(self._dataset, self._workers).run(keys)
             return
@@ -177,12 +182,35 @@ class WorkerPool:
                     pin_memory=torch.cuda.is_initialized(),
                 )
             self._asked.keys = keys
-            for batch in self._loader:
+            with _no_news_of_ends():
+                batches = iter(self._loader)
+            for batch in batches:
                 if isinstance(batch, DataError):
                     raise batch
                 yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            self._loader = None  # the next run has other workers
+            raise DataError(
+                f"{str(error).strip()}: a process that reads images. Where memory ran out, fewer of them take less "
+                "(train.workers)"
+            ) from error
         finally:
             self._busy = False
+
+
+@contextmanager
+def _no_news_of_ends() -> Iterator[None]:
+    """Torch tells of a worker's end by a signal, which raises wherever a training stands: in the middle of a step, say.
+
+    Within this it does not begin to; whoever waits for that worker's batch is told all the same, within five seconds.
+    """
+    number = getattr(signal, "SIGCHLD", None)
+    before = signal.getsignal(number) if number is not None else None
+    yield
+    if number is not None and before is not None and signal.getsignal(number) is not before:
+        signal.signal(number, before)
 
 
 class Loader:

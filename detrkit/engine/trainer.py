@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from detrkit.engine.replay import Settings, seed_step, write_step
 from detrkit.engine.schedule import rate_factor
 from detrkit.engine.soundness import NotFiniteError, may_help
 from detrkit.engine.workload import Workload
+from detrkit.errors import DataError
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import counted, first_of, percent, typed
@@ -124,6 +126,7 @@ class Trainer:
         """Train to the end, or until somebody asks to stop.
 
         Raises:
+            DataError: an image cannot be read, or the processes that read them have ended
             NotFiniteError: a loss or gradient was not finite; names the step, its losses and images
         """
         self.reporter.start(self.workload, self.at.step)
@@ -147,6 +150,8 @@ class Trainer:
                 result = {"AP": self._stats["AP"], "best_AP": self.at.best_ap, "best_step": self.at.best_step}
                 numbers = {name: float(value) for name, value in result.items() if value is not None}
                 self.run.loggers.log("result", self.at.step, numbers)
+        except DataError as error:
+            raise DataError(f"{error}\nOnce that is mended, go on: {self.run.way_on}") from error
         finally:
             self.reporter.stop()
             self.run.loggers.close(finished=self.is_finished)
@@ -186,19 +191,33 @@ class Trainer:
             world=self.here.world,
             skip=done,
         )
-        for batch in loader:
+        for batch, objects in self._counted(loader):
             self._note_skipped(batch.skipped)
             limit = self.options.max_minutes if self.here.is_first else None  # who tells why it stops has to know it
             if limit and self.meter.clock.minutes() >= limit:
                 request.reason = request.reason or "train.max_minutes"
-            self._take(self._step(batch, request))
+            self._take(self._step(batch, objects, request))
             if self._stop_at is not None and self.at.step >= self._stop_at:
                 break
             if self.checkpoints.are_due(self.at.step):
                 self._save()
         self._save()
 
-    def _step(self, batch: Any, request: StopRequest) -> list[Reading]:
+    def _counted(self, loader: Iterable[Any]) -> Iterator[tuple[Any, float]]:
+        """Each batch with the number of objects in those of all processes, at least 1.
+
+        An image, a worker or another process that fails is met here, between two steps: what has been trained is saved.
+        """
+        try:
+            for batch in loader:
+                own = torch.tensor(float(sum(len(target["labels"]) for target in batch.targets)))
+                yield batch, max(1.0, self.here.sum(own).item())  # on the CPU: no wait for the device
+        except Exception:
+            with suppress(OSError, NotFiniteError):
+                self._save()
+            raise
+
+    def _step(self, batch: Any, count: float, request: StopRequest) -> list[Reading]:
         """One optimiser step. Nothing in it waits for the device (what the criterion does is its own affair).
 
         The loss of the whole effective batch is divided by the number of objects in it, over all pieces and all
@@ -208,9 +227,7 @@ class Trainer:
         seed_step(self.options.seed, step, self.here.rank)
         factor = rate_factor(step, steps_per_epoch=self.workload.steps_per_epoch, options=self.options)
         set_rate(self.optimiser, factor)
-        own = sum(len(target["labels"]) for target in batch.targets)
         # Gradients are averaged over the processes: a share of the objects makes that the whole batch's mean.
-        count = max(1.0, self.here.sum(torch.tensor(float(own))).item())  # on the CPU: no wait for the device
         objects = torch.full((), count / world, device=self.device)
         totals: dict[str, Tensor] = {}
         pieces = math.ceil(len(batch.targets) / self.workload.micro_batch)

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def test_few_tensors_go_from_a_worker_to_the_trainer_however_many_images(source,
 def test_a_broken_image_stops_the_epoch_by_name(write_set, workers):
     folder = write_set([image_entry(1), image_entry(2)], [box_entry(1, 1, [1, 1, 5, 5])])
     (folder / "train" / "2.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"2\.png: cannot be read as an image") as error:
+    with pytest.raises(DataError, match=r"2\.png: cannot be read as an image.*data\.unreadable = ") as error:
         list(coco(folder).loader(batch_size=2, workers=workers))
     assert "Traceback" not in str(error.value)
 
@@ -395,6 +396,20 @@ def test_a_worker_ends_where_its_owner_asks_and_not_with_the_whole_job(source):
     worker.terminate()
     worker.join(5)
     assert worker.exitcode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
+def test_a_worker_that_was_ended_is_named(source):
+    before = set(multiprocessing.active_children())
+    pool, keys = WorkerPool(source.train, 1), [[SampleKey(index)] for index in range(14)]
+    batches = pool.run(keys)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    time.sleep(0.5)  # nothing is raised where it does not concern
+    with pytest.raises(DataError, match=rf"(?s)worker.*{worker.pid}.*train\.workers"):
+        list(batches)
+    assert len(list(pool.run(keys))) == 14
 
 
 @pytest.mark.parametrize("is_used", [False, True])

@@ -10,10 +10,10 @@ from detrkit.engine.distributed import Processes
 from detrkit.engine.interrupt import StopRequest
 from detrkit.engine.soundness import NotFiniteError
 from detrkit.engine.train import _say_where
-from detrkit.errors import CheckpointError, UserError
+from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.runs.checkpoint import read_state, read_weights
 from detrkit.runs.history import Evaluation, Run, read_metrics
-from tests.engine.toys import ToyDetector, toy_trainer
+from tests.engine.toys import ToyDetector, ToySource, toy_trainer
 
 
 class Killed(BaseException):
@@ -89,6 +89,30 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, uninterrupted, options
     for name in ("weights", "ema"):
         first, second = (read_weights(f / "last" / f"{name}.safetensors")[0] for f in (whole_folder, tmp_path))
         assert same(first, second)
+
+
+class BrokenSource(ToySource):
+    """Whose twelfth batch cannot be read: the second of the third epoch."""
+
+    def loader(self, *, epoch, **asked):
+        for number, batch in enumerate(super().loader(epoch=epoch, **asked)):
+            if (epoch, number) == (2, 1):
+                raise DataError("7.jpg: cannot be read")
+            yield batch
+
+
+def test_what_was_trained_before_an_image_that_cannot_be_read_is_kept(tmp_path, uninterrupted):
+    whole_folder, whole = uninterrupted
+    trainer = toy_trainer(tmp_path, **OPTIONS)
+    trainer.source = BrokenSource()
+    with pytest.raises(DataError, match=r"7\.jpg: cannot be read\nOnce that is mended, go on: "):
+        trainer.fit()
+    resumed = toy_trainer(tmp_path, detector=ToyDetector(dropout=0.3, seed=99), **OPTIONS)
+    resumed.resume()
+    assert resumed.at.step == 11
+    assert resumed.fit().finished
+    assert same(whole.detector.state_dict(), resumed.detector.state_dict())
+    assert comparable_metrics(tmp_path) == comparable_metrics(whole_folder)
 
 
 def test_a_resumed_run_keeps_its_momentum(tmp_path):
@@ -257,11 +281,11 @@ def test_a_bad_step_changes_neither_weights_nor_moments(tmp_path, optimizer):
     hook = lambda calls, criterion: setattr(criterion, "factor", 1.0)  # noqa: E731
     trainer = toy_trainer(tmp_path, hook=hook, optimizer=optimizer)
     (batch, *_) = trainer.source.loader(split="train", batch_size=4, epoch=0, seed=0, workers=0)
-    trainer._step(batch, StopRequest())
+    trainer._step(batch, 1.0, StopRequest())
     weights = {name: tensor.clone() for name, tensor in trainer.detector.state_dict().items()}
     moments = [{name: value.clone() for name, value in state.items()} for state in trainer.optimiser.state.values()]
     trainer.criterion.hook = lambda calls, criterion: setattr(criterion, "factor", float("inf"))
-    trainer._step(batch, StopRequest())
+    trainer._step(batch, 1.0, StopRequest())
     assert same(weights, trainer.detector.state_dict())
     for before, after in zip(moments, trainer.optimiser.state.values(), strict=True):
         assert same(before, after)

@@ -157,7 +157,7 @@ def test_the_trainers_own_step_waits_no_more(copies, monkeypatch, tmp_path):
     monkeypatch.setattr(trainer._readback, "push", lambda step, names, values: pushed.append(values) or [])
     for _ in range(2):
         with copies:
-            trainer._step(batch, StopRequest())
+            trainer._step(batch, 1.0, StopRequest())
     assert copies.waiting == []
     assert [values.device for values in pushed] == [META] * 2
 
