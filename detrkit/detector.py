@@ -20,6 +20,7 @@ from detrkit.errors import UserError
 from detrkit.layers import Count
 from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
+from detrkit.losses.truths import check_number
 from detrkit.onednn import use_onednn
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import Factory, Recipe, register
@@ -68,7 +69,8 @@ class Detector(BaseDetector):
                 the rest, nor outside training.
 
         Raises:
-            UserError: the weights are in half precision (`detector.half()`), or the mask is no mask of these images.
+            UserError: the weights are in half precision (`detector.half()`), the mask is no mask of these images, or
+                the truths that blocks read are none of them.
         """
         return self._forward(images, mask, targets, self._predict, exact)
 
@@ -98,6 +100,7 @@ class Detector(BaseDetector):
         self.check_input(images, mask)
         if not (self.training and targets is not None and self.blocks):
             return predict(images, mask)
+        check_number(targets, len(images))
         extension = self.blocks.prepare(targets, next(self.parameters()).dtype, room)
         return extension.cut(predict(images, mask, extension))
 

@@ -25,6 +25,7 @@ from detrkit.backbones.timm_backbone import image_sizes, pad_to_multiple
 from detrkit.errors import UserError
 from detrkit.layers import Count, at_least_float32
 from detrkit.losses.base import OwnLosses
+from detrkit.losses.truths import check_truths
 from detrkit.recipe import Recipe, register
 from detrkit.structures import Sizes, Target
 from detrkit.system import BaseDetector, CheckpointNames, System, check_sizes
@@ -109,7 +110,7 @@ class FasterRcnn(BaseDetector):
     def __init__(self, *, backbone: Backbone, classes: int, options: FasterRcnnOptions):
         super().__init__()
         o = options
-        self.backbone = backbone
+        self.backbone, self.classes = backbone, classes
         channels = backbone.channels
         self.pyramid = FeaturePyramidNetwork(list(channels), o.width, LastLevelMaxPool())
         levels = len(channels)
@@ -153,6 +154,9 @@ class FasterRcnn(BaseDetector):
         Returns:
             for each image, out of training, `scores` [k], `labels` [k] and `boxes` [k, 4] as (x0, y0, x1, y1) in
             pixels of the input, within the image.
+
+        Raises:
+            UserError: no truth in training, or truths in another form or out of range; see `check_truths`.
         """
         if self.training and targets is None:
             raise UserError("Faster R-CNN computes its losses itself: in training mode it needs the targets")
@@ -165,6 +169,7 @@ class FasterRcnn(BaseDetector):
         shapes = [(int(height), int(width)) for width, height in sizes.tolist()]
         truths = None
         if self.training and targets is not None:
+            check_truths(targets, images=len(images), classes=self.classes)
             truths = [absolute(target, size) for target, size in zip(targets, sizes, strict=True)]
         proposals, first = self.proposals(ImageList(images, shapes), levels, truths)
         found, second = self.regions(levels, proposals, shapes, truths)

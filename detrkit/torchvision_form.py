@@ -21,6 +21,7 @@ from detrkit.data.batch import stack
 from detrkit.errors import UserError
 from detrkit.layers import at_least_float32, constant
 from detrkit.losses.base import BaseCriterion
+from detrkit.losses.truths import check_truths
 from detrkit.pixels import MEAN, STD
 from detrkit.structures import Sizes, Target
 from detrkit.system import BaseDetector
@@ -83,8 +84,14 @@ class AsTorchvision(nn.Module):
         boxes = corners_to_center(target["boxes"].reshape(-1, 4))
         if (boxes[:, 2:] <= 0).any():
             raise UserError("a box of the targets has no area; boxes are (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+        labels = target["labels"]
+        if labels.device.type == "cpu" and (labels < self.first_label).any():
+            raise UserError(
+                f"the targets have the label {int(labels.min())}; the first class has label {self.first_label} "
+                "(AsTorchvision(..., first_label=0) counts from 0)"
+            )
         boxes = boxes / constant([width, height, width, height], boxes)
-        return {"labels": target["labels"] - self.first_label, "boxes": boxes}
+        return {"labels": labels - self.first_label, "boxes": boxes}
 
 
 class TorchvisionDetector(nn.Module):
@@ -120,6 +127,7 @@ class TorchvisionDetector(nn.Module):
         with _boxes_in_float32(self.model, images.device.type):
             if not (self.training and targets is not None):
                 return self.model(alone)
+            check_truths(targets, images=len(images), classes=None)
             return self.model(alone, [absolute(t, s, self.first_label) for t, s in zip(targets, sizes, strict=True)])
 
     @torch.no_grad()
@@ -159,7 +167,7 @@ def _boxes_in_float32(model: nn.Module, device: str) -> Iterator[None]:
 
 def absolute(target: Target, size: Tensor, first_label: int = 1) -> Target:
     """A truth in torchvision's form: corners in pixels of an image of `size` [2] (width, height)."""
-    boxes = center_to_corners(target["boxes"]).float() * size.repeat(2)
+    boxes = center_to_corners(target["boxes"].reshape(-1, 4)).float() * size.repeat(2)
     return {"labels": target["labels"] + first_label, "boxes": boxes}
 
 

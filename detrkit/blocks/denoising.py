@@ -16,6 +16,7 @@ from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.layers import Count
+from detrkit.losses.truths import check_truths
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
 from detrkit.structures import Queries, Target, Targets
@@ -150,6 +151,7 @@ class Denoising(Block):
         return inverse_sigmoid(boxes, self.eps).sigmoid()
 
     def slots(self, targets: Sequence[Target], dtype: torch.dtype, room: Callable[[int], int] = exact) -> Slots:
+        check_truths(targets, images=len(targets), classes=self.classes)  # the criterion sees them after this
         device = targets[0]["boxes"].device
         counts = [len(target["labels"]) for target in targets]
         most = max(counts)
@@ -167,7 +169,7 @@ class Denoising(Block):
         image, slot, positive, flipped = (x.to(device, non_blocking=True) for x in (image, slot, positive, flipped))
         draws = draws.to(device)
 
-        labels = torch.cat([t["labels"] for t in targets]).repeat(copies)
+        labels = torch.cat([t["labels"] for t in targets]).long().repeat(copies)
         boxes = torch.cat([t["boxes"].reshape(-1, 4) for t in targets]).to(dtype).repeat(copies, 1)
         noised = self.clipped(self.noised(boxes, positive, draws))
 

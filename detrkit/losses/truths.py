@@ -13,19 +13,24 @@ from detrkit.structures import Target
 _FORM = "boxes [T, 4] as (cx, cy, w, h) in shares of the image and labels [T] as int64"
 
 
-def check_truths(targets: Sequence[Target], *, images: int, classes: int) -> None:
+def check_number(targets: Sequence[Target], images: int) -> None:
+    """Raise UserError if there is not a truth for each of B images."""
+    if len(targets) != images:
+        raise UserError(f"{len(targets)} targets for a batch of {images} images; each image has one, empty or not")
+
+
+def check_truths(targets: Sequence[Target], *, images: int, classes: int | None) -> None:
     """Look at the form of a batch's truths; at their values on the CPU alone, as a GPU would have to be waited for.
 
     Args:
-        targets: what `Criterion` was given.
+        targets: what a criterion, or a detector that reads truths itself, was given.
         images: B, of the predictions.
-        classes: K; labels are below it.
+        classes: K; labels are below it; None where nobody knows.
 
     Raises:
         UserError: names the image by its place in the batch, and what is expected.
     """
-    if len(targets) != images:
-        raise UserError(f"{len(targets)} targets for a batch of {images} images; each image has one, empty or not")
+    check_number(targets, images)
     for index, target in enumerate(targets):
         where = f"targets[{index}]"
         if missing := [key for key in ("labels", "boxes") if key not in target]:
@@ -44,11 +49,12 @@ def check_truths(targets: Sequence[Target], *, images: int, classes: int) -> Non
             _check_values(labels, boxes, where, classes)
 
 
-def _check_values(labels: Tensor, boxes: Tensor, where: str, classes: int) -> None:
+def _check_values(labels: Tensor, boxes: Tensor, where: str, classes: int | None) -> None:
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
+    if low < 0 or (classes is not None and high >= classes):
         wrong = low if low < 0 else high
-        raise UserError(f"{where} has the label {wrong}; labels are 0 to {classes - 1}, as the detector's classes are")
+        known = "from 0 on" if classes is None else f"0 to {classes - 1}"
+        raise UserError(f"{where} has the label {wrong}; labels are {known}, as the detector's classes are")
     largest = float(boxes.abs().max())
     if not largest <= 2:  # a box that is cut at the image's edge passes 1 by rounding, one in pixels by far; and nan
         raise UserError(f"{where} has a box with {largest:g} in it; a target holds {_FORM}")

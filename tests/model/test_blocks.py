@@ -379,3 +379,23 @@ def test_dense_pairs_are_as_many_as_queries_allow(queries, pairs):
     assert matches.query.shape == matches.target.shape == (1, pairs)
     assert len(matches.query.unique()) == pairs
     assert matches.target.unique().tolist() == list(range(5)) or queries < 5
+
+
+@pytest.mark.parametrize("block", [DN, CDN])
+def test_truths_that_blocks_cannot_read_are_named(block):
+    """The criterion names them, too, and sees them after the blocks."""
+    detector, criterion = build("base/dab_detr", block)
+    images, targets = batch(2, 0)
+    first, empty = targets
+    narrow = [{**one, "labels": one["labels"].int()} for one in targets]
+    assert criterion(detector(images, None, narrow), narrow)["total"].isfinite()
+    for given, said in (
+        ([first], "1 targets for a batch of 2 images"),
+        ([{**first, "labels": torch.tensor([1, 7])}, empty], r"targets\[0\] has the label 7; labels are 0 to 4"),
+        ([{**first, "labels": torch.ones(2)}, empty], r"targets\[0\] has labels of torch\.float32"),
+        ([{**first, "boxes": first["boxes"][:1]}, empty], r"targets\[0\] has 2 labels and 1 boxes"),
+        ([{**first, "boxes": 100 * first["boxes"]}, empty], r"targets\[0\] has a box with \d"),
+        ([{"class_labels": first["labels"], "boxes": first["boxes"]}, empty], r"targets\[0\] has no 'labels'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            detector(images, None, given)

@@ -295,3 +295,25 @@ def test_refusals():
         detrkit.load_recipe("quickstart", ["detector.type=faster_rcnn"])
     with pytest.raises(UserError, match="needs the targets"):
         detrkit.build_detector(recipe()).train()(torch.zeros(1, 3, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        ({"labels": torch.tensor([3])}, r"targets\[0\] has the label 3; labels are 0 to 2"),
+        ({"labels": torch.tensor([-1])}, r"targets\[0\] has the label -1"),
+        ({"boxes": torch.tensor([[20.0, 20.0, 10.0, 10.0]])}, r"targets\[0\] has a box with 20 in it"),
+        ({"boxes": torch.full((1, 4), torch.nan)}, r"targets\[0\] has a box with nan in it"),
+    ],
+)
+def test_truths_that_are_none_are_named(truth, said):
+    """Its losses come of torchvision's modules, which learn what they are given: -1 as background, nan as nothing."""
+    detector = detrkit.build_detector(recipe(classes=3)).train()
+    good = {"labels": torch.tensor([2]), "boxes": torch.full((1, 4), 0.5)}
+    empty = {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0)}
+    images = torch.zeros(2, 3, HEIGHT, WIDTH)
+    assert detector(images, None, [good, empty])["class"].isfinite()
+    with pytest.raises(UserError, match=said):
+        detector(images, None, [{**good, **truth}, empty])
+    with pytest.raises(UserError, match="1 targets for a batch of 2 images"):
+        detector(images, None, [good])

@@ -75,7 +75,7 @@ def test_what_is_no_truth_is_refused():
     flat = {"boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]]), "labels": torch.tensor([1])}
     with pytest.raises(UserError, match="has no area"):
         ours(IMAGES, [flat, TRUTHS[1]])
-    with pytest.raises(UserError, match="label"):  # 0 is the background there
+    with pytest.raises(UserError, match="targets have the label 0; the first class has label 1"):  # 0 is the background
         ours(IMAGES, [{**TRUTHS[0], "labels": torch.tensor([0])}, TRUTHS[1]])
     zero_based = model(first_label=0)
     zero_based(IMAGES, [{**TRUTHS[0], "labels": torch.tensor([0])}, TRUTHS[1]])
@@ -110,6 +110,8 @@ def test_a_model_of_torchvision_s_gets_and_gives_its_own_form():
     losses = OwnLosses()(output, OURS, images=4)  # half of a batch
     assert losses["total"].item() == 2.5
     assert not losses["one"].requires_grad
+    with pytest.raises(UserError, match=r"targets\[0\] has a box with 36 in it"):
+        theirs(images, mask, [{**OURS[0], "boxes": torch.tensor([[36.0, 30.0, 20.0, 20.0]])}, OURS[1]])
     (first, second) = theirs.eval().detect(images, mask, [[640, 480], [80, 64]])
     assert first["boxes"].tolist() == [[0, 0, 240, 160]]
     assert second["boxes"].tolist() == [[0, 0, 32, 20]]
