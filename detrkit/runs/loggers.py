@@ -143,7 +143,8 @@ class MLflow(Logger):
             params = [Param(name, str(value)[: self.LONGEST]) for name, value in flat(start.recipe)]
             for first in range(0, len(params), self.AT_ONCE):
                 self._client.log_batch(self._id, params=params[first : first + self.AT_ONCE])
-        self._client.log_artifact(self._id, str(start.folder / "recipe.toml"))
+        if (recipe := start.folder / "recipe.toml").is_file():  # a run of `fit` has none
+            self._client.log_artifact(self._id, str(recipe))
         return self._id
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:

@@ -68,7 +68,8 @@ class Loggers:
                 kept[name] = logger.begin(Start(folder, recipe, step, kept.get(name)))
             except Exception as error:
                 if not resumed:
-                    advice = f"mend that and go on with --resume {typed(folder)}, or leave it out of train.loggers"
+                    on = f"and go on with --resume {typed(folder)}" if (folder / "recipe.toml").is_file() else "first"
+                    advice = f"mend that {on}, or leave it out of train.loggers"
                     raise UserError(f"the logger {name} cannot begin ({_first_line(error)}); {advice}") from error
                 self._drop(name, error)
         if self._loggers:

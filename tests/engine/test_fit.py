@@ -127,3 +127,29 @@ def test_a_training_that_ended_before_its_first_checkpoint_begins_again(tmp_path
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     steps = [one["step"] for one in read_metrics(folder) if one["kind"] == "train"]
     assert steps == [2, 4]
+
+
+def test_a_run_without_a_recipe_is_logged_to_mlflow(tmp_path, source, monkeypatch):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "toys")
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    run(tmp_path / "run", source, loggers=("mlflow",))
+    client = MlflowClient()
+    (found,) = client.search_runs([client.get_experiment_by_name("toys").experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["train.batch_size"] == "4"
+    assert {metric.step for metric in client.get_metric_history(found.info.run_id, "train/loss")} == {2, 4}
+
+
+def test_a_logger_that_cannot_begin_leaves_nothing_to_resume(tmp_path, source, monkeypatch):
+    def begin(self, start):
+        raise ConnectionError("the server is away")
+
+    monkeypatch.setattr("detrkit.runs.loggers.TensorBoard.begin", begin)
+    with pytest.raises(UserError, match=r"\(the server is away\); mend that first, or leave it out of train\.loggers"):
+        run(tmp_path / "run", source, loggers=("tensorboard",))
+    assert run(tmp_path / "run", source)[1].finished

@@ -211,6 +211,7 @@ def test_a_full_disk_under_tensorboard_is_told_in_a_line(tmp_path, monkeypatch):
 
 def test_a_logger_that_cannot_begin_stops_a_new_run_but_not_a_resumed_one(tmp_path, broken):
     broken.at, said = "begin", []
+    (tmp_path / "recipe.toml").write_text("title = 'toys'\n")
     with pytest.raises(
         UserError, match=r"wandb cannot begin \(the server is away\); mend that and go on with --resume"
     ):
