@@ -18,6 +18,8 @@ COMMAND_LINE = "command line"
 
 def parse_overrides(overrides: Iterable[str]) -> tuple[Layer, list[Problem]]:
     """One layer from `key.path=value` texts. The value is TOML; what is not TOML is a plain string, in a list, too."""
+    if isinstance(overrides, str):
+        return Layer(), [Problem(COMMAND_LINE, None, overrides, f"is one text, should be a list: [{overrides!r}]")]
     pairs, problems = [], []
     for text in overrides:
         key, equals, value = text.partition("=")

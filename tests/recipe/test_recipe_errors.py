@@ -355,3 +355,11 @@ def test_a_value_whose_quotes_a_shell_took_is_one_mistake_that_says_so(value):
     assert problem.message.startswith(f"{value} is not a TOML value: ")
     assert "a shell keeps those within others: 'key=[\"text\"]'" in problem.message
     assert "column" not in problem.message  # of what the person did not type
+
+
+def test_one_override_in_the_place_of_a_list_is_one_mistake():
+    with pytest.raises(RecipeError, match="is one text, should be a list") as raised:
+        load_recipe("quickstart", "train.epochs=2")
+    assert str(raised.value).splitlines()[1:] == [
+        "  command line: train.epochs=2: is one text, should be a list: ['train.epochs=2']"
+    ]
