@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,8 +83,12 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
                     continue
                 if apart is None or not path.resolve().is_relative_to(apart):
                     found.setdefault(path.resolve(), (path, below))
-        elif str(given).startswith(("http:/", "https:/")):  # a path has no two slashes in a row any more
-            raise UserError(f"{given}: images are not downloaded here; save this one, and name its file")
+        elif address := re.match(
+            r"([A-Za-z][\w+.-]+):/(.*)", str(given)
+        ):  # a path has no two slashes in a row any more
+            raise UserError(
+                f"{address[1]}://{address[2]}: images and videos are not fetched here; save this one, and name its file"
+            )
         else:
             raise UserError(f"{given}: there is no such file or folder")
     if not found:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two are the same where they are one: tensors do not compare to a yes or no
 class Found:
     """What a detector found on one image, best first; k detections, all tensors on the CPU."""
 
@@ -292,6 +292,7 @@ def _opened(given: Picture) -> list[Path | Image.Image]:
 def _of_tensor(tensor: Tensor) -> Image.Image:
     if tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.numel():
         raise UserError(f"a tensor should be one image [3, H, W], but is {list(tensor.shape)}")
+    tensor = tensor.detach()
     if tensor.is_floating_point():
         low, high = float(tensor.min()), float(tensor.max())
         if not (low >= 0 and high <= 1):

@@ -98,8 +98,9 @@ def test_nothing_to_be_found(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match=r"no images found .*accepted in folders are \.jpg"):
         find_images([tmp_path])
-    with pytest.raises(UserError, match="images are not downloaded here"):
-        find_images(["https://example.com/a.jpg"])
+    for address in ("https://example.com/a.jpg", "rtsp://10.0.0.1:554/live"):
+        with pytest.raises(UserError, match=f"^{address}: images and videos are not fetched here"):
+            find_images([address])
     with pytest.raises(UserError, match="there is no such file or folder"):
         find_images([tmp_path / "b"])
 

@@ -56,6 +56,7 @@ def test_whatever_an_image_is(predictor, photos, monkeypatch):
     pixels = np.asarray(Image.open(path))
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     forms = [path, str(path), Image.open(path), pixels, tensor, tensor.float() / 255]
+    forms.append((tensor.float() / 255).requires_grad_())
     expected = predictor.predict(path, threshold=0.0)
     for form in forms:
         found = predictor.predict(form, threshold=0.0)
@@ -63,6 +64,8 @@ def test_whatever_an_image_is(predictor, photos, monkeypatch):
         assert torch.equal(found.boxes, expected.boxes)
     monkeypatch.setenv("HOME", str(photos.parent))
     assert len(predictor.predict(f"~/{photos.name}")) == 3
+    assert expected in [found, expected]
+    assert expected not in {found}
     several = predictor.predict([photos / "b.png", photos], threshold=0.0, batch_size=1)
     assert len(several) == 4  # the file, and the folder's three
     assert torch.equal(several[0].scores, expected.scores)
