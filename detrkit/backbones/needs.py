@@ -88,6 +88,24 @@ def needs_of(name: str) -> Needs:
     )
 
 
+def dilated_layout(name: str) -> dict[str, int]:
+    """What `timm.create_model` is told so that a model's last stage is dilated and has the stride of the one before.
+
+    Raises UserError if it cannot be.
+    """
+    found = needs_of(name)
+    layout = {"output_stride": found.strides[-1] // 2}
+    try:
+        with torch.device("meta"):
+            features(name, pretrained=False, **found.options, **layout)
+    except Exception as error:  # each family has its own way to say no
+        raise UserError(
+            f"backbone.dilated = true: timm cannot dilate {name} ({_cause(error)}); leave it false, or take another "
+            "model, such as one of `timm.list_models('resnet*')`"
+        ) from None
+    return layout
+
+
 def trial_sizes(multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Two (height, width) to try a model at that takes whole multiples of so many pixels."""
     if multiple == 1:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
 from detrkit.backbones.folding import fold_for_good, fold_frozen_norms
-from detrkit.backbones.needs import features, frozen_names, needs_of
+from detrkit.backbones.needs import dilated_layout, features, frozen_names, needs_of
 from detrkit.backbones.weights import read_weights, require_all
 from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import constant, shrink_mask
@@ -68,7 +68,7 @@ class TimmBackbone(Backbone):
         count = len(needs.strides)
         if bad := [level for level in levels if not -count <= level < count]:
             raise UserError(f"backbone.levels = {bad}: {name} has {count} levels, 0 to {count - 1} or negative")
-        layout: dict[str, Any] = {"output_stride": needs.strides[-1] // 2} if dilated else {}
+        layout: dict[str, Any] = dilated_layout(name) if dilated else {}
         state = read_weights(weights, needs.names) if weights else None
         # timm renames tensors of older and of official files, and says on the console what it did not want.
         local = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state), "custom_load": False}}

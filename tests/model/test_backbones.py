@@ -249,3 +249,10 @@ def test_synchronised_norms_are_batch_norms_alone_and_want_gpus_together(monkeyp
     with pytest.raises(UserError, match=r'backbone\.norm = "sync" joins the batches of processes on GPUs'):
         synced(images, None)
     synced.eval()(images, None)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "hrnet_w18_small", "ghostnet_050"])
+def test_a_model_that_cannot_be_dilated_is_named_before_its_weights_are_fetched(name):
+    with pytest.raises(UserError, match=rf"backbone\.dilated = true: timm cannot dilate {name} \(") as raised:
+        TimmBackbone(name=name, dilated=True)
+    assert "pretrained" not in str(raised.value)
