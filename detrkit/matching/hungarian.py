@@ -58,6 +58,8 @@ class HungarianMatcher(Matcher):
 
         Queries that do not stand (`Output.standing`) are matched when no others are left, and learn no class then.
         """
+        if output.logits.element_size() < 4:  # alone, without a criterion, which sees to that
+            output, targets = output.float(), replace(targets, boxes=targets.boxes.float())
         costs = total(
             cost.weight * _checked(name, cost(output, targets), output, targets) for name, cost in self.costs.items()
         )
@@ -96,7 +98,7 @@ class HungarianMatcher(Matcher):
         for layer in range(layers):
             start = 0
             for image, (count, number) in enumerate(zip(counts, numbers, strict=True)):
-                for first in range(0, queries, size):
+                for first in [group * size for group in range(groups)]:
                     rows, columns = self.assign(costs[layer, image, first : first + size, :count])
                     pairs[0, layer, start : start + number] = rows + first
                     pairs[1, layer, start : start + number] = columns

@@ -67,7 +67,7 @@ class ManyToOneMatcher(HungarianMatcher):
         images, rows, columns = [], [], []
         for place, count in enumerate(counts):
             copies = max(min(size // (2 * count), most), 1) if count else 1
-            for first in range(0, groups * size, size):
+            for first in [group * size for group in range(groups)]:
                 queries, places = self.assign(np.tile(cost[place, first : first + size, :count], (1, copies)))
                 images.append(np.full(len(queries), place))
                 rows.append(queries + first)

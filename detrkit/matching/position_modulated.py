@@ -48,7 +48,7 @@ class PositionModulatedCost(FocalCost):
     def probability(self, output: Output, targets: Targets) -> Tensor:
         predicted, truth = pairs(center_to_corners(output.boxes), center_to_corners(targets.boxes))
         share = (overlaps(predicted, truth, self.eps)[1].clamp(min=-1) + 1) / 2  # rounding passes -1
-        if share.shape[-1]:
+        if share.numel():
             there = share.masked_fill(~targets.filled[:, None] | share.isnan(), 0.0)  # a broken box is its own affair
             share = share * (1 / (there.amax((2, 3), keepdim=True) + 1e-8)).clamp(min=1)
         return super().probability(output, targets) * share**self.power

@@ -98,3 +98,25 @@ def test_a_query_that_does_not_stand_learns_the_box_but_no_class(matcher, loss):
     assert last.query.shape[1] == 5 + 1
     assert last.teaches[-1].tolist() == (last.query[-1] < 3).tolist()
     assert last.teaches[-1].sum() == 3 + 1
+
+
+@pytest.mark.parametrize("made", [matcher(*ALL_COSTS), many()])
+def test_no_queries_have_no_pairs(made):
+    output, targets = scene((2, 0), queries=4)
+    none = output.rows(slice(0, 0))
+    found = made(none, Targets.pad(targets, torch.float64))
+    for one in [found] if isinstance(found, Matches) else found:
+        assert one.query.shape[1] == one.target.shape[1] == len(one.image) == 0
+    losses = Criterion(matcher=made, losses={"box": "l1", "giou": "giou"})(none, targets)
+    assert losses["total"].item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_predictions_in_half_precision_are_matched_as_in_float32(dtype):
+    """By the matcher alone, too: PyTorch has no distances in half precision."""
+    output, targets = scene((2, 4))
+    low = replace(output, logits=output.logits.to(dtype), boxes=output.boxes.to(dtype))
+    made = matcher(FocalCost(), L1Cost())
+    found = made(low, Targets.pad(targets, dtype))
+    wide = Targets.pad([{**one, "boxes": one["boxes"].to(dtype).float()} for one in targets])
+    torch.testing.assert_close(vars(found), vars(made(low.float(), wide)), rtol=0, atol=0)
