@@ -77,9 +77,17 @@ def refusal(part: NewPart, base: str, folder: Path) -> str | None:
         detector, criterion = detrkit.build_detector(recipe), detrkit.build_criterion(recipe)
         rehearse(detector, criterion, name=base)
     except UserError as error:
-        return str(error).partition("go together: ")[2] or str(error)
+        return bare(error)
     train_a_step(detector, criterion)
     return None
+
+
+def bare(error: UserError) -> str:
+    """What an error says in one line, without the recipe's file, line and key: they differ between bases."""
+    told = str(error).partition("go together: ")[2] or str(error)
+    if error.is_placed:
+        told = told.split(": ", 2)[2]
+    return " ".join(told.split())
 
 
 def train_a_step(detector: nn.Module, criterion: nn.Module) -> None:
@@ -120,8 +128,7 @@ def main() -> None:
     print("| part | " + " | ".join(BASES) + " |\n| --- |" + " --- |" * len(BASES))
     cells: dict[str, list[str]] = {}
     for part, _, reason in mixing():
-        short = None if reason is None else " ".join(reason.split())
-        number = "" if short is None else f"({reasons.setdefault(short, len(reasons) + 1)})"
+        number = "" if reason is None else f"({reasons.setdefault(reason, len(reasons) + 1)})"
         cells.setdefault(part.label, []).append(number or "yes")
     for label, row_cells in cells.items():
         print(f"| {label} | " + " | ".join(row_cells) + " |")
