@@ -68,7 +68,7 @@ def result_page(path: Path) -> str:
     """A table of figures, with its picture where there is one."""
     text = f"# {path.stem}\n\nThe command stands on [the page of all figures](../results.md).\n\n"
     if path.with_suffix(".png").exists():
-        text += f"![]({path.stem}.png)\n\n"
+        text += f"![AP over epochs and over minutes of training, a line for each row]({path.stem}.png)\n\n"
     return text + path.read_text(encoding="utf-8")
 
 

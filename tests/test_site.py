@@ -91,6 +91,12 @@ def test_every_link_leads_to_a_page_or_file(pages):
                 assert found in pages.keys() | files, f"{address}: {target}"
 
 
+def test_every_picture_is_told_in_words(pages):
+    """For those who do not see it."""
+    assert sum(text.count("![") for text in pages.values()) > 8
+    assert [address for address, text in pages.items() if "![](" in text] == []
+
+
 def test_the_recipes_that_use_a_part_are_found_in_all_its_places(site, monkeypatch):
     recipes = sys.modules["recipe_pages"]
     entries = {entry.name: entry for entry in recipes.list_recipes()}

@@ -23,8 +23,8 @@ h1, h2, p { overflow-wrap: anywhere; } p { margin: .35rem 0; max-width: 62rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 1rem 0; }
 img { display: block; max-width: 100%; height: auto; margin: .75rem auto 0; border-radius: 4px; }
 .wide { overflow-x: auto; } picture img { width: 100%; max-width: none; min-width: 40rem; }
-table { border-collapse: collapse; margin-top: .5rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .7rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; margin-top: .5rem; width: max-content; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .2rem .6rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th.text, td.text { text-align: left; }
 td.text { white-space: normal; overflow-wrap: break-word; max-width: min(28rem, 50vw); }
 th { color: var(--soft); font-weight: 600; }
@@ -36,6 +36,13 @@ pre { overflow-x: auto; } summary { cursor: pointer; }
 a { color: inherit; } th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
+@media print {  /* paper does not scroll */
+  html, body { font-size: 11px; } body { padding: 0; max-width: none; } section { padding: .5rem; }
+  .wide { overflow: visible; } picture img { min-width: 0; } tr, img { break-inside: avoid; }
+  pre { white-space: pre-wrap; } table { width: auto; font-size: 9px; }
+  th, td, .matrix td, .matrix th { padding: .1em .4em; white-space: normal; }
+  td.text, .matrix th { overflow-wrap: anywhere; }
+}
 """
 
 # Numbers sort as numbers, by what stands first in a cell ("43.1 ±0.4", "[-0.1, +0.3]", ">1000"); cells

@@ -208,6 +208,47 @@ def test_nothing_is_wider_than_the_screen(tmp_path):
     assert "<pre>true,0,true,true</pre>" in opened(path, script, tmp_path)
 
 
+def test_a_table_has_all_its_columns_on_paper(tmp_path):
+    """Which does not scroll: what a screen scrolls over has to be smaller, on A4 too."""
+    columns = [
+        "class",
+        "AP",
+        "AP50",
+        "AP75",
+        "AP small",
+        "AP medium",
+        "AP large",
+        "AR100",
+        "precision",
+        "recall",
+        "objects",
+    ]
+    table = html_table(columns, [["a class of few words", *(["+20.7 [+16.0, +25.5]"] * 10)]], texts=["class"])
+    page = html_page("T", html_section("Classes", table))
+    path = tmp_path / "page.html"
+    script = """
+    document.body.style.width = "680px";
+    const wide = document.querySelector(".wide"), rows = document.querySelector("table").offsetWidth;
+    document.body.innerHTML = "<pre>" + [getComputedStyle(wide).overflowX, rows <= wide.clientWidth] + "</pre>";
+    """
+    path.write_text(page, encoding="utf-8")
+    assert "<pre>auto,false</pre>" in opened(path, script, tmp_path)
+    path.write_text(page.replace("@media print", "@media all"), encoding="utf-8")
+    assert "<pre>visible,true</pre>" in opened(path, script, tmp_path)
+
+
+def test_words_are_not_squeezed_by_the_columns_beside_them(tmp_path):
+    """A wide table scrolls before names of two words break, which makes each of a thousand rows two lines high."""
+    table = html_table(["class", *"abcdefghijklmno"], [["two words", *["1234567"] * 15]], texts=["class"])
+    path = tmp_path / "page.html"
+    path.write_text(html_page("T", table), encoding="utf-8")
+    script = """
+    const row = document.querySelector("tbody tr").offsetHeight, head = document.querySelector("thead tr").offsetHeight;
+    document.body.innerHTML = "<pre>" + (row < 1.5 * head) + "</pre>";
+    """
+    assert "<pre>true</pre>" in opened(path, script, tmp_path)
+
+
 def test_long_names_leave_the_matrix_its_numbers(tmp_path):
     names = ["a name of sixty letters, as they are found in some data sets", "x" * 60, "c"]
     path = tmp_path / "page.html"
