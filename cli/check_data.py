@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from detrkit.data import Dataset
     from detrkit.data.check import SplitReport
     from detrkit.data.dataset import Split
+    from detrkit.data.file_source import FileSource
 
 SHOWN = 20  # faults of a kind that are printed; --json has all
 
@@ -68,7 +70,7 @@ def check_data(
     if pictures is not None:
         check_folder(pictures, "--pictures")
     console, errors = open_console(soft_wrap=True), Console(stderr=True)
-    told, datasets = open_splits(target, overrides or [], images, trust=trust)
+    told, lack, datasets = open_splits(target, overrides or [], images, trust=trust)
     reports: dict[str, SplitReport] = {}
     for name, dataset in datasets.items():
         with progress_bar(errors, f"reading {name}", len(dataset)) as advance:
@@ -77,10 +79,8 @@ def check_data(
         console.print(Text(in_a_line(told)))
     for name, report in reports.items():
         print_report(console, name, report)
-    if "train" in reports and "val" not in reports:
-        console.print("\nno val split: there is nothing to evaluate on", style="yellow")
-    if "val" in reports and "train" not in reports:
-        console.print("\nno train split: it serves for evaluation only", style="yellow")
+    if lack:
+        console.print(f"\n{lack}", style="yellow")
     if json_file is not None:
         write_json(json_file, target, reports)
         console.print(f"report written to {json_file}")
@@ -95,8 +95,8 @@ def check_data(
 
 def open_splits(
     target: str, overrides: list[str], images: Path | None, *, trust: bool = False
-) -> tuple[str, dict[str, Dataset]]:
-    """What was found, in a line, and the splits that a recipe, a folder or an annotation file names.
+) -> tuple[str, str, dict[str, Dataset]]:
+    """What was found, in a line, which split is not there, and the splits of a recipe, a folder or an annotation file.
 
     A folder may lack one of the two.
 
@@ -118,19 +118,31 @@ def open_splits(
     if images is not None and not is_file:
         raise UserError("--images goes with an annotation file")
     if is_file:
-        return f"COCO: {path.name}", {path.stem: open_annotations(path, images)}
+        return f"COCO: {path.name}", "", {path.stem: open_annotations(path, images)}
     splits: tuple[Split, ...] = ("train", "val")
     if is_set:
         plain = Factory(slot="augment", name="none", options={}, parts={}, build=NoAugment)
         found = AutoSource(root=str(path), augment=plain)
         own = [name for name in splits if found.inner.find(name) is not None]
         # As they are: a set with one of them is not divided to be looked at.
-        return found.describe(), {name: (found.inner if own else found).open(name) for name in own or splits}
+        datasets: dict[str, Dataset] = {name: (found.inner if own else found).open(name) for name in own or splits}
+        return found.describe(), what_lacks(datasets, found), datasets
     source = load_recipe(target, overrides, trust=trust).section("data")()
     names = [name for name in splits if not isinstance(source, FileSource) or source.has(name)]
     # Opening none says what is missing.
-    datasets: dict[str, Dataset] = {name: source.open(name) for name in names or splits[:1]}
-    return source.describe(), datasets
+    datasets = {name: source.open(name) for name in names or splits[:1]}
+    return source.describe(), what_lacks(datasets), datasets
+
+
+def what_lacks(splits: Collection[str], divided: FileSource | None = None) -> str:
+    """Which split a set does not have, and what follows. divided: the source that a training would divide it by."""
+    if "train" not in splits:
+        return "no train split: it serves for evaluation only"
+    if "val" in splits:
+        return ""
+    if divided is None or not divided.val_share:
+        return "no val split: there is nothing to evaluate on"
+    return f"no val split: a training keeps {divided.val_share:.0%} of these images for it (data.val_share)"
 
 
 def save(

@@ -31,6 +31,7 @@ LAYOUTS: dict[Split, tuple[tuple[str, str], ...]] = {
         ("annotations/instances_val2017.json", "val2017"),
         ("annotations/instances_val.json", "val"),
         ("valid/_annotations.coco.json", "valid"),
+        ("val/_annotations.coco.json", "val"),
     ),
 }
 

@@ -104,6 +104,21 @@ def test_the_format_that_was_found_is_said(good, tmp_path, form, file):
     assert run("quickstart", "data.train_images=2", "data.val_images=2").output.startswith("\ntrain: ")  # nothing found
 
 
+def test_what_a_training_does_without_a_val_split_is_told(good, tmp_path):
+    """It divides a folder's images; a recipe may say that it does not. A file alone is no split."""
+    annotations = good / "annotations" / "instances_train.json"
+    annotations.rename(good / "annotations" / "train.json")
+    assert "split: " not in run(good / "annotations" / "train.json", "--images", good / "train").output
+    (good / "annotations" / "train.json").rename(annotations)
+    (good / "annotations" / "instances_val.json").unlink()
+    assert "no val split: a training keeps 20% of these images for it (data.val_share)" in run(good).output
+    told = run("quickstart_coco", "data.type=coco", f"data.root={good}").output
+    assert "no val split: there is nothing to evaluate on" in told
+    assert "split: " not in run("quickstart_coco", f"data.root={good}").output  # divided already
+    (good / "annotations" / "instances_train.json").rename(good / "annotations" / "instances_val.json")
+    assert "no train split: it serves for evaluation only" in run(good).output
+
+
 def test_mistakes_are_told(good, tmp_path):
     for arguments, error in (([tmp_path / "nope.json"], DataError), ([good, "data.root=x"], UserError)):
         assert isinstance(run(*arguments).exception, error)

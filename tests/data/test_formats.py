@@ -355,6 +355,17 @@ def test_a_folder_in_no_format_is_told_what_is_looked_for(tmp_path):
         _ = auto(tmp_path / "gone").train
 
 
+def test_roboflows_val_split_may_be_called_val(small_set, tmp_path):
+    """As people rename it; passed over, images of `train` would be kept for it, and its own would never be seen."""
+    source = coco(small_set)
+    WRITERS["roboflow"]({"train": source.train, "val": source.val}, tmp_path / "export")
+    (tmp_path / "export" / "valid").rename(tmp_path / "export" / "val")
+    found = auto(tmp_path / "export")
+    assert truth(found.train).keys() == truth(source.train).keys()
+    assert truth(found.val).keys() == truth(source.val).keys()
+    assert found.describe().endswith("val/_annotations.coco.json")
+
+
 def test_each_format_says_what_was_found(small_set, tmp_path):
     source = coco(small_set)
     said = {}
