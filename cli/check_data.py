@@ -41,7 +41,9 @@ def check_data(
     ] = None,
     save_as: Annotated[
         Literal["coco", "yolo"] | None,
-        typer.Option(help="Write a clean copy in this format: clipped boxes, no faulty ones."),
+        typer.Option(
+            help="Write a clean copy in this format: boxes and classes, without masks; clipped boxes, no faulty ones."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --save-as: a new folder for the copy.")] = None,
     trust: Trust = False,
@@ -170,7 +172,7 @@ def save(
     }
     with progress_bar(errors, "copying", sum(map(len, files.values()))) as advance:
         FORMATS[form](files, out, advance, without)
-    console.print(f"a clean copy in the format of {form} written to {out}")
+    console.print(f"a clean copy in the format of {form} written to {out}: boxes and classes, no masks or key points")
     if unusable := sum(map(len, without.values())):
         console.print(f"without {counted(unusable, 'image')} whose files cannot be used", style="yellow")
     if form == "yolo" and (crowds := sum(reports[name].crowds for name in files)):
