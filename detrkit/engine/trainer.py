@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,16 @@ from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
-from detrkit.engine.replay import Settings, seed_step, write_step
+from detrkit.engine.recent_steps import RecentSteps
+from detrkit.engine.replay import seed_step
 from detrkit.engine.schedule import rate_factor
+from detrkit.engine.skipped_images import SkippedImages
 from detrkit.engine.soundness import NotFiniteError, may_help
 from detrkit.engine.workload import Workload
 from detrkit.errors import DataError
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
-from detrkit.wording import counted, first_of, percent, typed
+from detrkit.wording import counted, first_of, percent
 from detrkit.writing import explain
 
 
@@ -117,10 +119,18 @@ class Trainer:
             metadata=self._metadata,
         )
         self._readback = Readback()
-        self._skipped: dict[str, None] = {}  # in the order met
+        self._skipped = SkippedImages(reporter)
         self._stop_at: int | None = None
         self._stats: Mapping[str, float | None] | None = None
-        self._recent: dict[int, tuple[Any, float]] = {}  # step: batch and objects, until its numbers have come back
+        self._recent = RecentSteps(
+            detector=detector,
+            options=options,
+            workload=workload,
+            precision=precision,
+            rank=here.rank,
+            run=run,
+            metadata=self._metadata,
+        )
 
     def fit(self) -> Outcome:
         """Train to the end, or until somebody asks to stop.
@@ -144,8 +154,7 @@ class Trainer:
                     f"no better AP in {counted(self.options.patience, 'evaluation')} (train.patience): stopped at step "
                     f"{self.at.step} of {self.workload.total_steps}"
                 )
-            if self._skipped:
-                self.reporter.warn(_told(self._skipped))
+            self._skipped.tell()
             if self._stats is not None:
                 result = {"AP": self._stats["AP"], "best_AP": self.at.best_ap, "best_step": self.at.best_step}
                 numbers = {name: float(value) for name, value in result.items() if value is not None}
@@ -166,13 +175,6 @@ class Trainer:
 
     # --- steps
 
-    def _note_skipped(self, messages: Sequence[str]) -> None:
-        """Name each image that cannot be read when it is first met; how many there were is said at the end."""
-        for message in dict.fromkeys(messages):
-            if message not in self._skipped:
-                self._skipped[message] = None
-                self.reporter.warn(f"{message}; another image stands in its place")
-
     def _is_stopped(self, request: StopRequest) -> bool:
         # Several processes agree by way of a step's numbers; one alone need not do another step for that.
         return self._stop_at is not None or (self.here.world == 1 and request.reason is not None)
@@ -192,7 +194,7 @@ class Trainer:
             skip=done,
         )
         for batch, objects in self._counted(loader):
-            self._note_skipped(batch.skipped)
+            self._skipped.note(batch.skipped)
             limit = self.options.max_minutes if self.here.is_first else None  # who tells why it stops has to know it
             if limit and self.meter.clock.minutes() >= limit:
                 request.reason = request.reason or "train.max_minutes"
@@ -246,7 +248,7 @@ class Trainer:
         # With the numbers goes whether a signal has come here, so that all processes stop after the same step.
         stopping = torch.full((), float(request.reason is not None), device=self.device)
         numbers = torch.stack([value.float() for value in (*totals.values(), norm, stopping)])
-        self._recent = {**dict(list(self._recent.items())[-1:]), step: (batch, count / world)}
+        self._recent.add(step, batch, count / world)
         self.at.step += 1
         self.meter.clock.step(len(batch.targets) * world)
         return self._readback.push(step, names, self.here.sum(numbers) / world)
@@ -269,9 +271,8 @@ class Trainer:
         """Save what is sound and stop: the update of a gradient that is not finite was left out."""
         values = reading.values
         shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop"))
-        batch, objects = self._recent[reading.step]
         faults = self.checkpoints.faults()
-        again = self._keep_step(reading.step, batch, objects)
+        again = self._recent.keep(reading.step, weights_step=self.at.step)
         self._readback.flush()
         if not faults:
             self._save()
@@ -281,29 +282,9 @@ class Trainer:
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {reading.step + 1} of {self.workload.total_steps}: "
             f"{shown}; gradient norm {values['norm']:.4g}\n"
-            f"images of this step: {', '.join(map(str, batch.image_ids[:32]))}\n"
+            f"images of this step: {self._recent.images(reading.step)}\n"
             f"{advice}. {may_help(self.precision)}\n{again}"
         )
-
-    def _keep_step(self, step: int, batch: Any, objects: float) -> str:
-        """Write all that the step depends on, in each process, and say how it is computed again."""
-        path = self.run.path / "not_finite" / f"step_{step + 1}_process_{self.here.rank}.safetensors"
-        settings = Settings(
-            step=step,
-            weights_step=self.at.step,
-            seed=self.options.seed,
-            rank=self.here.rank,
-            objects=objects,
-            micro_batch=self.workload.micro_batch,
-            precision=self.precision,
-        )
-        try:
-            write_step(path, self.detector, batch, settings, self._metadata)
-        except OSError as error:
-            return f"The step itself could not be kept: {explain(error)}"
-        if "recipe" not in self._metadata:
-            return f"The step is kept in {path}, for detrkit.engine.replay.compute"
-        return f"Where it stops to be finite: detrkit replay {typed(path)}"
 
     # --- evaluation
 
@@ -375,10 +356,3 @@ class Trainer:
             CheckpointError: there is none, it is damaged, or it does not belong to this recipe and data
         """
         self.at = self.checkpoints.restore(folder)
-
-
-def _told(skipped: Collection[str]) -> str:
-    """How many images could not be read, and which the first are."""
-    first = "; ".join(list(skipped)[:3])
-    more = f"; and {len(skipped) - 3} more, named above" if len(skipped) > 3 else ""
-    return f"{counted(len(skipped), 'image')} could not be read, and others stood in their place: {first}{more}"
