@@ -41,7 +41,8 @@ def evaluate(
 ) -> None:
     """Evaluate a trained detector as COCO does: 12 numbers, and a table per class.
 
-    Writes evaluation.json and detections.json (COCO results) into the run's folder; with --data only into --out.
+    Writes evaluation.json and detections.json (COCO results) into the run's folder; with --data or another
+    value of the recipe's data only into --out.
     Under torchrun the processes share the images.
     """
     from detrkit.engine.cores import workers_for

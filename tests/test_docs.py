@@ -207,3 +207,11 @@ def test_files_that_pages_name_are_there(page):
     made = ("parts/", "reference/")  # pages of the site alone, which tests/test_site.py looks for
     for name in [name for name in named if not name.startswith(made)]:
         assert (ROOT / name).exists() or (path.parent / name).exists(), name
+
+
+def test_an_evaluation_on_other_data_is_told_with_its_folder():
+    """`detrkit evaluate` refuses it without: the run's folder keeps the evaluation on the run's own data."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    commands = re.findall(r"detrkit evaluate [^`\n]*data[ .][^`\n]*", "\n".join(p.read_text("utf-8") for p in pages))
+    assert len(commands) >= 2
+    assert [command for command in commands if "--out" not in command] == []
