@@ -73,10 +73,15 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
     parts = []
     for sheet in sheets:
         table = [sheet.columns, ("---", *["---:"] * (len(sheet.columns) - 1)), *sheet.rows]
-        lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in table]
-        notes = [f"\n{note}" for note in sheet.notes]
-        parts.append("\n".join([f"## {sheet.title}\n", *lines, *notes]))
+        lines = ["| " + " | ".join(_as_shown(cell).replace("|", "\\|") for cell in row) + " |" for row in table]
+        notes = [f"\n{_as_shown(note)}" for note in sheet.notes]
+        parts.append("\n".join([f"## {_as_shown(sheet.title)}\n", *lines, *notes]))
     return "\n\n".join(parts) + "\n"
+
+
+def _as_shown(text: str) -> str:
+    """A text as Markdown shows it, in one line: a name like `<b>` would be taken for HTML, and vanish."""
+    return " ".join(text.split()).replace("<", "\\<")
 
 
 def _record(m: Measured, costs: Costs | None, timing: Timing | None) -> dict[str, Any]:

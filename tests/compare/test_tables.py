@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from detrkit.cli.sheets import print_sheet
-from detrkit.compare.files import _to_csv
+from detrkit.compare.files import _to_csv, to_markdown
 from detrkit.compare.latex import escaped, to_latex
 from detrkit.compare.page import make_page
 from detrkit.compare.table import Sheet, order_of
@@ -109,6 +109,13 @@ def test_runs_are_linked_from_where_the_page_lies(tmp_path, monkeypatch):
 
 
 NAMES = ("a_recipe_with_a_long_name_that_somebody_gave_it", "b")
+
+
+def test_markdown_shows_names_that_look_like_html():
+    text = to_markdown([Sheet("Differences to <b>", ("recipe", "x"), (("<b>&|", "-0.1"),), ("to <b>",))])
+    assert text == "## Differences to \\<b>\n\n| recipe | x |\n| --- | ---: |\n| \\<b>&\\| | -0.1 |\n\nto \\<b>\n"
+
+
 INTERVALS = Sheet(
     "Differences to b in costs of errors",
     ("recipe", "classification", "seeds and images", *(f"kind {number}" for number in range(4))),
