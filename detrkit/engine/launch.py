@@ -27,6 +27,7 @@ from detrkit.engine.cores import available_cores
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.workload import share_of_batch
 from detrkit.errors import UserError
+from detrkit.writing import explain
 
 _LAUNCHED = "DETRKIT_LAUNCHED"  # a folder in which each process leaves a file of its number when it has begun
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -137,12 +138,15 @@ def told_to_launcher() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        is_mistake = isinstance(error, UserError)
-        text = str(error) if is_mistake else f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        is_lost = isinstance(error, RuntimeError) and is_lost_connection(error)
+        is_mistake = isinstance(error, UserError | OSError)
+        text = explain(error) if isinstance(error, OSError) else str(error)
+        if not is_mistake:
+            text = f"{type(error).__name__}: {text}\n{traceback.format_exc()}"
         message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # as torch's launcher reads it
         with open(os.environ[_ERROR_FILE], "w", encoding="utf-8") as file:
-            json.dump({"message": message, "seconds": time.time()}, file)
-        if isinstance(error, RuntimeError) and is_lost_connection(error):
+            json.dump({"message": message, "seconds": time.time(), "is_lost": is_lost}, file)
+        if is_lost:
             time.sleep(_PATIENCE)  # the process that is the cause may take longer to end, and is to be seen first
         sys.exit(_MISTAKE if is_mistake else 1)
 
@@ -171,11 +175,15 @@ def _told(failures: Mapping[int, ProcessFailure], processes: int, *, asked: bool
 
 
 def _order(failure: ProcessFailure) -> tuple:
-    """Causes before consequences: one that was killed, a mistake that was found, whatever came first."""
+    """Causes before consequences: one that was killed, a mistake that was found, whatever came first.
+
+    A process that fails leaves the others before it tells why, so that these may be the first to tell.
+    """
     return (
         failure.exitcode == _INTERRUPTED,
         not _is_killed(failure),
         failure.exitcode != _MISTAKE,
+        failure.error_file_data.get("is_lost", False),
         failure.error_file_data.get("seconds", inf),
     )
 

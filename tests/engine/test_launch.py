@@ -1,5 +1,7 @@
 """`detrkit train --processes`, and the same by torchrun: what is started, and what is said when one process fails."""
 
+import errno
+import json
 import os
 import re
 import signal
@@ -137,6 +139,16 @@ def test_a_process_that_lost_another_waits_for_that_one_to_be_seen_first(monkeyp
     assert str(error) in (tmp_path / "error.json").read_text()
 
 
+def test_what_the_system_refuses_is_told_in_words(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETRKIT_LAUNCHED", str(tmp_path))
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit) as ended, told_to_launcher():
+        raise PermissionError(errno.EACCES, "Permission denied", "runs")
+    assert ended.value.code == 2
+    told = json.loads((tmp_path / "error.json").read_text())["message"]["message"]
+    assert told.startswith("runs: Permission denied. There is no permission")
+
+
 def test_what_processes_and_pieces_compute_otherwise_is_told():
     norm = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
     sizes = {"images": 16, "steps_per_epoch": 4, "epochs": 1, "reference_batch": 4}
@@ -148,15 +160,15 @@ def test_what_processes_and_pieces_compute_otherwise_is_told():
         assert len(unlike_one_batch(Workload(world=world, share=share, micro_batch=2, **sizes), norm[0])) == 1
 
 
-def failure(code, seconds=None, text="its message"):
+def failure(code, seconds=None, text="its message", is_lost=False):
     found = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file="nowhere")
     if seconds is not None:
-        found.error_file_data, found.message = {"seconds": seconds}, {"message": text}
+        found.error_file_data, found.message = {"seconds": seconds, "is_lost": is_lost}, {"message": text}
     return found
 
 
 def test_a_cause_is_told_from_its_consequences(capsys):
-    lost = failure(1, 5.0, "RuntimeError: connection closed by peer")
+    lost = failure(1, 4.0, "RuntimeError: connection closed by peer", is_lost=True)
     with pytest.raises(UserError, match="process 1 of 3 was ended by SIGKILL"):
         _told({0: lost, 1: failure(-signal.SIGKILL), 2: failure(-signal.SIGTERM)}, 3)
     with pytest.raises(UserError, match="image 7"):
