@@ -6,14 +6,17 @@ trusted; a private record, outside the run, tells the runs that were made here, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.machinery
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from detrkit.errors import UserError
+from detrkit.paths import with_home
 from detrkit.recipe.problems import Source
 from detrkit.writing import write_text
 
@@ -24,13 +27,14 @@ def require_trust(strange: Mapping[str, Source], run: Path | None, *, trust: boo
     Args:
         strange: files (absolute) and modules, with where each is said.
         run: the folder that they came along in; None for a recipe.
-        trust: they are trusted, and remembered for the run.
+        trust: they are trusted, and remembered for the run where there is a place for it.
     """
     if not strange:
         return
     if trust:
         if run is not None:
-            remember(run, strange)
+            with suppress(OSError):  # where it cannot be remembered, it is to be said again
+                remember(run, strange)
         return
     known = _record(run) if run is not None else {}
     refused = {name: source for name, source in strange.items() if known.get(name) != _fingerprint(name)}
@@ -66,8 +70,13 @@ def _record(run: Path) -> dict[str, str]:
 
 
 def _place(run: Path) -> Path:
-    """The file of a run, in the folder for what programs keep of a person (XDG's, or the like on Windows)."""
-    base = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "state"
+    """The file of a run, in the folder for what programs keep of a person (XDG's, or the like on Windows).
+
+    Raises OSError where there is none.
+    """
+    base = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or with_home("~/.local/state")
+    if str(base).startswith("~"):  # a container's user without a name
+        raise FileNotFoundError(errno.ENOENT, "no home folder; HOME or XDG_STATE_HOME would say one", "~")
     return Path(base) / "detrkit" / "runs" / f"{hashlib.sha256(os.fsencode(run.resolve())).hexdigest()[:32]}.json"
 
 

@@ -10,7 +10,7 @@ import detrkit
 from detrkit.cli.app import app
 from detrkit.engine.train import train
 from detrkit.errors import UserError
-from detrkit.recipe import load_recipe
+from detrkit.recipe import load_recipe, load_run_recipe
 from detrkit.runs.checkpoint import load_run, read_weights, save_weights
 from detrkit.runs.history import read_run
 from tests.hunts.small_run import SMALL_RUN
@@ -148,10 +148,18 @@ def test_a_base_in_another_folder_is_asked_for(part, ran, tmp_path):
     load_recipe(near / "link.toml")  # named, by whatever name
 
 
-def test_without_a_place_for_the_record_a_training_goes_on(part, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lacks", ["place", "home"])
+def test_without_a_place_for_the_record_a_training_goes_on(part, tmp_path, monkeypatch, lacks):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    part("other_part")
-    (tmp_path / "mine.toml").write_text('extends = "quickstart"\nimports = ["other_part.py"]\n')
+    if lacks == "home":  # as in a container that is run as a user who has no name there
+        for name in ("XDG_STATE_HOME", "HOME"):
+            monkeypatch.delenv(name)
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    part(f"{lacks}_part")
+    (tmp_path / "mine.toml").write_text(f'extends = "quickstart"\nimports = ["{lacks}_part.py"]\n')
     train(load_recipe(tmp_path / "mine.toml", [*SMALL_RUN, "train.max_minutes=1e-9"]), tmp_path / "run")
     assert "--trust" in (tmp_path / "run" / "log.txt").read_text()
+    with pytest.raises(UserError, match="--trust"):
+        load_run_recipe(tmp_path / "run")
+    load_run_recipe(tmp_path / "run", trust=True)
