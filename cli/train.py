@@ -130,12 +130,13 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
 def _print_result(console: Console, folder: Path, outcome: Outcome, *, events: bool) -> None:
     from detrkit.wording import percent, typed
 
-    lines = []
+    lines, pictures = [], folder / "pictures"
     if outcome.stats is not None:
         lines.append(f"AP {percent(outcome.stats['AP'])}   AP50 {percent(outcome.stats['AP50'])}")
     lines += [
         f"best AP {percent(outcome.best_ap)} at step {outcome.best_step}: {folder / 'best'}",
-        f"pictures: {folder / 'pictures'}" + (f"   curves: tensorboard --logdir {typed(folder)}" if events else ""),
+        *([f"pictures: {pictures}"] if pictures.is_dir() else []),
+        *([f"curves: tensorboard --logdir {typed(folder)}"] if events else []),
         f"next: detrkit evaluate {typed(folder)}   or   detrkit predict {typed(folder)} IMAGES --out drawn/",
     ]
     for line in lines:
