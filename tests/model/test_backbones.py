@@ -111,8 +111,8 @@ def weighs(key):
     return key.startswith(("conv1.", "bn1.", "layer1.")) and key.endswith((".weight", ".bias"))
 
 
-@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
-def test_what_is_frozen_is_found_where_no_gradients_are_taken(around):
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.autograd.detect_anomaly])
+def test_what_is_frozen_is_found_where_gradients_are_not_taken_or_watched(around):
     with around():
         found = frozen_names("resnet18", 4)
     assert found == {key for key in timm.create_model("resnet18").state_dict() if weighs(key)}
