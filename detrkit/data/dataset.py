@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from detrkit.data.batch import Example, to_pixels
 from detrkit.data.loader import Loader, SampleKey, WorkerPool, plan_batches
 from detrkit.data.records import Category, Fault, Labels, Records
 from detrkit.data.transforms import Augment, Sample, make_sample
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UserError
 from detrkit.recipe import define_slot
 
 Split = Literal["train", "val"]
@@ -107,6 +107,11 @@ class Dataset(data.Dataset, ABC):
         return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
     def __getitem__(self, key: SampleKey | tuple[int, ...]) -> Example:
+        if isinstance(key, int | np.integer):
+            raise UserError(
+                f"image {key} is asked for by its index alone, and each epoch augments anew: ask for (index, epoch); "
+                "loader(split=..., batch_size=..., epoch=...) of the data source gives batches"
+            )
         key, sample, skipped = self._readable(SampleKey(*key))
         if sample is None:
             return self.blank(key.index, skipped)
@@ -234,6 +239,8 @@ class DataSource(ABC):
         ``train`` is shuffled and loses an incomplete last batch (unless it is the only one); ``val`` has
         every image once. The same arguments give the same batches, whatever the number of workers.
         """
+        if split not in get_args(Split):
+            raise UserError(f"split is {split!r}; accepted are 'train' and 'val'")
         dataset = self.train if split == "train" else self.val
         weights = None
         if split == "train" and self.repeat_threshold:

@@ -23,7 +23,7 @@ from detrkit.data.batch import Example, collate, normalise
 from detrkit.data.loader import SampleKey, WorkerPool, _begin_worker, plan_batches
 from detrkit.data.square import SquareAugment
 from detrkit.data.transforms import FlipAugment, NoAugment
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UserError
 
 from .conftest import CocoSource, ShapesSource, box_entry, coco, image_entry, part, shapes, small_detr
 
@@ -44,6 +44,13 @@ def all_same(a, b):
 @pytest.fixture(scope="module")
 def source():
     return shapes(train_images=14, val_images=7, image_size=(40, 64))
+
+
+def test_an_image_without_its_epoch_and_a_split_that_is_none_are_named(source):
+    with pytest.raises(UserError, match=r"image 3 is asked for by its index alone.* ask for \(index, epoch\)"):
+        source.train[3]
+    with pytest.raises(UserError, match="split is 'test'; accepted are 'train' and 'val'"):
+        source.loader(split="test", batch_size=2)
 
 
 def test_padding_is_zero_and_masked():
