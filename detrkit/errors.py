@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,12 +23,20 @@ class CheckpointError(UserError):
 
 
 def require_kind(parts: Mapping[str, Any], kind: type, where: str = "") -> None:
-    """Raise UserError if a part, one of a person's own perhaps, is not of its slot's class; `parts` by their names."""
+    """Raise UserError if a part, one of a person's own perhaps, is not of its slot's class, or has no value for what
+    that declares without one; `parts` by their names.
+    """
     for name, part in parts.items():
         if not isinstance(part, kind):
             raise UserError(
                 f"{where}{name} is of the class {type(part).__name__}, which is no {kind.__name__}: "
                 f"derive it from {kind.__module__}.{kind.__qualname__}, whose docstrings say what is asked of it"
+            )
+        if missing := [key for key in inspect.get_annotations(kind) if not hasattr(part, key)]:
+            own, keys = type(part), " and ".join(missing)
+            raise UserError(
+                f"{where}{name}: {own.__module__}.{own.__qualname__} has to set {keys}, in the class or in its "
+                f"constructor: {kind.__module__}.{kind.__qualname__} says what that is"
             )
 
 

@@ -29,8 +29,8 @@ class System(ABC):
     """
 
     sections: ClassVar[tuple[str, ...]] = ()
-    classes: int | None
-    checkpoint_names: Factory | None
+    classes: int | None = None
+    checkpoint_names: Factory | None = None
 
     @abstractmethod
     def build_detector(self, recipe: Recipe, classes: int) -> BaseDetector:

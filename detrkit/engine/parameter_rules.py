@@ -30,6 +30,10 @@ class ParameterRule:
         decay_factor: of the weight decay; 0 for none.
     """
 
+    part = ""
+    rate_factor: float = 1.0
+    decay_factor: float = 1.0
+
     def __init__(self, *, part: str = "", rate_factor: RateFactor = 1.0, decay_factor: DecayFactor = 1.0):
         self.part, self.rate_factor, self.decay_factor = part, rate_factor, decay_factor
 

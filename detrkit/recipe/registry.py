@@ -64,8 +64,8 @@ class Factory:
         """Builds the part. It receives those offered values that its constructor names, and no others.
 
         Raises TypeError if a name is not among the slot's offers, or if the part needs one that is not given;
-        UserError if what was built, by a person's own class perhaps, is not derived from the slot's base class.
-        What the part's constructor raises says where the recipe has the part.
+        UserError if what was built, by a person's own class perhaps, is not derived from the slot's base class, or
+        lacks what that declares. What the part's constructor raises says where the recipe has the part.
         """
         slot = slots().get(self.slot)
         strange = set(offered) - set(slot.offers if slot else ())
@@ -79,11 +79,11 @@ class Factory:
             raise TypeError(f'{self.slot} "{self.name}" needs {", ".join(lacking)}, which its owner did not offer')
         try:
             part = self.build(**arguments)
+            if slot is not None and slot.base is not None:
+                require_kind({f'{self.slot} "{self.name}"': part}, slot.base)
         except Exception as error:
             self._place(error)
             raise
-        if slot is not None and slot.base is not None:
-            require_kind({f'{self.slot} "{self.name}"': part}, slot.base)
         return part
 
     def _place(self, error: Exception) -> None:

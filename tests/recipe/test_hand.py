@@ -17,6 +17,7 @@ from detrkit.data.transforms import NoAugment
 from detrkit.decoder import Decoder
 from detrkit.engine.optimiser import build_optimiser
 from detrkit.engine.options import TrainOptions
+from detrkit.engine.parameter_rules import ParameterRule
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.geometry.point import PointGeometry
@@ -25,7 +26,7 @@ from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import FocalLoss, GIoULoss, L1Loss
 from detrkit.matching.costs import FocalCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
-from detrkit.recipe import Factory, as_factory
+from detrkit.recipe import Factory, as_factory, registry
 from detrkit.recipe.registry import empty_registry
 from detrkit.structures import Memory, Output, Queries, QueryLayout, QueryPosition, Reference
 
@@ -180,6 +181,50 @@ def test_a_part_that_lacks_what_it_is_asked_is_named_with_the_base_class():
 
     with pytest.raises(UserError, match=r"Half has to define decode: .* detrkit\.geometry\.base\.Geometry\.decode"):
         Half().decode({}, Reference(torch.zeros(1, 1, 2)))
+
+
+LACKING = {
+    "term": "key and head_widths",
+    "query_position": "embeddings",
+    "backbone": "channels",
+    "geometry": "offset_widths",
+    "cost": "weight",
+    "loss": "weight",
+}
+
+
+@pytest.mark.parametrize("slot", LACKING)
+def test_a_part_that_lacks_what_its_base_class_declares_is_named(slot, tmp_path):
+    """Without it the first that asks fails somewhere else, in words of Python's own."""
+    registry.load_registered_parts()
+    half = type("Half", (registry.slots()[slot].base,), {})
+    with pytest.raises(UserError, match=rf'^{slot} "Half": .*Half has to set {LACKING[slot]}, in the class or'):
+        as_factory(slot, half)()
+
+
+def test_what_lacks_is_placed_in_the_recipe(tmp_path, monkeypatch):
+    registry.load_registered_parts()
+    monkeypatch.setitem(registry._current.parts, "loss", dict(registry.parts("loss")))
+    (tmp_path / "half_loss.py").write_text(
+        "from detrkit import register\nfrom detrkit.losses.base import Loss\n\n"
+        '@register("loss", "half")\nclass Half(Loss):\n    pass\n'
+    )
+    (tmp_path / "half.toml").write_text('extends = "quickstart"\nimports = ["half_loss.py"]\nlosses.half = {}\n')
+    with pytest.raises(UserError, match=r'half\.toml:3: losses\.half: loss "half": .* has to set weight'):
+        detrkit.build_criterion(detrkit.load_recipe(tmp_path / "half.toml"))
+
+
+def test_a_rule_of_ones_own_need_not_call_its_base_class():
+    class Few(ParameterRule):
+        def __init__(self):
+            self.rate_factor = 0.5
+
+        def names(self, detector):
+            return iter(["0.weight"])
+
+    options = TrainOptions(epochs=1, learning_rate=1e-3, parameters={"few": Few})
+    groups = build_optimiser(nn.Sequential(nn.Linear(2, 2)), options).param_groups
+    assert {tuple(group["names"]): group["lr"] for group in groups} == {("0.weight",): 5e-4, ("0.bias",): 1e-3}
 
 
 def test_references_give_their_boxes():
