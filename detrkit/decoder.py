@@ -282,6 +282,8 @@ class _Predictions:
 
     def add(self, raw: HeadOutput, decoded: Decoded, listed: Tensor | None = None) -> None:
         """A layer's; queries that are not `listed` [B, N] say nothing, None: all do."""
+        if not torch.compiler.is_compiling():
+            decoded.check(raw.logits.shape[:2])
         self.raw.append(raw)
         self.decoded.append(decoded)
         self.listed.append(listed)

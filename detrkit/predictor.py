@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +29,7 @@ from detrkit.wording import counted
 if TYPE_CHECKING:
     import supervision
 
+COLUMNS = ("scores", "labels", "boxes", "queries", "points")  # of any detector's detections
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -56,6 +57,8 @@ class Found:
     """of a video: which frame, from 0"""
     time: float | None = None
     """of a video: seconds from its beginning"""
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+    """[k, F] each, what else a geometry of one's own says of a detection, by its names (`Decoded.named`)"""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -199,6 +202,7 @@ class Predictor:
                 classes=self.classes,
                 frame=None if entry.frame is None else entry.frame.number,
                 time=None if entry.frame is None else entry.frame.time,
+                named={name: values for name, values in result.items() if name not in COLUMNS},
             )
 
 

@@ -108,8 +108,9 @@ def coco_detections(image_id: int, result: dict[str, Tensor], category_ids: Sequ
     the list) and boxes or scores that are not finite are left out.
 
     Args:
-        result: scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) in pixels, and perhaps points [k, 2] in pixels,
-            which then stand in the results as "point" beside what COCO asks for
+        result: scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) in pixels; perhaps points [k, 2] in pixels, which
+            then stand in the results as "point" beside what COCO asks for, and what a geometry says by other names
+            [k, F], rounded as scores are
         category_ids: the category id of each label
     """
     scores = result["scores"].float().cpu().numpy().astype(np.float64)
@@ -117,14 +118,18 @@ def coco_detections(image_id: int, result: dict[str, Tensor], category_ids: Sequ
     labels = result["labels"].cpu().tolist()
     usable = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
     boxes[:, 2:] -= boxes[:, :2]  # (x1, y1, x2, y2) to (x, y, width, height)
-    points: list[dict] = [{}] * len(labels)
-    if "points" in result:
-        places = result["points"].float().cpu().numpy().astype(np.float64).round(3)
-        points = [{"point": point} if math.isfinite(sum(point)) else {} for point in places.tolist()]
-    rows = zip(usable.tolist(), labels, boxes.round(3).tolist(), scores.round(6).tolist(), points, strict=True)
+    more: list[dict] = [{} for _ in labels]
+    for name, values in result.items():
+        if name in ("scores", "labels", "boxes", "queries") or values.dim() != 2:  # no masks
+            continue
+        key, places = ("point", 3) if name == "points" else (name, 6)
+        for row, numbers in zip(more, values.cpu().double().numpy().round(places).tolist(), strict=True):
+            if math.isfinite(sum(numbers)):
+                row[key] = numbers
+    rows = zip(usable.tolist(), labels, boxes.round(3).tolist(), scores.round(6).tolist(), more, strict=True)
     return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score, **point}
-        for fine, label, box, score, point in rows
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score, **beside}
+        for fine, label, box, score, beside in rows
         if fine and 0 <= label < len(category_ids) and category_ids[label] is not None
     ]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
 
-from detrkit.errors import lacking
+from detrkit.errors import UserError, lacking
 from detrkit.layers import Part
 from detrkit.recipe import define_slot
 from detrkit.structures import Reference
+
+# Outputs of an exported file and columns of detections, then keys of a detection in a file.
+TAKEN = frozenset(("logits", "boxes", "points", "objectness", "scores", "labels", "queries"))
+TAKEN |= {"image_id", "category_id", "bbox", "score", "point", "file_name", "frame", "time"}
 
 
 class Decoded(NamedTuple):
@@ -22,7 +26,21 @@ class Decoded(NamedTuple):
     points: Tensor | None
     """[B, N, 2], None where the geometry predicts no point"""
     named: Mapping[str, Tensor] = MappingProxyType({})
-    """[B, N, F] each, what else it says, by name (`Output.named`)"""
+    """[B, N, F] each, what else it says, by name (`Output.named`); none of the names that a detection has already"""
+
+    def check(self, queries: Sequence[int]) -> None:
+        """Raise UserError unless what is said by name is [B, N, F] of so many `queries` [B, N], under a free name."""
+        for name, values in self.named.items():
+            if name in TAKEN:
+                raise UserError(
+                    f'the geometry predicts something of the name "{name}", which a detection has already; take a name '
+                    f"that is none of {', '.join(sorted(TAKEN))}"
+                )
+            if values.dim() != 3 or values.shape[:2] != queries:
+                raise UserError(
+                    f'what the geometry predicts as "{name}" is {list(values.shape)}, should be [B, N, F] = '
+                    f"{[*queries, 'F']}".replace("'", "")
+                )
 
 
 class Geometry(Part):

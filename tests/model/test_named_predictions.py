@@ -2,12 +2,18 @@
 
 import pytest
 import torch
+from PIL import Image
 
 import detrkit
+from detrkit.data.batch import Example, collate
+from detrkit.data.records import Category
+from detrkit.errors import UserError
+from detrkit.evaluation.evaluate import coco_detections
 from detrkit.export.form import ExportedForm, Form
 from detrkit.geometry.base import Decoded
 from detrkit.geometry.box import BoxGeometry
 from detrkit.losses.base import Loss
+from detrkit.predictor import Predictor
 from detrkit.recipe import registry
 
 
@@ -94,3 +100,44 @@ def test_detections_have_it(recipe):
         assert torch.allclose(one["spread"], expected[one["queries"]], atol=1e-5)
     raw = ExportedForm(detector, Form(pixels="normalised", mask=False, detections=False)).named(images)
     assert torch.allclose(raw["spread"], spread, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"scores": lambda spread: spread}, 'of the name "scores", which a detection has already'),
+        (
+            {"spread": lambda spread: spread[..., 0]},
+            r'as "spread" is \[2, \d+\], should be \[B, N, F\] = \[2, \d+, F\]',
+        ),
+    ],
+)
+def test_names_that_are_taken_and_other_shapes_are_refused_in_training(recipe, monkeypatch, said, message):
+    """Both were met by the first evaluation, which lost the one and broke off for the other."""
+    [(name, change)] = said.items()
+
+    def decode(self, offsets, reference):
+        return Decoded(BoxGeometry.decode(self, offsets, reference).boxes, None, {name: change(offsets["spread"])})
+
+    monkeypatch.setattr(Unsure, "decode", decode)
+    with pytest.raises(UserError, match=message):
+        detrkit.build_detector(recipe()).train()(torch.rand(2, 3, 64, 96), None, TARGETS)
+
+
+def test_found_and_files_have_it(recipe):
+    detector = detrkit.build_detector(recipe()).eval()
+    torch.nn.init.normal_(detector.decoder.head.offset_heads["spread"].first.last.weight)
+    classes = [Category(label + 3, f"class {label}") for label in range(8)]
+    parts = {"title": "", "recipe": None, "transform": lambda image: image, "precision": "fp32"}
+    predictor = Predictor(detector=detector, categories=classes, device=torch.device("cpu"), **parts)
+    picture = Image.new("RGB", (96, 64), "red")
+    found = predictor.predict(picture, threshold=0.0)
+    assert list(found.named) == ["spread"]
+    assert found.named["spread"].shape == (len(found), 4)
+    [result] = detector.detect(collate([Example.without_truth(picture, 1, (64, 96))]).images, None, [[64, 96]])
+    assert torch.allclose(found.named["spread"], result["spread"])
+    result["spread"][1, 2] = torch.inf
+    rows = coco_detections(1, result, [category.id for category in classes])
+    assert "spread" not in rows[1]
+    assert rows[2]["spread"] == pytest.approx(result["spread"][2].tolist(), abs=1e-6)
+    assert rows[2].keys() == {"image_id", "category_id", "bbox", "score", "spread"}
