@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from detrkit.errors import UserError
 from detrkit.recipe.layers import Layer, merge
 from detrkit.recipe.lines import KeyPath
 from detrkit.recipe.options import check_option, describe
@@ -161,7 +162,7 @@ class Checker:
         wanted = {key: parameter for key, parameter in known.items() if parameter.kind != "offered"}
         offered = [key for key in table if key in known and key not in wanted]
         for key in offered:
-            shared = any(key in parameters_of(one, "detector") for one in parts("detector").values())
+            shared = any(_has_option(key, one, "detector") for one in parts("detector").values())
             told = f"; detector.{key} sets it for all parts" if shared else ""
             self.report((*path, key), f"is set by the model around this part, not in a recipe{told}")
         rest = {key: value for key, value in table.items() if key not in offered}
@@ -188,11 +189,7 @@ class Checker:
     ) -> None:
         for key in [key for key in table if key not in known]:
             hint = nearest(key, known) or f"; accepted: {one_of(sorted(known))}"
-            others = (
-                [other for other, build in parts(slot).items() if _is_option(key, parameters_of(build, slot))]
-                if slot
-                else []
-            )
+            others = [other for other, build in parts(slot).items() if _has_option(key, build, slot)] if slot else []
             hint += f"; {slot} {one_of(sorted(others))} has it" if others else ""
             self.report((*path, key), f"there is no such option of {owner}{hint}")
 
@@ -208,9 +205,16 @@ class Checker:
             self.report((key,), f"is {format_value(value)}, should be a table")
 
 
-def _is_option(key: str, of: Mapping[str, Parameter]) -> bool:
-    """Whether a part has an option of that name, rather than nothing or what its model gives it."""
-    return key in of and of[key].kind != "offered"
+def _has_option(key: str, build: Callable[..., Any], slot: str) -> bool:
+    """Whether a part has an option of that name, rather than nothing or what its model gives it.
+
+    One that a recipe cannot fill has none: it is a mistake of whoever names it, and of nobody else.
+    """
+    try:
+        known = parameters_of(build, slot)
+    except UserError:
+        return False
+    return key in known and known[key].kind != "offered"
 
 
 def _meant(key: str) -> str:
@@ -219,7 +223,7 @@ def _meant(key: str) -> str:
     for name, section in known.items():
         one = classify(name, section.annotation, section.default)
         builds = [one.annotation] if one.kind == "group" else parts(one.slot).values() if one.kind == "part" else ()
-        if any(_is_option(key, parameters_of(build, one.slot)) for build in builds):
+        if any(_has_option(key, build, one.slot) for build in builds):
             options.append(f"{name}.{key}")
     if options:
         return f"; did you mean {one_of(options)}?"

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from detrkit.errors import UserError
-from detrkit.recipe import RecipeError, load_recipe
+from detrkit.recipe import RecipeError, load_recipe, registry
 from detrkit.recipe.problems import dotted
 
 
@@ -237,6 +237,26 @@ def test_a_constructor_that_a_recipe_cannot_fill_is_named(base, write, construct
     with pytest.raises(UserError, match=words):
         load_recipe(write("mine.toml", 'extends = "base"\nimports = ["my_odd_part.py"]\ndecoder.norm.type = "odd"\n'))
     sys.modules.pop("my_odd_part", None)
+
+
+def test_a_part_that_cannot_be_filled_does_not_hide_the_mistakes_of_others(monkeypatch):
+    """An installed package's is known to everybody: a misspelt option of another part was answered by its fault."""
+
+    def odd(**options):
+        raise AssertionError("nobody names it")
+
+    registry.load_registered_parts()
+    for slot in ("cost", "detector", "backbone"):
+        monkeypatch.setitem(registry._current.parts, slot, {**registry.parts(slot), "odd": odd})
+    for override, words in (
+        ("matcher.costs.box.wieght=3", 'no such option of cost "l1"; did you mean "weight"'),
+        ("head.width=3", "detector.width sets it for all parts"),
+        ("levels=3", 'did you mean "backbone.levels"'),
+    ):
+        [problem] = problems_of("quickstart", [override])
+        assert words in problem.message
+    with pytest.raises(UserError, match=r'parameter "options" of .*odd cannot be given by name'):
+        load_recipe("quickstart", ["matcher.costs.odd={}"])
 
 
 @pytest.mark.parametrize(
