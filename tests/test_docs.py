@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 
 import detrkit
 from detrkit.errors import UserError
+from detrkit.export.form import ExportedForm, Form
 from detrkit.recipe import registry
 from detrkit.structures import Targets
 
@@ -95,15 +97,19 @@ def test_a_part_that_is_none_of_its_slots_kind_is_named(tmp_path, own_costs):
 
 
 @pytest.fixture
-def own_parts(monkeypatch):
-    """Parts that a test registers are known in it alone."""
+def own_parts(monkeypatch, tmp_path):
+    """Parts that a test registers are known in it alone, and so are their modules."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
     registry.load_registered_parts()
     for slot in ("cost", "loss", "queries", "term", "geometry", "head", "block"):
         monkeypatch.setitem(registry._current.parts, slot, dict(registry.parts(slot)))
+    yield
+    for name in [n for n, one in sys.modules.items() if str(getattr(one, "__file__", "")).startswith(str(tmp_path))]:
+        del sys.modules[name]
 
 
-def test_parts_of_ones_own_train_together(tmp_path, own_parts):
-    """As docs/own_parts.md has them, of base classes alone."""
+def own_recipe(folder):
+    """The recipe of docs/own_parts.md, with its parts beside it."""
     page = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (A .*)$", page, flags=re.MULTILINE)[:-1]  # the last one is the recipe
     assert len(headings) == 7
@@ -112,10 +118,28 @@ def test_parts_of_ones_own_train_together(tmp_path, own_parts):
         said = re.search(rf"## {heading}\n\n.*?: (\d+) lines, `(\w+\.py)`", page, flags=re.DOTALL)
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) == int(said[1]), heading
-        (tmp_path / said[2]).write_text(code)
+        (folder / said[2]).write_text(code)
     recipe, _ = snippets("A recipe that uses them", "docs/own_parts.md")
-    (tmp_path / "mine.toml").write_text(recipe)
-    recipe = detrkit.load_recipe(tmp_path / "mine.toml")
+    (folder / "mine.toml").write_text(recipe)
+    return detrkit.load_recipe(folder / "mine.toml")
+
+
+@pytest.mark.slow  # tracing takes seconds
+def test_parts_of_ones_own_are_exported_for_any_batch(tmp_path, own_parts):
+    """One asked for `len` of a tensor, which made a program of torch.export one of two images alone."""
+    recipe = own_recipe(tmp_path)
+    form = ExportedForm(detrkit.build_detector(recipe), Form(pixels="normalised", mask=False, detections=False)).eval()
+    free = tuple(dict.fromkeys(places, torch.export.Dim.DYNAMIC) for places in form.form.free.values())
+    with torch.no_grad():
+        program = torch.export.export(form, form.form.example(), dynamic_shapes=[free]).module()
+        images = torch.rand(3, 3, 64, 96)
+        for ours, theirs in zip(form(images), program(images), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_parts_of_ones_own_train_together(tmp_path, own_parts):
+    """As docs/own_parts.md has them, of base classes alone."""
+    recipe = own_recipe(tmp_path)
     detector, criterion = detrkit.build_detector(recipe).train(), detrkit.build_criterion(recipe)
     targets = [{"labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.3, 0.6, 0.1, 0.1]])}]
     output = detector(torch.rand(1, 3, 64, 96), None, targets)

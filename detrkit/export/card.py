@@ -101,7 +101,8 @@ def _built(said: Mapping[str, Any]) -> Augment:
     if name not in parts("augment"):
         raise UserError(
             f'the file was exported with images resized by augment "{name}", which is not known here; '
-            "import the module that registers it"
+            "import the module that registers it before detrkit.load, or, for the command line, install it as a "
+            "package (docs/own_parts.md)"
         )
     options = {key: _built(value) if isinstance(value, Mapping) else value for key, value in said.items()}
     return parts("augment")[name](

@@ -121,5 +121,5 @@ def _told() -> Iterator[None]:
         first = " ".join(str(error).strip().splitlines()[:3])
         raise UserError(
             f"the detector's graph cannot be written for any batch and size: {first or type(error).__name__}\n"
-            "A part that asks a tensor for its numbers, or compares sizes, stands in the way"
+            "A part that asks a tensor for its numbers or `len` (take `shape[0]`), or compares sizes, stands in the way"
         ) from error

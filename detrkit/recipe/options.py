@@ -7,6 +7,7 @@ import math
 import os
 import types
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -80,8 +81,10 @@ def describe(annotation: Any) -> str:
         return " or ".join('"none"' if one is type(None) else describe(one) for one in arguments)
     if origin is tuple and Ellipsis not in arguments:
         return f"a list of {len(arguments)} values ({'; '.join(map(describe, arguments))})"
-    if origin in (list, tuple):
+    if origin in (list, tuple, set, frozenset):
         return f"a list (of each item: {describe(arguments[0])})"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return one_of(str(one.value) for one in annotation)
     if origin is dict or annotation is dict:
         return f"a table (of each value: {describe(arguments[1])})" if arguments else "a table"
     return _PLAIN.get(annotation) or str(getattr(annotation, "__name__", annotation))

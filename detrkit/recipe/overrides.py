@@ -6,6 +6,7 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 from detrkit.recipe.layers import MOST_LEVELS, Layer, is_too_deep
@@ -79,10 +80,14 @@ def plain(value: Any) -> Any:
         return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, Enum):
+        return plain(value.value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(item) for item in value)
     return value
 
 

@@ -220,7 +220,7 @@ def test_a_card_survives_and_refuses(tmp_path):
     ):
         with pytest.raises(CheckpointError, match=message):
             Card.from_json(text, tmp_path)
-    with pytest.raises(UserError, match='augment "mine", which is not known here'):
+    with pytest.raises(UserError, match=r'augment "mine", which is not known here; .* for the command line, install'):
         replace(card, resize={"type": "mine"}).augment()
 
 

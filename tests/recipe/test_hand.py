@@ -1,6 +1,7 @@
 """Parts by hand: whatever stands for a part, in every constructor alike."""
 
 import pickle
+from enum import Enum
 from functools import partial
 
 import pytest
@@ -24,7 +25,7 @@ from detrkit.geometry.point import PointGeometry
 from detrkit.heads import PredictionHead
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.terms import FocalLoss, GIoULoss, L1Loss
-from detrkit.matching.costs import FocalCost, L1Cost
+from detrkit.matching.costs import Cost, FocalCost, L1Cost
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.recipe import Factory, as_factory, registry
 from detrkit.recipe.registry import empty_registry
@@ -200,6 +201,33 @@ def test_a_part_that_lacks_what_its_base_class_declares_is_named(slot, tmp_path)
     half = type("Half", (registry.slots()[slot].base,), {})
     with pytest.raises(UserError, match=rf'^{slot} "Half": .*Half has to set {LACKING[slot]}, in the class or'):
         as_factory(slot, half)()
+
+
+class Kind(Enum):
+    NEAR = "near"
+    FAR = "far"
+
+
+def test_options_of_every_kind_come_back_from_a_run_s_recipe(tmp_path, monkeypatch):
+    """An enumeration or a set was refused by the run's recipe.toml, after the data was read, with a traceback."""
+    registry.load_registered_parts()
+    monkeypatch.setitem(registry._current.parts, "cost", dict(registry.parts("cost")))
+
+    @detrkit.register("cost", "picky")
+    class Picky(Cost):
+        def __init__(self, *, kind: Kind = Kind.NEAR, layers: frozenset[int] = frozenset({2, 1}), weight: float = 1.0):
+            self.kind, self.layers, self.weight = kind, layers, weight
+
+    for given, (kind, layers) in (
+        ("{}", (Kind.NEAR, {1, 2})),
+        ('{kind="far", layers=[7, 3]}', (Kind.FAR, {3, 7})),
+    ):
+        recipe = detrkit.load_recipe("quickstart", [f"matcher.costs.picky={given}"])
+        (tmp_path / "kept.toml").write_text(recipe.to_toml(defaults=True))
+        cost = detrkit.load_recipe(tmp_path / "kept.toml").section("matcher")().costs["picky"]
+        assert (cost.kind, cost.layers) == (kind, layers)
+    with pytest.raises(UserError, match=r'kind: is "fra", should be "near" or "far"'):
+        detrkit.load_recipe("quickstart", ['matcher.costs.picky={kind="fra"}'])
 
 
 def test_what_lacks_is_placed_in_the_recipe(tmp_path, monkeypatch):
