@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from threading import Thread
 from typing import NamedTuple
 
@@ -246,7 +247,8 @@ def leave_group() -> None:
         os.setpgid(0, 0)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        owner = parent_process()  # the one that asked for this process, where a fork server is between the two
+        Thread(target=_end_with, args=(owner.pid if owner else os.getppid(),), daemon=True).start()
 
 
 def _end_with(owner: int) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch.utils import data
 
 from detrkit.data.batch import Example, collate, normalise
-from detrkit.data.loader import SampleKey, WorkerPool, _begin_worker, plan_batches
+from detrkit.data.loader import SampleKey, WorkerPool, _begin_worker, leave_group, plan_batches
 from detrkit.data.square import SquareAugment
 from detrkit.data.transforms import FlipAugment, NoAugment
 from detrkit.errors import DataError, UserError
@@ -417,6 +417,25 @@ def test_a_worker_that_was_ended_is_named(source):
     with pytest.raises(DataError, match=rf"(?s)worker.*{worker.pid}.*train\.workers"):
         list(batches)
     assert len(list(pool.run(keys))) == 14
+
+
+def rest(begun):
+    leave_group()
+    begun.set()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has sent a signal")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])  # the second is Linux's default from Python 3.14 on
+def test_a_helper_ends_where_its_owner_asks_whoever_is_its_parent(method):
+    context = multiprocessing.get_context(method)
+    begun = context.Event()
+    process = context.Process(target=rest, args=(begun,), daemon=True)
+    process.start()
+    assert begun.wait(60)
+    process.terminate()
+    process.join(5)
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("is_used", [False, True])
