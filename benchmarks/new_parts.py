@@ -3,9 +3,10 @@
 python benchmarks/new_parts.py
 
 A part's gain on COCO is the difference of two published rows (detrkit/zoo/published.toml), by its authors. Its gain on
-a proxy comes from `results/new_parts_{shapes,bccd}_HOST.json`, each a `table.json` as `detrkit compare --baseline ...
---out` writes it, in which a recipe is named after its part, with slot: "03_loss_iou_aware"; what a training step takes,
-from `new_parts_steps_HOST.json`, which `detrkit benchmark --out` wrote.
+a proxy comes from `results/new_parts_{shapes,bccd}_HOST*.json`, each a `table.json` as `detrkit compare --baseline ...
+--out` writes it, in which a recipe is named after its part, with slot: "03_loss_iou_aware"; of several tables the one
+with more seeds of a part counts. What a training step takes comes from `new_parts_steps_HOST.json`, which
+`detrkit benchmark --out` wrote.
 """
 
 from __future__ import annotations
@@ -52,12 +53,16 @@ def cost(record: Mapping[str, Any]) -> str:
 
 
 def measured(what: str, name: str, cell: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
-    """A cell for each part of `results/new_parts_WHAT_HOST.json`, of whose rows `name` is the key of their recipe."""
+    """A cell for each part of `results/new_parts_WHAT_HOST*.json`, of whose rows `name` is the key of their recipe."""
     found: dict[str, str] = {}
     for host, label in HOSTS.items():
-        file = RESULTS / f"new_parts_{what}_{host}.json"
-        for record in json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []:
-            part, told = re.sub(r"^\d+_", "", record[name].rpartition("/")[2]), cell(record)
+        best: dict[str, Mapping[str, Any]] = {}
+        for file in sorted(RESULTS.glob(f"new_parts_{what}_{host}*.json")):
+            for record in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+                part = re.sub(r"^\d+_", "", record[name].rpartition("/")[2])
+                best[part] = max(best.get(part, record), record, key=lambda one: len(one.get("seeds", ())))
+        for part, record in best.items():
+            told = cell(record)
             found[part] = f"{found[part]}; on {label} {told}" if part in found else told
     return found
 
