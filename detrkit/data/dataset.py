@@ -26,6 +26,12 @@ _CHOSEN = 5  # and from those by which its augmentation is chosen
 _COMBINED = 6  # and it is combined with others
 
 
+def require_split(name: str) -> None:
+    """Raise UserError if there is no split of that name."""
+    if name not in get_args(Split):
+        raise UserError(f"split is {name!r}; accepted are 'train' and 'val'")
+
+
 class Dataset(data.Dataset, ABC):
     """One split: ``dataset[SampleKey(index, epoch, seed)]`` is an ``Example``, ready for a batch.
 
@@ -239,8 +245,7 @@ class DataSource(ABC):
         ``train`` is shuffled and loses an incomplete last batch (unless it is the only one); ``val`` has
         every image once. The same arguments give the same batches, whatever the number of workers.
         """
-        if split not in get_args(Split):
-            raise UserError(f"split is {split!r}; accepted are 'train' and 'val'")
+        require_split(split)
         dataset = self.train if split == "train" else self.val
         weights = None
         if split == "train" and self.repeat_threshold:

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from torch import Tensor, nn
 
 from detrkit.data import Dataset, Loader
+from detrkit.data.dataset import require_split
 from detrkit.data.loader import WorkerPool, plan_batches
 from detrkit.data.transforms import Augment, Sample
 from detrkit.evaluation.coco_stats import EvalResult, coco_stats
@@ -60,7 +61,9 @@ def evaluate(
 
     Raises:
         DataError: an image or the annotation file cannot be read
+        UserError: there is no such split
     """
+    require_split(split)
     device = torch.device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     precision = _of_first(choose_precision(precision, device), world)  # "auto" measures, in each process anew

@@ -24,6 +24,7 @@ from detrkit.data.loader import SampleKey, WorkerPool, _begin_worker, leave_grou
 from detrkit.data.square import SquareAugment
 from detrkit.data.transforms import FlipAugment, NoAugment
 from detrkit.errors import DataError, UserError
+from detrkit.evaluation.evaluate import evaluate
 
 from .conftest import CocoSource, ShapesSource, box_entry, coco, image_entry, part, shapes, small_detr
 
@@ -51,6 +52,8 @@ def test_an_image_without_its_epoch_and_a_split_that_is_none_are_named(source):
         source.train[3]
     with pytest.raises(UserError, match="split is 'test'; accepted are 'train' and 'val'"):
         source.loader(split="test", batch_size=2)
+    with pytest.raises(UserError, match="split is 'test'; accepted are 'train' and 'val'"):
+        evaluate(torch.nn.Identity(), source, batch_size=2, device="cpu", split="test")
 
 
 def test_padding_is_zero_and_masked():

@@ -15,7 +15,7 @@ from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import RecipeError
-from detrkit.recipe.registry import parts
+from detrkit.recipe.registry import load_registered_parts, parts
 from detrkit.structures import Extra, QueryLayout
 from tests.small import SMALL as ANY
 
@@ -327,9 +327,11 @@ class NoBoxes(Geometry):
 
     def __init__(self):
         super().__init__()
+        self.offset_widths = {"point": 2}
 
 
 def test_refusals_say_why(monkeypatch):
+    load_registered_parts()
     monkeypatch.setitem(parts("queries"), "one_group", OneGroup)
     monkeypatch.setitem(parts("geometry"), "no_boxes", NoBoxes)
     with pytest.raises(UserError, match=r'blocks.groups wants 3 groups of queries, and queries "one_group" makes one'):
