@@ -116,7 +116,7 @@ class Detector(BaseDetector):
     def for_inference(self) -> Self:
         """As any detector's; besides, its output has the last decoder layer's predictions only."""
         form = super().for_inference()
-        form.encoder.fold_norms()
+        form.encoder.prepare_for_detection()
         form.decoder.answer_only = True
         return form
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
+from detrkit.casts import keep_casts
 from detrkit.errors import UserError, lacking
 from detrkit.losses.base import BaseCriterion
 from detrkit.recipe import Factory, Recipe, Slot, define_slot
@@ -100,7 +101,8 @@ class BaseDetector(nn.Module):
         """
         shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in self.parameters()}
         form = copy.deepcopy(self, {**shared, **{id(b): b.detach() for b in self.buffers()}}).eval()
-        form.backbone.fold_norms()
+        form.backbone.prepare_for_detection()
+        keep_casts(form)
         return form
 
 

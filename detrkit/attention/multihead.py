@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.attention.by_head import attend
+from detrkit.casts import CastsOnce
 from detrkit.onednn import linear
 from detrkit.structures import QueryLayout, Relation
 
@@ -88,7 +89,7 @@ def _told(places: slice, query: Tensor, layout: QueryLayout, bias: Relation | No
     return numbers.masked_fill(hidden[..., :, None] & hidden[..., None, :], -torch.inf)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(CastsOnce):
     """softmax(q k / sqrt(D / H)) v (Vaswani et al., 2017); q, k, v projections packed in one matrix [3 D, D]."""
 
     def __init__(self, *, width: int, heads: int, dropout: float = 0.0):
@@ -111,13 +112,14 @@ class MultiHeadAttention(nn.Module):
         return self._projected(x, 2)
 
     def _projected(self, x: Tensor, part: int) -> Tensor:
-        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
-        return split_heads(linear(x, weight, bias), self.heads)
+        weight, bias = self.cast("in_proj_weight", "in_proj_bias")
+        return split_heads(linear(x, weight.chunk(3)[part], bias.chunk(3)[part]), self.heads)
 
     def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both of the same [B, N, D], in one product instead of two."""
-        rows = 2 * self.in_proj_weight.shape[1]
-        both = linear(x, self.in_proj_weight[:rows], self.in_proj_bias[:rows]).chunk(2, dim=-1)
+        weight, bias = self.cast("in_proj_weight", "in_proj_bias")
+        rows = 2 * weight.shape[1]
+        both = linear(x, weight[:rows], bias[:rows]).chunk(2, dim=-1)
         return split_heads(both[0], self.heads), split_heads(both[1], self.heads)
 
     def forward(

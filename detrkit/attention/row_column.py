@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from detrkit.attention.multihead import merge_heads, split_heads
 from detrkit.attention.summed import Summand, SummedLogits
+from detrkit.casts import CastsOnce
 from detrkit.dropout import Dropout
 from detrkit.recipe import register
 from detrkit.structures import AxisCodes, Extent, Memory, QueryPosition, Reference
 
 
-class RowColumnAttention(nn.Module):
+class RowColumnAttention(CastsOnce):
     """softmax over columns times softmax over rows, in place of one softmax over all cells (Anchor DETR, section 3.4).
 
     A column's key is the mean of its cells' keys, a row's likewise, over the `extent`: the "padded" map, where an
@@ -43,7 +44,7 @@ class RowColumnAttention(nn.Module):
 
     def queries(self, query_x: Tensor, query_y: Tensor) -> list[Tensor]:
         """Queries to columns and to rows [B, N, D], projected, scaled and split: [B, H, N, F] each."""
-        weights, biases = self.in_proj_weight.chunk(5), self.in_proj_bias.chunk(5)
+        weights, biases = (packed.chunk(5) for packed in self.cast("in_proj_weight", "in_proj_bias"))
         projected = F.linear(query_x, weights[0], biases[0]), F.linear(query_y, weights[1], biases[1])
         split = (split_heads(query, self.heads) for query in projected)
         return [query * query.shape[-1] ** -0.5 for query in split]
@@ -53,7 +54,7 @@ class RowColumnAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys of columns [B, H, w, F] and rows [B, H, h, F], and values [B, H, h, w, F], of cells [B, L, D]."""
         shape = codes.y.shape[1], codes.x.shape[1]  # (h, w)
-        weights, biases = self.in_proj_weight.chunk(5), self.in_proj_bias.chunk(5)
+        weights, biases = (packed.chunk(5) for packed in self.cast("in_proj_weight", "in_proj_bias"))
         mapped = F.linear(cells, torch.cat(weights[2:]), torch.cat(biases[2:])).unflatten(1, shape)  # [B, h, w, 3 D]
         key_x, key_y, value = mapped.chunk(3, dim=-1)
         if self.extent == "padded" or mask is None:

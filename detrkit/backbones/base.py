@@ -25,8 +25,8 @@ class Backbone(Part):
         """Images [B, 3, H, W] and padding mask [B, H, W] to one FeatureMap a level, fine to coarse."""
         raise lacking(self, Backbone.forward)
 
-    def fold_norms(self) -> None:
-        """Puts norms into the weights before them for good, in place, where it can; called for detection alone."""
+    def prepare_for_detection(self) -> None:
+        """Changes it in place to what detects in the least time and no longer trains: norms in weights, and so on."""
 
 
 define_slot("backbone", offers=(), base=Backbone)

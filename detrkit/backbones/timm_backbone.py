@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from detrkit.backbones.base import Backbone
 from detrkit.backbones.folding import fold_for_good, fold_frozen_norms
 from detrkit.backbones.needs import dilated_layout, features, frozen_names, needs_of
+from detrkit.backbones.one_pass import in_one_pass
 from detrkit.backbones.weights import read_weights, require_all
 from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import constant, shrink_mask
@@ -140,11 +141,12 @@ class TimmBackbone(Backbone):
             for m, stride in zip(maps, self.strides, strict=True)
         ]
 
-    def fold_norms(self) -> None:
-        """Puts the norms after convolutions into their weights for good; other batch norms keep their statistics."""
+    def prepare_for_detection(self) -> None:
+        """Puts norms, shortcuts and activations into the convolutions before them; other norms keep their numbers."""
         self.body = freeze_batch_norm_2d(self.body)
         fold_frozen_norms(self.body, self.multiple)
         fold_for_good(self.body)
+        self.body = in_one_pass(self.body.eval())
 
 
 def many_processes() -> bool:

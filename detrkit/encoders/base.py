@@ -18,8 +18,8 @@ class Encoder(Part):
         """One feature map a level of the backbone, fine to coarse, to memory [B, L, D]."""
         raise lacking(self, Encoder.forward)
 
-    def fold_norms(self) -> None:
-        """Puts norms into the weights before them for good, in place, where it can; called for detection alone."""
+    def prepare_for_detection(self) -> None:
+        """Changes it in place to what detects in the least time and no longer trains: norms in weights, and so on."""
 
 
 define_slot("encoder", offers=("channels", "width", "heads", "position"), base=Encoder)

@@ -83,7 +83,7 @@ class HybridEncoder(Encoder):
         maps = [project(m) for project, m in zip(self.outputs, fused, strict=True)]
         return as_memory(maps, [f.mask for f in features], self.position, features[-1].extent)
 
-    def fold_norms(self) -> None:
+    def prepare_for_detection(self) -> None:
         for module in self.modules():
             if isinstance(module, ConvNorm | RepBlock):
                 module.fold()

@@ -65,10 +65,10 @@ def test_folded_norms_change_nothing(expansion):
     made, maps = encoder(expansion=expansion), features((9, 12), (5, 6), (3, 3))
     expected = made(maps).tokens
     names = set(made.state_dict())
-    made.fold_norms()
+    made.prepare_for_detection()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in made.modules())
     assert len([m for m in made.modules() if isinstance(m, ConvNorm)]) < len(names) / 6
-    made.fold_norms()  # again
+    made.prepare_for_detection()  # again
     assert torch.allclose(made(maps).tokens, expected, atol=1e-12)
     assert expected.std() > 0.1
 
