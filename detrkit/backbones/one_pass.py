@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -28,13 +28,13 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 _NONE: tuple[str, tuple[float, ...]] = ("none", ())
 _RELU: tuple[str, tuple[float, ...]] = ("relu", ())
-# By oneDNN's name and numbers: what does the same elsewhere.
+# By oneDNN's name and numbers: what does the same elsewhere, in place.
 _PLAIN: dict[tuple[str, tuple[float, ...]], Callable[[Tensor], Tensor]] = {
     _NONE: lambda x: x,
-    _RELU: F.relu,
-    ("swish", ()): F.silu,
-    ("hardswish", ()): F.hardswish,
-    ("hardtanh", (0.0, 6.0)): F.relu6,
+    _RELU: partial(F.relu, inplace=True),
+    ("swish", ()): partial(F.silu, inplace=True),
+    ("hardswish", ()): partial(F.hardswish, inplace=True),
+    ("hardtanh", (0.0, 6.0)): partial(F.relu6, inplace=True),
 }
 _ACTIVATIONS: dict[type, tuple[str, tuple[float, ...]]] = {
     nn.ReLU: _RELU,
@@ -65,7 +65,9 @@ class OnePassConv2d(CastsOnce, Conv2d):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if not self._is_one(x, other, dtype):
             y = self._conv_forward(x, *self.cast("weight", "bias"))
-            return _PLAIN[self.activation](y if other is None else y + other)
+            if other is not None:
+                y = y.add_(other) if (y.dtype, y.shape) == (other.dtype, other.shape) else y + other
+            return _PLAIN[self.activation](y)
         x = x.to(dtype)
         weight, bias = self._packed(x)
         name, numbers = self.activation
