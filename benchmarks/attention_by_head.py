@@ -1,10 +1,10 @@
-"""Attention on a CPU: PyTorch's fused kernel beside head by head through oneDNN, at the sizes of a detector.
+"""Attention on a CPU: PyTorch's, head by head through oneDNN, and with dropout written out, at the sizes of a detector.
 
     python benchmarks/attention_by_head.py                    # one thread
     python benchmarks/attention_by_head.py --threads 2 --rounds 20
 
-Both take turns in one process; a round's times are divided. Where `detrkit/attention/by_head.py` gains is what its
-`gains` is to say.
+They take turns in one process; a round's times are divided. Where `detrkit/attention/by_head.py` gains is what its
+`gains` is to say; where not, attention with dropout is written out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrkit.attention.by_head import attend_by_head, gains
+from detrkit.attention.written_out import attend_written_out
 from detrkit.c_memory import keep_freed_memory
 from detrkit.compare.timing import Ratio, take_turns
 
@@ -48,6 +49,10 @@ def by_head(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor
     return attend_by_head(query, key, value, None, 1.0, dropout)
 
 
+def written_out(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    return attend_written_out(query, key, value, None, 1.0, dropout)
+
+
 def timed(way: Callable[..., Tensor], rows: list[Tensor], dropout: float, grad: Tensor, *, learns: bool) -> float:
     """Milliseconds of one call, with its gradients where it learns."""
     start = perf_counter()
@@ -65,7 +70,9 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # as the commands do
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} threads; ms fused, by head, times as fast (quartiles)")
+    print(
+        f"torch {torch.__version__}, {arguments.threads} threads; ms fused; ms of the others, times as fast (quartiles)"
+    )
     for name, (queries, keys, width, channels, dropout) in SIZES.items():
         for dtype in (torch.float32, torch.bfloat16):
             shapes = ((queries, width), (keys, width), (keys, channels))
@@ -74,13 +81,16 @@ def main() -> None:
             taken = gains(rows[2], queries=queries, width=width, dropout=dropout)
             print(f"{name}, {str(dtype).removeprefix('torch.')}{'' if taken else ' (not taken here)'}")
             for told, learns in (("detection", False), ("forward and backward", True))[bool(dropout) :]:
-                ways = {
-                    way.__name__: partial(timed, way, rows, dropout, grad, learns=learns) for way in (fused, by_head)
-                }
-                times = take_turns(ways, rounds=arguments.rounds, warmup=3)
-                ratio = Ratio.of(times["fused"], times["by_head"])
-                both = " ".join(f"{median(times[way]):7.2f}" for way in ways)
-                print(f"  {told:20} {both} {ratio.middle:6.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+                ways = (fused, by_head, written_out) if dropout else (fused, by_head)
+                runs = {way.__name__: partial(timed, way, rows, dropout, grad, learns=learns) for way in ways}
+                times = take_turns(runs, rounds=arguments.rounds, warmup=3)
+                line = f"  {told:20} {median(times['fused']):7.2f}"
+                for way in list(runs)[1:]:
+                    ratio = Ratio.of(times["fused"], times[way])
+                    line += (
+                        f"  {way} {median(times[way]):7.2f} {ratio.middle:5.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+                    )
+                print(line)
 
 
 if __name__ == "__main__":

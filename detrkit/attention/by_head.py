@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from detrkit import onednn
+from detrkit.attention.written_out import attend_written_out, draws_cheaply
 from detrkit.dropout import draw, keep, kept_share
 
 WIDE = 2  # keys that are so many times as wide as values gain on two threads as well
@@ -38,7 +39,7 @@ def gains(value: Tensor, *, queries: int, width: int, dropout: float = 0.0) -> b
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """softmax(q k / sqrt(E) + what is allowed) v, [B, H, N, F], by PyTorch's fused attention, or head by head.
+    """softmax(q k / sqrt(E) + what is allowed) v, [B, H, N, F], by PyTorch's fused attention or what is faster.
 
     Args:
         query, key, value: [B, H, N, E], [B, H, L, E], [B, H, L, F].
@@ -48,6 +49,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = N
     sees = allowed is None or allowed.dtype == torch.bool
     if sees and gains(value, queries=query.shape[-2], width=query.shape[-1], dropout=dropout):
         return attend_by_head(query, key, value, allowed, query.shape[-1] ** -0.5, dropout)
+    if 0 < dropout < 1 and draws_cheaply(value):
+        return attend_written_out(query, key, value, allowed, query.shape[-1] ** -0.5, dropout)
     return F.scaled_dot_product_attention(query, key, value, allowed, dropout)
 
 

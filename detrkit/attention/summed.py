@@ -18,6 +18,7 @@ from torch import Tensor
 from detrkit.attention import by_head
 from detrkit.attention.base import CrossAttention
 from detrkit.attention.multihead import key_mask, merge_heads
+from detrkit.attention.written_out import attend_written_out, draws_cheaply
 from detrkit.errors import UserError, lacking
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -143,7 +144,8 @@ def fused_attention(
 
     Fused kernels want one width for queries, keys and values, a multiple of eight: the missing channels are zeros,
     which change nothing, and those of the result are dropped. Values of less than a quarter of the width stay as they
-    are: zeros would cost more than they save. On a CPU that goes head by head instead, where it is faster.
+    are: zeros would cost more than they save. On a CPU that goes head by head instead, where it is faster, and with
+    dropout written out.
     """
     width, used, allowed = value.shape[-1], sum(k.shape[-1] for k in keys), key_mask(mask)
     by_heads = by_head.gains(value, queries=queries[0].shape[-2], width=used, dropout=dropout)
@@ -152,6 +154,8 @@ def fused_attention(
     key = torch.cat([k.to(dtype).expand(*value.shape[:2], -1, -1) for k in keys], dim=-1)
     if by_heads:
         return by_head.attend_by_head(query, key, value, allowed, 1.0, dropout)
+    if 0 < dropout < 1 and draws_cheaply(value):
+        return attend_written_out(query, key, value, allowed, 1.0, dropout)
     full = _padded_width(used, width)
     query, key = (F.pad(x, (0, full - used)) for x in (query, key))
     value = F.pad(value, (0, _value_width(width, full) - width))

@@ -134,7 +134,7 @@ def test_attention_of_any_kind_is_pytorch_s(seen, faster):
     assert counted(lambda: by_head.attend(*rows, allowed)) == (2 * B * H if faster else 0)
 
 
-@pytest.mark.usefixtures("_faster")
+@pytest.mark.usefixtures("faster")
 @pytest.mark.parametrize("padded", [True, False])
 def test_dropout_leaves_weights_out_forward_and_backward(padded):
     queries, keys, value, mask = tensors()
@@ -155,6 +155,26 @@ def test_dropout_leaves_weights_out_forward_and_backward(padded):
     for ours, twin in zip(found, expected, strict=True):
         # The share that is kept is 0.7 to a part in 2^16.
         assert torch.allclose(ours.double(), twin, rtol=2e-5, atol=2e-5 * twin.abs().max().item())
+
+
+@pytest.mark.usefixtures("faster")
+@pytest.mark.parametrize("seen", [*SEEN, "numbers that are added"])
+def test_dropout_in_attention_of_any_kind(seen):
+    torch.manual_seed(0)
+    rows = [torch.randn(B, H, size, E) for size in (N, L, L)]
+    allowed = torch.randn(N, L) if seen not in SEEN else SEEN[seen]()
+    if seen in SEEN and allowed is not None:
+        allowed[..., 0] = True  # each sees something
+    torch.manual_seed(1)
+    found = by_head.attend(*rows, allowed, 0.3)
+    torch.manual_seed(1)
+    kept = draw((B, H, N, L)) < round(0.7 * 2**16) - 2**15
+    query, key, value = (x.double() for x in rows)
+    logits = query @ key.mT / E**0.5
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf) if seen in SEEN else logits + allowed
+    expected = (logits.softmax(-1) * kept / 0.7) @ value
+    assert torch.allclose(found.double(), expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.usefixtures("_faster")
