@@ -99,6 +99,17 @@ def constant(values: Sequence | float, like: Tensor, dtype: torch.dtype | None =
     return torch.full((), values, dtype=dtype or like.dtype, device=like.device)
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """What the host has worked out, on a device, without waiting for it.
+
+    By way of pinned memory: a copy of more than 64 KiB out of any other may wait until a GPU has done all that it was
+    given so far, though it is `non_blocking`.
+    """
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.contiguous().pin_memory()  # a copy of other strides goes by way of memory that is not pinned
+    return values.to(device, non_blocking=True)
+
+
 class Arriving:
     """Values on their way from a GPU to the host, which does other things meanwhile; a CPU's are there at once."""
 

@@ -46,13 +46,18 @@ def fake_cuda() -> Iterator[None]:
         with unset_fake_temporarily():
             return torch.zeros(values.shape, dtype=values.dtype)
 
+    def arriving(values: Tensor) -> mock.Mock:
+        return mock.Mock(read=lambda: host(values))
+
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         _HostIsReal(),
         mock.patch("torch.amp.autocast_mode.torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
         mock.patch("torch.Tensor.cpu", host),
-        mock.patch("detrkit.blocks.mixed.Arriving", lambda values: mock.Mock(read=lambda: host(values))),
+        mock.patch("torch.Tensor.pin_memory", lambda values: values),
+        mock.patch("detrkit.blocks.mixed.Arriving", arriving),
+        mock.patch("detrkit.blocks.dense.Arriving", arriving),
     ):
         yield
 

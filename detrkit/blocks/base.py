@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError, lacking
-from detrkit.layers import Part
+from detrkit.layers import Part, sent
 from detrkit.queries.base import SECOND, QueryGenerator
 from detrkit.recipe import define_slot
 from detrkit.structures import Extra, Matches, Output, Queries, QueryLayout, Reference, Target, Targets
@@ -232,7 +232,7 @@ class TrainingBlocks(nn.ModuleDict):
             own = [first + group for group, size in enumerate(one.sizes) for _ in range(size)]
             owner += own + [-1] * (one.room - len(own))
             first += len(one.sizes)
-        on_device = torch.tensor(owner).to(targets[0]["boxes"].device, non_blocking=True) if owner else None
+        on_device = sent(torch.tensor(owner), targets[0]["boxes"].device) if owner else None
         return Extension(slots, on_device, self)
 
     def extend(

@@ -15,7 +15,7 @@ from detrkit.boxes import center_to_corners, corners_to_center, inverse_sigmoid
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.geometry.base import Geometry
-from detrkit.layers import Count
+from detrkit.layers import Count, sent
 from detrkit.losses.truths import check_truths
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import register
@@ -53,7 +53,7 @@ class Draws:
     def to(self, device: torch.device) -> Draws:
         """The same on another device, without waiting for it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in values.items() if t is not None}
+        moved: dict[str, Any] = {n: sent(t, device) for n, t in values.items() if t is not None}
         return Draws(**moved)
 
 
@@ -165,8 +165,8 @@ class Denoising(Block):
         positive = copy % self.copies == 0
         draws = self.draw(len(copy))
         flipped = torch.nonzero(draws.flip < self.noise.label)[:, 0]
-        pairs = torch.stack((image, slot, target))[:, positive].to(device, non_blocking=True)
-        image, slot, positive, flipped = (x.to(device, non_blocking=True) for x in (image, slot, positive, flipped))
+        pairs = sent(torch.stack((image, slot, target))[:, positive], device)
+        image, slot, positive, flipped = (sent(x, device) for x in (image, slot, positive, flipped))
         draws = draws.to(device)
 
         labels = torch.cat([t["labels"] for t in targets]).long().repeat(copies)

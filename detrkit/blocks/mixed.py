@@ -16,7 +16,7 @@ from detrkit.boxes import center_to_corners, overlaps
 from detrkit.decoder import QueryDecoder
 from detrkit.errors import UserError
 from detrkit.heads import Head
-from detrkit.layers import Arriving, Count
+from detrkit.layers import Arriving, Count, sent
 from detrkit.matching.costs import pairs
 from detrkit.recipe import Given, as_factory, register
 from detrkit.structures import Extra, Matches, Output, Targets
@@ -121,7 +121,7 @@ class MixedSupervision(Block):
         firsts = torch.zeros_like(best).scatter_add(-1, first.indices, first.values.isfinite().to(best.dtype))
         counting = (best >= self.threshold) | (firsts > 0)
         if self.most is not None:
-            chances = self.chances(counting.shape).to(scores.device, non_blocking=True).masked_fill(~counting, -1.0)
+            chances = sent(self.chances(counting.shape), scores.device).masked_fill(~counting, -1.0)
             drawn = chances.topk(max(1, int(self.most * queries)), dim=-1).indices
             counting = counting & torch.zeros_like(counting).scatter(-1, drawn, True)
         numbers = torch.zeros_like(scores[:, :, 0], dtype=torch.int64).scatter_add(-1, owner, counting.long())
@@ -150,7 +150,7 @@ def _pairs(taken: Arriving, chosen: Tensor, scores: Tensor | None) -> list[Match
     """
     found = []
     for layer, (here, rows) in enumerate(zip(taken.read(), chosen, strict=True)):
-        image, rank, target = (x.to(chosen.device, non_blocking=True) for x in here.nonzero(as_tuple=True))
+        image, rank, target = (sent(x, chosen.device) for x in here.nonzero(as_tuple=True))
         query, teaches = rows[image, rank, target], None
         if scores is not None:
             reached, size = scores[layer, image, query, target], scores.shape[1:3]

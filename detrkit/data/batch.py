@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detrkit.layers import sent
 from detrkit.pixels import MEAN, STD
 
 
@@ -55,8 +56,9 @@ class Batch:
         return len(self.image_ids)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
-        """The same batch on another device. Copies do not block where memory is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same batch on another device, by copies that do not block unless they are to."""
+        place = torch.device(device)
+        return self._map(lambda tensor: sent(tensor, place) if non_blocking else tensor.to(place))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which a GPU copies while it computes."""

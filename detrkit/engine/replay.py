@@ -161,9 +161,9 @@ def compute(
         seed_step(settings.seed, settings.step, settings.rank)
         detector.zero_grad()
         totals: dict[str, float] = {}
-        for piece in cut(batch, settings.micro_batch):
+        for piece in cut(batch, settings.micro_batch, device):
             objects = torch.full((), settings.objects, device=device)
-            losses = learner(piece.to(device), objects, len(batch.targets))
+            losses = learner(piece, objects, len(batch.targets))
             losses["total"].backward()
             for name, value in losses.items():
                 share = len(piece.targets) / len(batch.targets) if name in AVERAGED else 1.0

@@ -233,9 +233,9 @@ class Trainer:
         objects = torch.full((), count / world, device=self.device)
         totals: dict[str, Tensor] = {}
         pieces = math.ceil(len(batch.targets) / self.workload.micro_batch)
-        for number, piece in enumerate(cut(batch, self.workload.micro_batch), start=1):
+        for number, piece in enumerate(cut(batch, self.workload.micro_batch, self.device), start=1):
             with accumulating(self._learner, more=number < pieces):
-                losses = self._learner(piece.to(self.device), objects, len(batch.targets))
+                losses = self._learner(piece, objects, len(batch.targets))
                 losses["total"].backward()
             share = len(piece.targets) / len(batch.targets)
             for name, value in losses.items():

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detrkit.layers import sent
 from detrkit.losses.quality import Epsilon, QualityLoss, negative_entropy, positive_entropy
 from detrkit.losses.terms import ExtraWeights, Gamma, power
 from detrkit.matching.costs import Weight
@@ -48,8 +49,7 @@ class QualityFocalLoss(QualityLoss):
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
         if self.empty == "nothing" and not all(targets.counts):
-            filled = torch.tensor([count > 0 for count in targets.counts])
-            filled = filled.to(output.logits.device, non_blocking=True)[:, None, None]
+            filled = sent(torch.tensor([count > 0 for count in targets.counts]), output.logits.device)[:, None, None]
             output = replace(output, logits=output.logits.masked_fill(~filled, SILENT))
         return super().__call__(output, targets, matches, objects)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from detrkit.layers import sent
+
 
 @dataclass(frozen=True)
 class Matches:
@@ -29,7 +31,7 @@ class Matches:
     def to(self, device: torch.device) -> Matches:
         """The same on another device, without waiting for it."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Matches(**{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
+        return Matches(**{name: sent(t, device) for name, t in tensors.items() if t is not None})
 
     def weighed(self, values: Tensor) -> Tensor:
         """Values [Y, M] of the pairs, times what these count."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from detrkit.layers import constant
+from detrkit.layers import constant, sent
 
 Target = dict[str, Tensor]
 """One image's truth: `labels` [T] int64 in 0..K-1, `boxes` [T, 4] as (cx, cy, w, h) in [0, 1]."""
@@ -50,7 +50,7 @@ class Targets:
         return torch.arange(self.labels.shape[1], device=self.labels.device) < self._counts()[:, None]
 
     def _counts(self) -> Tensor:
-        return torch.tensor(self.counts).to(self.labels.device, non_blocking=True)
+        return sent(torch.tensor(self.counts), self.labels.device)
 
     def repeat(self, times: int) -> Targets:
         """The same with each object so many times, all objects of an image and then all again."""

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
+from detrkit.data import Batch
 from detrkit.engine.distributed import Processes
 from detrkit.engine.microbatch import cut
 from tests.engine.toys import ToyDetector, ToySource, toy_trainer
@@ -50,7 +51,7 @@ def test_the_number_of_pieces_changes_no_logged_number(tmp_path):
 
 def test_a_piece_is_what_the_loader_would_have_made():
     source = ToySource()
-    pieces = list(cut(source.batch([0, 1, 2, 3, 4, 5, 6]), 3))
+    pieces = list(cut(source.batch([0, 1, 2, 3, 4, 5, 6]), 3, torch.device("cpu")))
     for piece, indices in zip(pieces, ([0, 1, 2], [3, 4, 5], [6]), strict=True):
         expected = source.batch(indices)
         assert torch.equal(piece.images, expected.images)
@@ -59,6 +60,22 @@ def test_a_piece_is_what_the_loader_would_have_made():
         assert piece.image_ids == indices
         assert piece.sizes.tolist() == expected.sizes.tolist()
         assert [t["boxes"].tolist() for t in piece.targets] == [t["boxes"].tolist() for t in expected.targets]
+
+
+def test_a_piece_goes_to_the_device_out_of_the_memory_that_the_loader_pinned(monkeypatch):
+    """What is cut off on the host is copied into other memory first, from which a GPU is waited for."""
+    batch, sent = ToySource().batch([0, 1, 2, 3, 4]), []
+    move = Batch.to
+
+    def to(piece, device):
+        sent.append((piece.images.untyped_storage().data_ptr(), piece.images.is_contiguous()))
+        return move(piece, device)
+
+    monkeypatch.setattr(Batch, "to", to)
+    pieces = list(cut(batch, 2, torch.device("meta")))
+    assert sent == [(batch.images.untyped_storage().data_ptr(), True)] * 3
+    assert {piece.images.device.type for piece in pieces} == {"meta"}
+    assert [tuple(piece.images.shape[2:]) for piece in pieces] == [(4, 5), (5, 5), (4, 4)]
 
 
 def _work(rank, port, folder):

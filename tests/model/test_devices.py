@@ -4,8 +4,11 @@ On a CUDA device without memory (tests/fake_cuda.py), with the parts of every ki
 takes anything, a GPU refuses an operation on tensors of two devices.
 """
 
+import traceback
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import detrkit
 from detrkit.data import Batch
@@ -24,6 +27,9 @@ RECIPES = {
     "anchor_detr_r50_50ep": ["queries.points=4", "queries.patterns=2"],
     "sam_detr_smca_r50_50ep": [EIGHT],
     "rt_detr_r18_72ep": [EIGHT],
+    "sap_dino_4scale_mixed_r50_12ep": ["queries.grid=[3, 4]"],
+    "ddq_detr_4scale_r50_12ep": [EIGHT, "blocks.dense.count=12"],
+    "align_detr_4scale_r50_12ep": [EIGHT],
 }
 
 
@@ -52,21 +58,56 @@ def test_what_a_gpu_refuses_is_refused():
         assert (here + 1).tolist() == [1, 1, 1]
 
 
+class Sends(TorchDispatchMode):
+    """Notes what the host sends to the device in ways for which it may have to wait, with the line that does.
+
+    A copy of more than 64 KiB waits unless it comes from pinned memory, and no watch of PyTorch's own notices.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.pinned, self.waiting = [], []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and args[0].device.type == "cpu" and "device" in kwargs:
+            is_pinned = args[0].is_contiguous() and any(args[0] is one for one in self.pinned)
+            if not (is_pinned and kwargs.get("non_blocking")):
+                lines = [f"{f.filename}:{f.lineno}" for f in traceback.extract_stack() if "/detrkit/" in f.filename]
+                self.waiting.append(lines[-1])
+        return function(*args, **kwargs)
+
+    def pin(self, monkeypatch):
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: self.pinned.append(values) or values)
+
+
+def first_half(boxes, scores, iou):
+    """Stands for a suppression, whose number of boxes depends on values."""
+    return torch.arange(len(scores) // 2, device=boxes.device)
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_step_and_a_detection_stay_on_the_device(name):
+def test_a_step_and_a_detection_stay_on_the_device(name, monkeypatch):
+    monkeypatch.setattr("detrkit.queries.distinct.nms", first_half)
+    monkeypatch.setattr("detrkit.suppression.nms", first_half)
     detector, criterion = built(name)
-    with fake_cuda():
+    with fake_cuda(), monkeypatch.context() as within:
         to_cuda(detector).train()
-        given = batch().to(CUDA)
-        for mask in (given.mask, None):
+        sends = Sends()
+        sends.pin(within)
+        with sends:
+            given = batch().to(CUDA)
+            for mask in (given.mask, None):
+                with autocast(CUDA, "bf16"):
+                    output = detector(given.images, mask, given.targets)
+                losses = criterion(output, given.targets)
+                assert devices((vars(output), losses)) == {"cuda"}
+                assert {losses["total"].dtype, output.boxes.dtype} == {torch.float32}
             with autocast(CUDA, "bf16"):
-                output = detector(given.images, mask, given.targets)
-            losses = criterion(output, given.targets)
-            assert devices((vars(output), losses)) == {"cuda"}
-            assert {losses["total"].dtype, output.boxes.dtype} == {torch.float32}
-        with autocast(CUDA, "bf16"):
-            found = detector.eval().detect(given.images, given.mask, given.sizes)
+                found = detector.eval().detect(given.images, given.mask, given.sizes)
         assert devices(found) == {"cuda"}
+        assert len(sends.pinned) > 5
+        assert sends.waiting == []
 
 
 def test_an_evaluation_brings_what_is_found_to_the_host():
