@@ -46,6 +46,8 @@ def main() -> None:
     except OSError as error:
         end(f"{explain(error)}.\nFiles are written whole or not at all: once that is mended, give the command again.")
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported to look
+            end(f"the GPU has not enough memory. Fewer or smaller images at once need less.\n{error}")
         if not str(error).startswith("Symlink loop"):  # what Python up to 3.12 makes of one
             raise
         end(f"{error}: these links go in a circle")

@@ -21,6 +21,7 @@ from detrkit.data.files import walk
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects, autocast, detect
 from detrkit.video import Frame, frames, is_video
+from detrkit.wording import counted
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif", ".avif")
 
@@ -131,6 +132,9 @@ def predict(
         threshold: detections with a lower score are left out
         batch_size: images at once; they are padded to a common size
         readers: threads that read
+
+    Raises:
+        UserError: a batch does not fit into the GPU's memory
     """
     device = torch.device(device)
     opening = Lock()  # an image may be given several times, and Pillow reads its file when first asked for pixels
@@ -187,14 +191,19 @@ def _detect(
     """What was found on each image, or why the detector, an exported file, does not take it."""
     if not examples:
         return []
-    batch = collate(examples).to(device)
     try:
+        batch = collate(examples).to(device)
         with torch.inference_mode(), autocast(device, precision):
             results = detect(detector, batch.images, batch.mask, batch.sizes)
     except DataError as error:
         if len(examples) == 1:
             return [error]
         return [found for one in examples for found in _detect(detector, [one], device, precision, threshold)]
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{counted(len(examples), 'image')} at once: the GPU has not enough memory. A smaller batch_size needs "
+            f"less (on the command line --batch).\n{error}"
+        ) from error
     return [_above(result, threshold) for result in results]
 
 

@@ -142,7 +142,8 @@ class Predictor:
             which are decoded as they are asked for.
 
         Raises:
-            UserError: no such file or folder, or something that is no image; a video in a list.
+            UserError: no such file or folder, or something that is no image; a video in a list; too large a
+                batch for the GPU's memory.
             DataError: a file cannot be read as an image, or as a video.
         """
         listed: Sequence[Any] = images if isinstance(images, list | tuple) else [images]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from detrkit.engine.schedule import rate_factor
 from detrkit.engine.skipped_images import SkippedImages
 from detrkit.engine.soundness import NotFiniteError, may_help
 from detrkit.engine.workload import Workload
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UserError
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import counted, first_of, percent
@@ -229,18 +229,13 @@ class Trainer:
         seed_step(self.options.seed, step, self.here.rank)
         factor = rate_factor(step, steps_per_epoch=self.workload.steps_per_epoch, options=self.options)
         set_rate(self.optimiser, factor)
-        # Gradients are averaged over the processes: a share of the objects makes that the whole batch's mean.
-        objects = torch.full((), count / world, device=self.device)
-        totals: dict[str, Tensor] = {}
-        pieces = math.ceil(len(batch.targets) / self.workload.micro_batch)
-        for number, piece in enumerate(cut(batch, self.workload.micro_batch, self.device), start=1):
-            with accumulating(self._learner, more=number < pieces):
-                losses = self._learner(piece, objects, len(batch.targets))
-                losses["total"].backward()
-            share = len(piece.targets) / len(batch.targets)
-            for name, value in losses.items():
-                value = value.detach() * share if name in AVERAGED else value.detach()
-                totals[name] = totals[name] + value if name in totals else value
+        short_of_memory = None
+        try:
+            totals = self._gradients(batch, count / world)
+        except torch.OutOfMemoryError as error:
+            short_of_memory = str(error)
+        if short_of_memory is not None:  # what the step held is free only now, and a checkpoint needs some
+            self._fail_for_memory(batch, short_of_memory)
         norm = clip_and_step(self.optimiser, self.options.clip_norm)
         if self.average is not None:
             self.average.update()
@@ -252,6 +247,22 @@ class Trainer:
         self.at.step += 1
         self.meter.clock.step(len(batch.targets) * world)
         return self._readback.push(step, names, self.here.sum(numbers) / world)
+
+    def _gradients(self, batch: Any, count: float) -> dict[str, Tensor]:
+        """Add up the gradients of a batch piece by piece, losses divided by `count` objects; gives the losses."""
+        # Gradients are averaged over the processes: a share of the objects makes that the whole batch's mean.
+        objects = torch.full((), count, device=self.device)
+        totals: dict[str, Tensor] = {}
+        pieces = math.ceil(len(batch.targets) / self.workload.micro_batch)
+        for number, piece in enumerate(cut(batch, self.workload.micro_batch, self.device), start=1):
+            with accumulating(self._learner, more=number < pieces):
+                losses = self._learner(piece, objects, len(batch.targets))
+                losses["total"].backward()
+            share = len(piece.targets) / len(batch.targets)
+            for name, value in losses.items():
+                value = value.detach() * share if name in AVERAGED else value.detach()
+                totals[name] = totals[name] + value if name in totals else value
+        return totals
 
     def _take(self, readings: list[Reading]) -> None:
         """Act on what has come back from the device."""
@@ -284,6 +295,28 @@ class Trainer:
             f"{shown}; gradient norm {values['norm']:.4g}\n"
             f"images of this step: {self._recent.images(reading.step)}\n"
             f"{advice}. {may_help(self.precision)}\n{again}"
+        )
+
+    def _fail_for_memory(self, batch: Any, said: str) -> NoReturn:
+        """Save what has been trained and stop: the GPU has no memory for a step.
+
+        Nothing is left of that step, but for what norms that learn have counted.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.at.step:
+            with suppress(OSError, NotFiniteError):
+                self._save()
+        at_once = min(self.workload.micro_batch, len(batch.targets))
+        height, width = batch.images.shape[-2:]
+        if at_once > 1:
+            less = f"train.micro_batch={at_once // 2}"
+            again = f"{self.run.way_on} {less}" if self.run.exists else self.run.way_on
+            remedy = f"{less} takes the batch in smaller pieces, for the same gradient. Go on:\n{again}"
+        else:
+            remedy = "It takes one image at a time already; smaller images or a smaller detector need less."
+        raise UserError(
+            f"step {self.at.step + 1} of {self.workload.total_steps} does not fit into the GPU's memory: "
+            f"{counted(at_once, 'image')} of up to {height} x {width} pixels at once.\n{remedy}\n{said}"
         )
 
     # --- evaluation

@@ -20,10 +20,12 @@ from detrkit.data import Dataset, Loader
 from detrkit.data.dataset import require_split
 from detrkit.data.loader import WorkerPool, plan_batches
 from detrkit.data.transforms import Augment, Sample
+from detrkit.errors import UserError
 from detrkit.evaluation.coco_stats import EvalResult, coco_stats
 from detrkit.evaluation.precision import choose_precision
 from detrkit.evaluation.scoring import Scoring
 from detrkit.structures import Sizes
+from detrkit.wording import counted
 
 Progress = Callable[[int, int], None]
 Found = dict[int, list[dict]]
@@ -61,7 +63,7 @@ def evaluate(
 
     Raises:
         DataError: an image or the annotation file cannot be read
-        UserError: there is no such split
+        UserError: there is no such split; or a batch does not fit into the GPU's memory
     """
     require_split(split)
     device = torch.device(device)
@@ -98,6 +100,11 @@ def evaluate(
                     progress(number, len(loader))
             if scoring is not None:
                 return replace(scoring.result(), detections=_joined([found]))
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{counted(batch_size, 'image')} at once: the GPU has not enough memory. A smaller batch_size needs "
+            f"less (in a recipe evaluate.batch_size).\n{error}"
+        ) from error
     finally:
         detector.train(was_training)
     return _measure(ground_truth, found, rank, world)

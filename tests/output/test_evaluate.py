@@ -142,3 +142,14 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     alone = evaluate(Oracle(), Source(), batch_size=1, device="cpu", workers=0)
     # Image 11 came twice (both shares have two images), and is there once.
     assert outcomes == [(0, alone.stats, 3), (1, alone.stats, 0)]
+
+
+def test_a_batch_without_memory_names_what_needs_less():
+    class Large(nn.Module):
+        def detect(self, images, mask, sizes):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.46 GiB.")
+
+    detector = Large()
+    with pytest.raises(UserError, match=r"2 images at once.*smaller batch_size .*evaluate\.batch_size(.*\n)+.*1\.46"):
+        evaluate(detector, Source(), batch_size=2, device="cpu", workers=0)
+    assert detector.training

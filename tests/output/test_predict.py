@@ -187,3 +187,13 @@ def test_a_point_that_is_no_number_is_left_out():
     tensors = {name: torch.tensor(values) for name, values in result.items()}
     found.add(Prediction(0, Path("a.png"), Image.new("RGB", (9, 9)), tensors))
     assert [row.get("point") for row in found.rows] == [None, [2, 1]]
+
+
+def test_a_batch_without_memory_names_what_needs_less(folder):
+    class Large(nn.Module):
+        def detect(self, images, mask, sizes):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.46 GiB.")
+
+    given = [folder / "b.png", folder / "d.jpg"]
+    with pytest.raises(UserError, match=r"2 images at once.*smaller batch_size .*--batch(.*\n)+.*1\.46 GiB"):
+        list(predict(Large(), given, transform=lambda image: image))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from detrkit.cli import main
 from detrkit.cli.app import VERBS
@@ -153,3 +154,16 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["detrkit", "inspect", "quickstart"])
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def test_a_lack_of_memory_is_told_without_a_traceback(run, monkeypatch):
+    def large(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.46 GiB.")
+
+    monkeypatch.setattr("detrkit.cli.app.app", large)
+    code, _, told = run("benchmark", "sap_detr_r50_50ep")
+    assert code == 2
+    assert told.splitlines() == [
+        "the GPU has not enough memory. Fewer or smaller images at once need less.",
+        "CUDA out of memory. Tried to allocate 1.46 GiB.",
+    ]
