@@ -131,9 +131,16 @@ def _open_onnx(path: Path, device: torch.device) -> ExportedDetector:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        session = runtime.InferenceSession(path, options, providers=[provider])
+        place = {"device_id": device.index or 0} if device.type == "cuda" else {}
+        session = runtime.InferenceSession(path, options, providers=[(provider, place)])
     except Exception as error:  # its own kinds, none of them public
         raise CheckpointError(f"{path} cannot be opened by onnxruntime: {error}") from None
+    if provider not in session.get_providers():  # it goes on without one whose libraries it does not find
+        taken = ", ".join(session.get_providers())
+        raise UserError(
+            f"device is {str(device)!r}, and onnxruntime has gone on with {taken}: the CUDA and cuDNN that it asks for "
+            "are not there; accepted: cpu"
+        )
     card = Card.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
     return ExportedDetector(card, lambda inputs: session.run(list(card.outputs), inputs))
 
