@@ -141,3 +141,22 @@ def test_a_record_without_detection_is_json():
     found = measure([subject("a")], **SMALL, batches=(), step_batch=1, rounds=2)
     record = json.loads(json.dumps(benchmark_record(found), allow_nan=False))
     assert record["multiply_adds_per_second"] is None
+
+
+@pytest.mark.parametrize(("device", "rows"), [("cpu", 2048), ("meta", 8192)])
+def test_the_rate_is_that_of_matrices_which_take_longer_than_asking_for_them(monkeypatch, device, rows):
+    """Those of 2048 take a GPU 20 microseconds: it would seem to have half of its rate, detectors twice their share."""
+    sizes = []
+
+    def timed(run, device):
+        product = run()
+        sizes.extend(product.shape if isinstance(product, torch.Tensor) else ())
+        return 2.0
+
+    monkeypatch.setattr("detrkit.compare.benchmark.milliseconds", timed)
+    monkeypatch.setattr("detrkit.compare.benchmark.linear", lambda a, b: torch.empty(len(a), len(b), device="meta"))
+    subject = Subject("none", lambda images: None, lambda images, truths, watch: None, classes=3)
+    options = SMALL | {"device": torch.device(device)}
+    found = measure([subject], **options, batches=(1,), step_batch=0, rounds=2)
+    assert set(sizes) == {rows}
+    assert found.rate == 500 * rows**3
