@@ -5,7 +5,8 @@ import torch
 
 import detrkit
 from detrkit.engine.optimiser import clip_and_step
-from detrkit.layers import Arriving, constant
+from detrkit.errors import UserError
+from detrkit.layers import Arriving, constant, sent
 from tests.engine.test_resume import Killed, kill_at
 from tests.engine.toys import ToyDetector, ToySource, toy_trainer
 from tests.small import SMALL
@@ -49,6 +50,30 @@ def test_values_arrive_without_a_wait_that_is_refused():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_the_host_sends_arrives_whole_without_a_wait():
+    for values in (torch.arange(100_000), torch.arange(6).view(3, 2)[:, 1], torch.zeros(0, 4)):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            there = sent(values, torch.device("cuda"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert there.cpu().equal(values)
+
+
+def test_a_step_without_memory_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    def hook(calls, criterion):
+        if calls == 4:
+            torch.empty(2**50, device="cuda")
+
+    given = {"detector": ToyDetector().to("cuda"), "source": ToySource(empty=lambda index: False), "device": "cuda"}
+    with pytest.raises(UserError, match=r"step 4 of 15 does not fit.*\n.*train\.micro_batch=2"):
+        toy_trainer(tmp_path, hook=hook, **given).fit()
+    on = toy_trainer(tmp_path, micro_batch=2, **given)
+    on.resume()
+    assert on.at.step == 3
+    assert on.fit().finished
 
 
 def test_an_update_that_is_not_finite_is_left_out():
