@@ -54,7 +54,8 @@ def self_attend(
         [B, N, D]
     """
     if layout is None:
-        added = None if bias is None else bias(slice(None)).to(query.dtype)
+        # Rows in one piece, or a GPU takes none of its fused kernels; for a CPU it is no loss.
+        added = None if bias is None else bias(slice(None)).to(query.dtype).contiguous()
         return merge_heads(attend(query, key, value, added, dropout))
     tells = bias is not None or layout.passed_over is not None
     sets = [(size, tells and place < layout.groups) for place, size in enumerate(layout.matching)]

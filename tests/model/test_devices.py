@@ -8,6 +8,7 @@ import traceback
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import detrkit
@@ -86,8 +87,25 @@ def first_half(boxes, scores, iou):
     return torch.arange(len(scores) // 2, device=boxes.device)
 
 
+def fused(attend):
+    """Attention that refuses what a GPU's fused kernels refuse and a CPU's take (ATen's sdp_utils_cpp.h): slow there.
+
+    Masks whose last axis has another stride than 1, widths that are no multiple of 8, other heads of keys or values.
+    """
+
+    def attended(query, key, value, mask=None, *rest, **options):
+        given = [query, key, value] if mask is None else [query, key, value, mask]
+        assert [tensor.stride(-1) for tensor in given] == [1] * len(given)
+        assert not any(tensor.shape[-1] % 8 for tensor in (query, key, value))
+        assert query.shape[:2] == key.shape[:2] == value.shape[:2]
+        return attend(query, key, value, mask, *rest, **options)
+
+    return attended
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_step_and_a_detection_stay_on_the_device(name, monkeypatch):
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused(F.scaled_dot_product_attention))
     monkeypatch.setattr("detrkit.queries.distinct.nms", first_half)
     monkeypatch.setattr("detrkit.suppression.nms", first_half)
     detector, criterion = built(name)
