@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, and say how to go on."""
+"""Ctrl-C, SIGTERM and a closed terminal: finish the step, write a checkpoint, and say how to go on."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,16 +24,26 @@ class StopRequest:
         self.since = 0.0
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Those that ask for the end: SIGINT, SIGTERM, and SIGHUP, which comes where a terminal is closed or ssh drops.
+
+    Under `nohup` the last is ignored from the beginning, and is to stay so.
+    """
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        asking.append(signal.SIGHUP)
+    return asking
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block the first SIGINT or SIGTERM only sets `reason`; another one acts as usual.
+    """Within the block the first of `stop_signals` only sets `reason`; another one acts as usual.
 
     Signals that follow within `SAME_REQUEST` seconds belong to the first: Ctrl-C under torchrun arrives from the
     terminal and from torchrun.
     """
     request = StopRequest()
     owner = os.getpid()
-    watched = (signal.SIGINT, signal.SIGTERM)
     before: dict[signal.Signals, Handler] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -48,7 +59,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.raise_signal(number)
 
     try:
-        for each in watched:
+        for each in stop_signals():
             before[each] = signal.signal(each, handle)
     except ValueError:  # not the main thread: signals are somebody else's business
         yield request

@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from detrkit.engine.cores import available_cores
+from detrkit.engine.interrupt import stop_signals
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.workload import share_of_batch
 from detrkit.errors import UserError
@@ -73,7 +74,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         rdzv_endpoint="localhost:0",  # any free port
         local_addr="localhost",
         max_restarts=0,
-        signals_to_handle="SIGHUP,SIGQUIT",  # the others are `_stopping`'s
+        signals_to_handle="SIGQUIT",  # the others are `_stopping`'s
     )
     before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
@@ -94,7 +95,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
 @contextmanager
 def _stopping(processes: int) -> Iterator[list[int]]:
-    """Hands SIGINT and SIGTERM on to the processes, which finish their step, save and end; gives those that came.
+    """Hands what asks for the end on to the processes, which finish their step, save and end; gives what came.
 
     Torch's launcher would kill those that take more than half a minute for it, without a word. Before all have begun
     there is nothing to save, and it ends them at once.
@@ -112,7 +113,7 @@ def _stopping(processes: int) -> Iterator[list[int]]:
                     os.kill(process, number)
 
         os.environ[_LAUNCHED] = begun
-        before = {each: signal.signal(each, hand_on) for each in (signal.SIGINT, signal.SIGTERM)}
+        before = {each: signal.signal(each, hand_on) for each in stop_signals()}
         try:
             yield asked
         finally:

@@ -62,14 +62,15 @@ def test_a_worker_begins_where_there_are_no_process_groups(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has sent a signal")
-def test_a_worker_ends_where_its_owner_asks_and_not_with_the_whole_job(source):
-    """SLURM and systemd send SIGTERM to every process, and the trainer needs images until it has saved its state."""
+@pytest.mark.parametrize("number", ["-TERM", "-HUP"])
+def test_a_worker_ends_where_its_owner_asks_and_not_with_the_whole_job(source, number):
+    """SLURM and systemd send them to every process, and the trainer needs images until it has saved its state."""
     before = set(multiprocessing.active_children())
     pool = WorkerPool(source.train, 1)
     batches = pool.run([[SampleKey(index)] for index in range(14)])
     next(batches)
     (worker,) = set(multiprocessing.active_children()) - before
-    subprocess.run(["kill", str(worker.pid)], check=True)
+    subprocess.run(["kill", number, str(worker.pid)], check=True)
     assert len(list(batches)) == 13
     assert worker.is_alive()
     worker.terminate()

@@ -1,4 +1,5 @@
 import signal
+import sys
 
 import pytest
 
@@ -35,3 +36,19 @@ def test_handlers_come_back():
     with stop_on_signals():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its terminals send no signal")
+def test_a_closed_terminal_asks_for_the_end_unless_it_is_to_be_ignored():
+    """As under `nohup`, which has it ignored from the beginning."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with stop_on_signals() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.reason == "SIGHUP"
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with stop_on_signals() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

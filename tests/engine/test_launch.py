@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.run import get_args_parser
 
 from detrkit.cli.app import app
-from detrkit.engine.launch import _told, count_processes, told_to_launcher
+from detrkit.engine.launch import _told, count_processes, launch, told_to_launcher
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.workload import Workload, unlike_one_batch
 from detrkit.errors import UserError
@@ -113,6 +113,23 @@ def test_a_step_that_takes_long_is_waited_for(tmp_path, monkeypatch):
     assert done.returncode == 130, done.stderr
     assert "stopped after step 1 (SIGINT)" in done.stdout
     assert (tmp_path / "run" / "last").is_dir()
+
+
+@pytest.mark.parametrize(("ignored", "heeded"), [(False, True), (True, False)])
+def test_a_closed_terminal_is_heeded_except_under_nohup(monkeypatch, ignored, heeded):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    met = []
+
+    def begin(config, executable):
+        met.append("SIGHUP" in config.signals_to_handle)  # torch's launcher ends all at once, or after half a minute
+        return lambda *_: met.append(callable(signal.getsignal(signal.SIGHUP)))
+
+    monkeypatch.setattr("detrkit.engine.launch.elastic_launch", begin)
+    try:
+        assert launch(["train"], 2) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert met == [False, heeded]
 
 
 @pytest.mark.parametrize(
