@@ -76,10 +76,10 @@ def compare(
     from detrkit.compare.targets import gather_rows, make_jobs, recipes_of_table, split_arguments
     from detrkit.writing import check_folder
 
-    from .console import open_console
+    from .console import lasting_output, open_console
     from .sheets import print_sheet
 
-    console = open_console()
+    console = open_console(file=lasting_output() if run else None)
     height, width = size_of(size)
     for option, said in {"--seeds": seeds, "--parallel": parallel}.items():
         if said is not None and not run:

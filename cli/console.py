@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from rich import console as rich_console
 from rich.segment import Segment
@@ -34,6 +37,47 @@ class Console(rich_console.Console):
                 yield segment
             else:
                 yield Segment(visible(segment.text), segment.style)
+
+
+class _Lasting:
+    """A file whose writing goes on where nobody reads it any more: its terminal is closed, or its pipe's reader gone.
+
+    From then on it is the null device, for whoever else writes to it, too.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with self._kept_open():
+            return self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._kept_open():
+            self._file.flush()
+
+    @contextmanager
+    def _kept_open(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._file.fileno())
+            os.close(null)
+
+
+def lasting_output() -> IO[str] | None:
+    """Standard output for what takes hours, and is written down elsewhere: it goes on when nobody reads it any more.
+
+    None where there is none.
+    """
+    return cast("IO[str]", _Lasting(sys.stdout)) if sys.stdout else None
 
 
 def open_console(**options: Any) -> Console:

@@ -10,7 +10,7 @@ import typer
 
 from detrkit.errors import UserError
 
-from .console import Console
+from .console import Console, lasting_output
 from .options import Overrides, Trust
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def train(
             if folder is None:
                 made = new_run_folder(Path("runs"), name or loaded.name.replace("/", "-"))
                 folder = here.from_first(held.enter_context(made) if here.is_first else None)
-            console = Console() if here.is_first else None
+            console = Console(file=lasting_output()) if here.is_first else None
             outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
     if console is None:
         return

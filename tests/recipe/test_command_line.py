@@ -13,6 +13,7 @@ import torch
 from detrkit.cli import main
 from detrkit.cli.app import VERBS
 from detrkit.cli.before_torch import set_environment
+from detrkit.cli.console import Console, lasting_output
 from detrkit.errors import DataError
 from detrkit.recipe import list_recipes, load_recipe
 from detrkit.zoo.published import find_published
@@ -55,6 +56,21 @@ def test_the_help_of_a_verb_is_whole(run, monkeypatch, verb):
     for line in [line.strip() for text in paragraphs for line in text.strip().splitlines()[:-1]]:
         assert len(line) > 40, "a paragraph is folded within its lines"
     assert verb != "train" or "runs/NAME" in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+@pytest.mark.parametrize("opened", [os.pipe, os.openpty])
+def test_what_takes_hours_goes_on_where_nobody_reads_it_any_more(monkeypatch, opened):
+    reader, writer = opened()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        console = Console(file=lasting_output())
+        for _ in range(2):
+            console.print("epoch 1")
+        file.write("for whoever else writes there\n")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert lasting_output() is None
 
 
 def test_threads_that_wait_spin_shortly_unless_somebody_says_otherwise(monkeypatch):
