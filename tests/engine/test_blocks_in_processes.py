@@ -20,13 +20,18 @@ from tests.small import SMALL as ANY
 SMALL = [*ANY, "detector.classes=5"]
 CONTRASTIVE = "blocks.denoising={type='contrastive', count=8, noise={label=0.5}}"
 NO_DROPOUT = ["encoder.dropout=0", "decoder.dropout=0"]
+SECOND_SET = ["blocks.hybrid={type='hybrid', sets=2, copies=2}", "blocks.mixed={type='mixed', threshold=0.1}"]
 SYSTEMS = {
     "DN-DETR": ["base/dn_detr", "queries.count=6"],
     "DINO": ["base/dino", "queries.count=3", CONTRASTIVE],
     "DDQ-DETR": ["base/ddq_detr", "queries.count=6", "blocks.dense.count=9", CONTRASTIVE],
+    "Relation DETR": ["base/relation_detr", "queries.count=3", "blocks.hybrid={count=6, copies=2}", CONTRASTIVE],
+    "MS-DETR": ["base/ms_deformable_detr", "queries.count=6", 'blocks.mixed.most="none"', *NO_DROPOUT],
+    "SAP-DETR, hybrid and mixed": ["base/sap_detr", "queries.grid=[2, 3]", *SECOND_SET],
     "groups under softmax": ["base/detr", "queries.count=6", "blocks.groups={type='groups', count=3}", *NO_DROPOUT],
     "SAP-DETR with both": ["base/sap_dn", "queries.grid=[2, 3]", "blocks.groups={type='groups', count=2}"],
 }
+WITHOUT_DENOISING = ("MS-DETR", "SAP-DETR, hybrid and mixed", "groups under softmax")
 # How many objects each image of the first and of the second process has.
 COUNTS = {"second": ((3, 1), (0, 0)), "first": ((0, 0), (1, 2)), "both": ((0, 0), (0, 0))}
 
@@ -182,7 +187,7 @@ def test_a_process_without_objects_builds_the_same_graph(pairs, system, empty):
         assert not silent, f"no gradient in process {number}: {silent}"
         assert found["losses"].keys() == pairs[system, empty][0]["losses"].keys()
         denoising = {n: x for n, x in found["losses"].items() if n.startswith("denoising/")}
-        assert bool(denoising) == (system != "groups under softmax")
+        assert bool(denoising) == (system not in WITHOUT_DENOISING)
         assert all(bool(value == 0) != bool(sum(counts)) for value in denoising.values()), denoising
         assert all(value.isfinite() for value in found["losses"].values())
 
