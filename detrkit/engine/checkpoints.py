@@ -30,7 +30,7 @@ from detrkit.runs.checkpoint import (
 from detrkit.runs.history import read_metrics
 from detrkit.runs.run_folder import RunFolder
 from detrkit.runs.state import read_trainer_state, way_out
-from detrkit.wording import first_of, typed
+from detrkit.wording import counted, first_of, typed
 
 
 @dataclass
@@ -147,9 +147,11 @@ class Checkpoints:
         before, now = state.steps_per_epoch, self.workload.steps_per_epoch
         if before != now:  # rates, records and random numbers all go by the step
             raise CheckpointError(
-                f"{folder} is of a run whose epochs have {before} steps, but an epoch has {now} steps now: the batch "
-                "size or the data have changed. train.micro_batch takes the same batch in smaller pieces; a new run "
-                f"begins from these weights with train.init_from={typed(self.run.path)}"
+                f"{folder} is of a run whose epochs have {before} steps, but an epoch has {now} now, of "
+                f"{counted(self.workload.effective_batch, 'image')} by {counted(self.workload.world, 'process')}: the "
+                "batch size, the data or the number of processes has changed. Processes among which train.batch_size "
+                "divides take the same batch, as does train.micro_batch in smaller pieces; a new run begins from these "
+                f"weights with train.init_from={typed(self.run.path)}"
             )
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
         restore_optimiser(self.optimiser, state.names, state.moments, folder)

@@ -239,7 +239,7 @@ def test_nothing_to_resume(tmp_path):
 def test_another_batch_is_refused_with_two_ways_out(tmp_path, killed_at):
     with pytest.raises(Killed):
         toy_trainer(tmp_path, hook=kill_at(killed_at), checkpoint_steps=1).fit()
-    said = r"epochs have 5 steps, but an epoch has 11 steps now.*train\.micro_batch .*train\.init_from="
+    said = r"5 steps, but an epoch has 11 now, of 2 images by 1 process.*train\.micro_batch .*train\.init_from="
     with pytest.raises(CheckpointError, match=said):
         toy_trainer(tmp_path, batch_size=2).resume()
 
