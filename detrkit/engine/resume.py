@@ -39,24 +39,31 @@ GROUPING = (  # beginnings of the keys that say which parameters share a rate an
 def find_start(run: RunFolder, which: Literal["last", "best"]) -> Path | None:
     """The checkpoint that a run goes on from; None if it was stopped before its first one, and begins again.
 
-    Raises CheckpointError if there is no run, or if the checkpoint that it had is gone.
+    Raises CheckpointError if there is no run, or if the checkpoint that it had is gone or its weights are damaged.
     """
     if not run.exists:
         raise CheckpointError(f"{run.path} is not the folder of a run: it has no {run.RECIPE}")
     folder = find_folder(run.last if which == "last" else run.best)
-    if folder is not None:
-        return folder
-    gone = f"{run.path / which} is gone, or has no {WEIGHTS}"
+    if folder is None:
+        fault = f"{run.path / which} is gone, or has no {WEIGHTS}"
+    else:
+        try:
+            read_metadata(folder / WEIGHTS)
+            return folder
+        except CheckpointError as error:
+            fault = str(error)
     if which == "best":
-        raise CheckpointError(f"{gone}, so the run cannot go on from there")
+        raise CheckpointError(f"{fault}, so the run cannot go on from there")
     if find_folder(run.best) is not None:
         raise CheckpointError(
-            f"{gone}, but {run.best} is there: detrkit train --resume {typed(run.best)} goes on from it, and takes the "
-            "records back to where it was written"
+            f"{fault}, but {run.best} is there: detrkit train --resume {typed(run.best)} goes on from it, and takes "
+            "the records back to where it was written"
         )
+    if folder is not None:
+        raise CheckpointError(f"{fault}; begin a new run in another folder")
     if any(line.get("kind") == "evaluate" for line in read_metrics(run.path)):
         raise CheckpointError(
-            f"{gone}, though the run has been evaluated; bring it back, or begin a new run in another folder"
+            f"{fault}, though the run has been evaluated; bring it back, or begin a new run in another folder"
         )
     return None
 

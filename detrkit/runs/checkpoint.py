@@ -198,7 +198,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file, so the run cannot be resumed from here") from None
     except Exception as error:  # damaged zip archives and refused pickles raise many kinds
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # The first sentence: torch goes on to advise loading without the check.
+        first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path} cannot be read safely ({first})") from None
     if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise CheckpointError(f"{path} is not a trainer state that this version of detrkit (format {FORMAT}) knows")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
-from detrkit.runs.checkpoint import STATE, read_state
+from detrkit.runs.checkpoint import STATE, find_folder, read_state
 from detrkit.wording import typed
 
 LARGEST = 2**53  # of a count; no run has as many steps, or bytes of metrics
@@ -42,17 +42,20 @@ def read_trainer_state(folder: Path) -> TrainerState:
 
     Raises CheckpointError that names the file, the entry and what can still be done.
     """
-    state = read_state(folder)
     try:
-        return _checked(state)
+        return _checked(read_state(folder))
+    except CheckpointError as error:
+        fault = str(error)
     except _DamageError as error:
-        raise CheckpointError(f"{folder / STATE} is damaged: {error}. {way_out(folder)}") from None
+        fault = f"{folder / STATE} is damaged: {error}"
+    raise CheckpointError(f"{fault}. {way_out(folder)}")
 
 
 def way_out(folder: Path) -> str:
     """What can be done where a checkpoint cannot be gone on from."""
     run, best = folder.parent, folder.parent / "best"
-    other = f"detrkit train --resume {typed(best)} goes on from the best checkpoint; " if folder != best else ""
+    go_on = f"detrkit train --resume {typed(best)} goes on from the best checkpoint; "
+    other = go_on if folder != best and find_folder(best) is not None else ""
     return f"{other}train.init_from={typed(folder)} begins a new run from the weights of this one, {run} stays as it is"
 
 

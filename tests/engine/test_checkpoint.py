@@ -19,6 +19,7 @@ from detrkit.runs.checkpoint import (
     read_weights,
     write_checkpoint,
 )
+from detrkit.runs.state import read_trainer_state
 from tests.engine.toys import ToyDetector
 
 
@@ -116,6 +117,15 @@ def test_damaged_files(tmp_path, content):
         read_state(tmp_path)
     with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
         read_weights(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5000), None])
+def test_a_state_that_cannot_be_read_names_the_way_out(tmp_path, content):
+    if content is not None:
+        (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"state\.pt.*train\.init_from=") as caught:
+        read_trainer_state(tmp_path)
+    assert "Do it only if" not in str(caught.value)  # torch advises to load what can run code
 
 
 def test_missing_files(tmp_path):

@@ -197,6 +197,9 @@ def test_commands_take_names_with_spaces(tmp_path):
     run.create(recipe="title = 'x'", categories="[]")
     assert shlex.split(run.way_on) == ["detrkit", "train", "--resume", str(run.path)]
     assert f"train.init_from={run.path / 'last'}" in shlex.split(way_out(run.path / "last"))
+    assert str(run.best) not in shlex.split(way_out(run.path / "last"))  # there is none
+    run.best.mkdir()
+    (run.best / "weights.safetensors").touch()
     assert str(run.best) in shlex.split(way_out(run.path / "last"))
 
 

@@ -425,6 +425,16 @@ def test_a_recipe_takes_the_place_of_the_runs_own_after_a_step(copy, monkeypatch
     assert load_recipe(copy).get("train.epochs") == 3
 
 
+def test_a_run_whose_last_weights_are_damaged(copy):
+    (copy / "last/weights.safetensors").unlink()  # `best` may be the same file by a hard link
+    (copy / "last/weights.safetensors").write_bytes(b"half of th")
+    with pytest.raises(CheckpointError, match=f"safetensors.*train --resume {copy}/best goes on from it"):
+        train(load_recipe(copy), copy, resume=True)
+    shutil.rmtree(copy / "best")
+    with pytest.raises(CheckpointError, match="begin a new run in another folder"):
+        train(load_recipe(copy), copy, resume=True)
+
+
 def test_a_run_without_its_last_checkpoint(copy):
     shutil.rmtree(copy / "last")
     metrics = (copy / "metrics.jsonl").read_bytes()
