@@ -32,7 +32,13 @@ def train(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name, instead of the recipe's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run that was interrupted; with RECIPE and --run-dir, begin one that is not there.",
+        ),
+    ] = False,
     count: Annotated[
         str | None,
         typer.Option("--processes", metavar="N|auto", help="Processes on this machine; auto: one for each GPU."),
@@ -51,7 +57,8 @@ def train(
     if recipe is not None and "=" in recipe:
         values, recipe = [recipe, *values], None
     with told_to_launcher():
-        loaded, folder, which = _load(recipe, values, run, name, resume=resume, trust=trust)
+        goes_on = resume and not _begins(recipe, run)
+        loaded, folder, which = _load(recipe, values, run, name, resume=goes_on, trust=trust)
         options = loaded.section("train")
         if count is not None and (number := count_processes(count, options)) > 1:
             named = [*(["--run-dir", str(run)] if run else []), *(["--name", name] if name else [])]
@@ -62,7 +69,7 @@ def train(
                 made = new_run_folder(Path("runs"), name or loaded.name.replace("/", "-"))
                 folder = here.from_first(held.enter_context(made) if here.is_first else None)
             console = Console(file=lasting_output()) if here.is_first else None
-            outcome = run_training(loaded, folder, resume=resume, which=which, trust=trust, console=console)
+            outcome = run_training(loaded, folder, resume=goes_on, which=which, trust=trust, console=console)
     if console is None:
         return
     if not outcome.finished:
@@ -100,6 +107,18 @@ def _load(
     if run is not None:
         check_folder(run, "--run-dir")
     return loaded, folder, which
+
+
+def _begins(recipe: str | None, run: Path | None) -> bool:
+    """Whether --resume finds nothing to go on with, and both a recipe and the place of its run are named.
+
+    So one command does for a job that may be started again: by `torchrun --max-restarts`, or by a cluster's queue.
+    """
+    from detrkit.runs.run_folder import RunFolder
+
+    named = [Path(recipe), run] if recipe is not None and run is not None else []
+    runs = [folder.parent if folder.name in ("last", "best") else folder for folder in named]
+    return bool(runs) and not any(RunFolder(folder).exists for folder in runs)
 
 
 def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tuple[Path, Literal["last", "best"]]:

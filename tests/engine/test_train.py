@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
-from detrkit.cli.train import _run_to_resume
+from detrkit.cli.train import _begins, _run_to_resume
 from detrkit.detector import build_detector
 from detrkit.engine.data_checks import left_out
 from detrkit.engine.rehearsal import rehearse
@@ -476,3 +476,15 @@ def test_a_project_is_not_taken_for_the_run_of_its_name(tmp_path, monkeypatch):
     for given in [(str(run), None, "other"), (str(run / "last"), None, "other"), (None, run, "other")]:
         with pytest.raises(UserError, match="runs/mine and --name other are two runs"):
             _run_to_resume(*given)
+
+
+def test_one_command_begins_a_run_and_goes_on_with_it(copy, tmp_path):
+    """As a job has it that is started again by torchrun or a cluster's queue."""
+    made, new = copy, tmp_path / "new"
+    assert _begins("quickstart", new)
+    for recipe, run_dir in [("quickstart", made), ("quickstart", made / "best"), (None, new), ("quickstart", None)]:
+        assert not _begins(recipe, run_dir)
+    assert not _begins(str(made), new)  # which of the two was meant?
+    assert run("quickstart", *SMALL, "--resume", "--run-dir", str(new)).exit_code == 0
+    again = run("quickstart", *SMALL, "--resume", "--run-dir", str(new))
+    assert "resumed after step 6 of 6" in again.output
