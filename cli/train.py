@@ -112,7 +112,7 @@ def _load(
 def _begins(recipe: str | None, run: Path | None) -> bool:
     """Whether --resume finds nothing to go on with, and both a recipe and the place of its run are named.
 
-    So one command does for a job that may be started again: by `torchrun --max-restarts`, or by a cluster's queue.
+    So one command does for a job that may be started again, by a cluster's queue, say.
     """
     from detrkit.runs.run_folder import RunFolder
 

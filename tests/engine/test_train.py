@@ -479,7 +479,7 @@ def test_a_project_is_not_taken_for_the_run_of_its_name(tmp_path, monkeypatch):
 
 
 def test_one_command_begins_a_run_and_goes_on_with_it(copy, tmp_path):
-    """As a job has it that is started again by torchrun or a cluster's queue."""
+    """As a job has it that is started again by a cluster's queue."""
     made, new = copy, tmp_path / "new"
     assert _begins("quickstart", new)
     for recipe, run_dir in [("quickstart", made), ("quickstart", made / "best"), (None, new), ("quickstart", None)]:
