@@ -103,7 +103,7 @@ class OnePassConv2d(CastsOnce, Conv2d):
 
     def _packed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights and bias for a map [B, C, h, w], made when they are first wanted and when they have changed."""
-        of = (state_of(self.weight), x.dtype)
+        of = (x.dtype, *(state_of(t) for t in (self.weight, self.bias) if t is not None))
         if self.packed is None or self.packed[0] != of:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             weight = reorder(self.weight.detach().to(x.dtype), *self._layout(), list(x.shape))

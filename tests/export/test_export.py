@@ -59,8 +59,7 @@ def hold_to(detector, exported, shapes):
         "detr_r50_500ep",
         "anchor_detr_r50_50ep",
         "sam_detr_smca_r50_50ep",
-        "deformable_detr_4scale_r50_50ep",
-        "dino_4scale_r50_12ep",
+        "dino_4scale_r50_12ep",  # with all that Deformable DETR has
     ],
 )
 def test_onnx_at_another_batch_and_size(name, tmp_path):

@@ -144,7 +144,12 @@ class Case:
     def check_gradient(self, name: str, gradient: Tensor) -> None:
         """One of them, by its official name."""
         expected = self.stored[f"g.{name}"]
-        assert (probe(name, gradient) - expected).abs().max() < 2e-3 * expected[0] + 1e-6, name
+        allowed = 2e-3 * expected[0] + 1e-6
+        # A bias that a norm takes away again has no gradient but rounding, which every processor does in its own way.
+        rounding = 1e-5 * self.stored.get(f"g.{name.removesuffix('bias')}weight", expected)[0]
+        if name.endswith("bias") and expected[0] < rounding:
+            allowed = rounding
+        assert (probe(name, gradient) - expected).abs().max() < allowed, name
 
     def check_answer(self, detector: Detector, rows: Tensor | slice = slice(None)) -> Output:
         """The last layer's answer is the stored one, in these of its rows; gives the output."""

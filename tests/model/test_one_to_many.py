@@ -171,7 +171,7 @@ def test_queries_of_learned_content_are_h_detr_s():
         assert (ours - torch.tensor(official[name]).view(ours.shape)).abs().max() < 1e-5, name
     alone = queries(memory)
     assert torch.equal(alone.content, found.content[:, :6])
-    assert torch.equal(alone.embedding, found.embedding[:, :6])
+    assert torch.allclose(alone.embedding, found.embedding[:, :6], atol=1e-6)  # products of other sizes round otherwise
 
 
 def test_the_second_set_learns_each_object_k_times():
