@@ -31,8 +31,9 @@ class CastsOnce(nn.Module):
         dtype = torch.get_autocast_dtype(device)
         of = (dtype, *(None if t is None else state_of(t) for t in tensors))
         if names not in self.casts or self.casts[names][0] != of:
-            copies = (t if t is None or t.dtype != torch.float32 else t.detach().to(dtype) for t in tensors)
-            self.casts[names] = (of, tuple(copies))
+            with torch.inference_mode(False):  # a gradient may be asked for through them later
+                copies = (t if t is None or t.dtype != torch.float32 else t.detach().to(dtype) for t in tensors)
+                self.casts[names] = (of, tuple(copies))
         return self.casts[names][1]
 
 

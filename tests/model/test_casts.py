@@ -72,3 +72,15 @@ def test_training_keeps_no_casts():
         run(parts).sum().backward()
     assert parts[2].casts is None
     assert all(parameter.grad is not None for parameter in parts.parameters())
+
+
+def test_a_gradient_passes_through_casts_that_inference_made():
+    parts = layers()
+    keep_casts(parts)
+    x = torch.linspace(-1, 1, 48).view(1, 6, 8).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            run(parts)
+        parts[2](x, x, x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.any()
