@@ -49,7 +49,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = N
     sees = allowed is None or allowed.dtype == torch.bool
     if sees and gains(value, queries=query.shape[-2], width=query.shape[-1], dropout=dropout):
         return attend_by_head(query, key, value, allowed, query.shape[-1] ** -0.5, dropout)
-    if 0 < dropout < 1 and draws_cheaply(value):
+    if draws_cheaply(value, dropout):
         return attend_written_out(query, key, value, allowed, query.shape[-1] ** -0.5, dropout)
     return F.scaled_dot_product_attention(query, key, value, allowed, dropout)
 

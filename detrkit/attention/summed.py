@@ -154,7 +154,7 @@ def fused_attention(
     key = torch.cat([k.to(dtype).expand(*value.shape[:2], -1, -1) for k in keys], dim=-1)
     if by_heads:
         return by_head.attend_by_head(query, key, value, allowed, 1.0, dropout)
-    if 0 < dropout < 1 and draws_cheaply(value):
+    if draws_cheaply(value, dropout):
         return attend_written_out(query, key, value, allowed, 1.0, dropout)
     full = _padded_width(used, width)
     query, key = (F.pad(x, (0, full - used)) for x in (query, key))

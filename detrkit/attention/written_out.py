@@ -9,10 +9,12 @@ from detrkit.dropout import draw, keep, kept_share
 from detrkit.onednn import is_watched
 
 
-def draws_cheaply(value: Tensor) -> bool:
-    """Whether `attend_written_out` is faster with dropout than PyTorch's own way, for values [B, H, L, F]."""
-    # The first is for torch.compile, which draws in its own kernels.
-    return not torch.compiler.is_compiling() and value.device.type == "cpu" and not is_watched()
+def draws_cheaply(value: Tensor, dropout: float) -> bool:
+    """Whether `attend_written_out` can be taken and is faster than PyTorch's own way, for values [B, H, L, F]."""
+    # torch.compile draws in its own kernels.
+    if not 0 < dropout < 1 or torch.compiler.is_compiling():
+        return False
+    return value.device.type == "cpu" and not is_watched()
 
 
 def attend_written_out(
