@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -113,12 +113,10 @@ class Detector(BaseDetector):
         embed_boxes = self.queries.embed_boxes if self.queries.embeds_boxes else None
         return self.decoder(self.blocks.extend(queries, extension, embed_boxes), memory)
 
-    def for_inference(self) -> Self:
-        """As any detector's; besides, its output has the last decoder layer's predictions only."""
-        form = super().for_inference()
-        form.encoder.prepare_for_detection()
-        form.decoder.answer_only = True
-        return form
+    def _prepare_for_detection(self) -> None:
+        super()._prepare_for_detection()
+        self.encoder.prepare_for_detection()
+        self.decoder.answer_only = True  # the last layer's predictions are all that is read
 
     @torch.no_grad()
     def detect(self, images: Tensor, mask: Tensor | None, sizes: Sizes) -> list[dict[str, Tensor]]:

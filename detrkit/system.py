@@ -101,9 +101,12 @@ class BaseDetector(nn.Module):
         """
         shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in self.parameters()}
         form = copy.deepcopy(self, {**shared, **{id(b): b.detach() for b in self.buffers()}}).eval()
-        form.backbone.prepare_for_detection()
-        keep_casts(form)
+        form._prepare_for_detection()
+        keep_casts(form)  # of the layers that are left
         return form
+
+    def _prepare_for_detection(self) -> None:
+        self.backbone.prepare_for_detection()
 
 
 def check_sizes(sizes: Sizes, images: Tensor) -> None:

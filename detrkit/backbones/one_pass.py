@@ -118,7 +118,7 @@ def in_one_pass(body: nn.Module) -> nn.Module:
     and so does one with hooks, which the graph would not call.
 
     Args:
-        body: of images [B, 3, H, W] to a list of maps.
+        body: of a map [B, C, h, w] to maps.
     """
     if any(module._forward_hooks or module._forward_pre_hooks for module in body.modules()):
         return body
@@ -143,6 +143,12 @@ def in_one_pass(body: nn.Module) -> nn.Module:
         if _is_convolution(node, modules):
             modules[str(node.target)].overwrites = _may_overwrite(node, modules)
     return fx.GraphModule(body, graph)
+
+
+def all_in_one_pass(models: nn.ModuleList) -> None:
+    """`in_one_pass` for each of a list, in place."""
+    for index, model in enumerate(models):
+        models[index] = in_one_pass(model)
 
 
 class _Tracer(fx.Tracer):
@@ -203,8 +209,9 @@ def _may_overwrite(node: Any, modules: Mapping[str, Any]) -> bool:
 
 
 def _is_free(node: Any, modules: Mapping[str, Any]) -> bool:
-    """Whether a node is a convolution of one map, which one other node reads."""
-    return _is_convolution(node, modules) and len(node.args) == len(node.users) == 1
+    """Whether a node is a convolution of one map and nothing else, which one other node reads."""
+    alone = _is_convolution(node, modules) and len(node.args) == len(node.users) == 1
+    return alone and modules[str(node.target)].activation == _NONE
 
 
 def _is_convolution(node: Any, modules: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from detrkit.backbones.one_pass import all_in_one_pass
 from detrkit.errors import UserError
 
 
@@ -63,10 +64,11 @@ class RepBlock(nn.Module):
         super().__init__()
         self.wide = ConvNorm(width, width, 3, activated=False)
         self.narrow: ConvNorm | None = ConvNorm(width, width, 1, activated=False)
+        self.activation = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
         both = self.wide(x) if self.narrow is None else self.wide(x) + self.narrow(x)
-        return F.silu(both)
+        return self.activation(both)
 
     def fold(self) -> None:
         """Makes one 3 x 3 convolution of both for good."""
@@ -112,6 +114,10 @@ class CrossScaleFusion(nn.Module):
         self.down = nn.ModuleList(FusionBlock(width, blocks=blocks, expansion=expansion) for _ in steps)
         self.halving = nn.ModuleList(ConvNorm(width, width, 3, stride=2) for _ in steps)
         self.up = nn.ModuleList(FusionBlock(width, blocks=blocks, expansion=expansion) for _ in steps)
+
+    def prepare_for_detection(self) -> None:
+        for modules in (self.laterals, self.down, self.halving, self.up):
+            all_in_one_pass(modules)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps [B, D, h, w], fine to coarse, to as many of the same sizes."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import MultiHeadAttention
+from detrkit.backbones.one_pass import all_in_one_pass
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.fusion import ConvNorm, CrossScaleFusion, RepBlock
 from detrkit.encoders.levels import as_memory
@@ -87,6 +88,9 @@ class HybridEncoder(Encoder):
         for module in self.modules():
             if isinstance(module, ConvNorm | RepBlock):
                 module.fold()
+        all_in_one_pass(self.inputs)
+        all_in_one_pass(self.outputs)
+        self.fusion.prepare_for_detection()
 
     def _attended(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """The map [B, D, h, w] after the encoder layers."""
