@@ -1,4 +1,4 @@
-"""Detection whose convolutions add and activate in one pass, from weights cast once, beside neither; in turn.
+"""Detection whose convolutions add and activate in one pass, from weights cast once, or go in Winograd's tiles.
 
     OMP_NUM_THREADS=1 python benchmarks/one_pass.py sap_detr_r50_50ep
     python benchmarks/one_pass.py dab_detr_r50_50ep --size 800x1066 --threads 2 --precision bf16
@@ -18,13 +18,13 @@ import torch
 from torch.profiler import profile
 
 import detrkit
-from detrkit.backbones import timm_backbone
+from detrkit.backbones import timm_backbone, winograd
 from detrkit.c_memory import keep_freed_memory
 from detrkit.compare.timing import Ratio, milliseconds, take_turns
 from detrkit.evaluation.evaluate import autocast
 
 CPU = torch.device("cpu")
-NEITHER, ONE_PASS, BOTH = "neither", "one pass", "one pass, cast once"
+NEITHER, ONE_PASS, CAST, TILES = "neither", "one pass", "and cast once", "and in tiles"
 
 
 def main() -> None:
@@ -47,11 +47,17 @@ def main() -> None:
         one_pass = detector.for_inference()
         with patch.object(timm_backbone, "in_one_pass", lambda body: body):
             neither = detector.for_inference()
-    forms = {NEITHER: neither, ONE_PASS: one_pass, BOTH: detector.for_inference()}
+    both = detector.for_inference()
+    forms = {NEITHER: neither, ONE_PASS: one_pass, CAST: both, TILES: detector.for_inference()}
+
+    def detect(name: str) -> object:
+        with patch.object(winograd, "gains", winograd.gains if name == TILES else lambda *_: False):
+            return forms[name].detect(images, None, [[height, width]])
+
     print(f"{arguments.recipe}, {height} x {width}, torch {torch.__version__}, {arguments.threads} threads")
     for precision in arguments.precision or ("fp32", "bf16"):
         with torch.inference_mode(), autocast(CPU, precision):
-            runs = {name: partial(form.detect, images, None, [[height, width]]) for name, form in forms.items()}
+            runs = {name: partial(detect, name) for name in forms if name != TILES or precision == "fp32"}
             timed = {name: partial(milliseconds, run, CPU) for name, run in runs.items()}
             times = take_turns(timed, rounds=arguments.rounds, warmup=2)
             for name, run in runs.items():
@@ -60,7 +66,7 @@ def main() -> None:
                 casts = sum(event.count for event in seen.key_averages() if event.key == "aten::_to_copy")
                 ratio = Ratio.of(times[NEITHER], times[name])
                 print(
-                    f"  {precision}  {name:20} {median(times[name]):6.0f} ms, {ratio.middle:.2f} times as fast "
+                    f"  {precision}  {name:13} {median(times[name]):6.0f} ms, {ratio.middle:.2f} times as fast "
                     f"(quartiles {ratio.low:.2f} to {ratio.high:.2f}), {casts} casts",
                     flush=True,
                 )

@@ -18,6 +18,7 @@ from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, fx, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from detrkit.backbones import winograd
 from detrkit.backbones.folding import FoldedNorm, FoldedNormAct
 from detrkit.casts import CastsOnce, state_of
 from detrkit.onednn import Conv2d, is_watched
@@ -25,6 +26,8 @@ from detrkit.onednn import Conv2d, is_watched
 _CONVOLUTIONS = (nn.Conv2d, Conv2d)  # themselves, no class of somebody's own
 _NOTHING = (nn.Identity, FoldedNorm)
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
+
+_WINOGRADS = ([1, 1], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups of such a convolution
 
 _NONE: tuple[str, tuple[float, ...]] = ("none", ())
 _RELU: tuple[str, tuple[float, ...]] = ("relu", ())
@@ -48,7 +51,8 @@ class OnePassConv2d(CastsOnce, Conv2d):
     """activation(convolution(x) + other) in one pass over the map, for detection alone.
 
     That is so on a CPU, of float32 and bfloat16 (as autocast wants it); elsewhere, and where a graph is made of it, it
-    is the three operations. Names in a state dict are those of a convolution.
+    is the three operations, and so where Winograd's convolution saves more. Names in a state dict are those of a
+    convolution.
     """
 
     activation: tuple[str, tuple[float, ...]] = _NONE
@@ -57,18 +61,20 @@ class OnePassConv2d(CastsOnce, Conv2d):
     """whether nobody reads `other` afterwards, so that the sum may stand in its memory"""
     packed: tuple[Any, Tensor, Tensor | None] | None = None
     """of which weights, and they and the bias as oneDNN wants them"""
+    in_tiles: tuple[Any, Tensor] | None = None
+    """of which weights, and they as Winograd's convolution wants them"""
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"packed": None}  # what is in a layout of oneDNN's cannot be copied
+        # What is in a layout of oneDNN's cannot be copied.
+        return super().__getstate__() | {"packed": None, "in_tiles": None}
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if not self._is_one(x, other, dtype):
-            y = self._conv_forward(x, *self.cast("weight", "bias"))
-            if other is not None:
-                y = y.add_(other) if (y.dtype, y.shape) == (other.dtype, other.shape) else y + other
-            return _PLAIN[self.activation](y)
+            return self._finish(self._conv_forward(x, *self.cast("weight", "bias")), other)
         x = x.to(dtype)
+        if self._layout() == _WINOGRADS and self.kernel_size == (3, 3) and winograd.gains(x, self.out_channels):
+            return self._finish(winograd.convolve(x, self._in_tiles(), self.bias), other)
         weight, bias = self._packed(x)
         name, numbers = self.activation
         if other is None:
@@ -78,6 +84,12 @@ class OnePassConv2d(CastsOnce, Conv2d):
         if self.overwrites:
             return torch.ops.mkldnn._convolution_pointwise_.binary(other, x, weight, bias, *ways)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, bias, *ways)
+
+    def _finish(self, y: Tensor, other: Tensor | None) -> Tensor:
+        """The other two operations, upon the convolution's own map."""
+        if other is not None:
+            y = y.add_(other) if (y.dtype, y.shape) == (other.dtype, other.shape) else y + other
+        return _PLAIN[self.activation](y)
 
     def _is_one(self, x: Tensor, other: Tensor | None, dtype: torch.dtype) -> bool:
         """Whether one operation of oneDNN does all."""
@@ -109,6 +121,12 @@ class OnePassConv2d(CastsOnce, Conv2d):
             weight = reorder(self.weight.detach().to(x.dtype), *self._layout(), list(x.shape))
             self.packed = (of, weight, None if self.bias is None else self.bias.detach().to(x.dtype))
         return self.packed[1:]
+
+    def _in_tiles(self) -> Tensor:
+        of = state_of(self.weight)
+        if self.in_tiles is None or self.in_tiles[0] != of:
+            self.in_tiles = (of, winograd.transformed(self.weight.detach()))
+        return self.in_tiles[1]
 
 
 def in_one_pass(body: nn.Module) -> nn.Module:
