@@ -56,9 +56,15 @@ class BaseDetector(nn.Module):
         """Look at what `forward` is given, before it gives numbers that mean nothing.
 
         Raises:
-            UserError: the mask is not bool, or not of the images' size; or the weights are in half precision: places
-                are computed in float32, and meet them.
+            UserError: the images are no batch of floats; the mask is not bool, or not of their size; or the weights are
+                in half precision: places are computed in float32, and meet them.
         """
+        if images.dim() != 4 or not images.is_floating_point():
+            raise UserError(
+                f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}, and a detector takes "
+                "floats [B, 3, H, W]: RGB of 0 to 1, minus detrkit.pixels.MEAN, divided by STD; detrkit.load(...) "
+                "takes files, arrays and tensors of pixels as they are"
+            )
         dtype = next(self.parameters()).dtype
         if dtype in (torch.float16, torch.bfloat16):
             raise UserError(

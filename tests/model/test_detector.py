@@ -1,5 +1,7 @@
 """Every shipped recipe, made small: builds, predicts, trains a step, and every trained parameter gets a gradient."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -110,6 +112,15 @@ def test_weights_in_half_precision_are_refused(name):
         with pytest.raises(UserError, match=r"weights are in float16.*torch\.autocast"):
             detector.half().eval()(images)
     detector.float()(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["sap_detr_r50_50ep", "faster_rcnn_r50_108ep"])
+@pytest.mark.parametrize("images", [torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(3, 64, 64)])
+def test_images_that_are_no_batch_of_floats_are_refused(name, images):
+    detector, _ = small(name)
+    shape = re.escape(str(list(images.shape)))
+    with pytest.raises(UserError, match=rf"images are (uint8|float32) {shape}.* floats \[B, 3, H, W\]"):
+        detector.eval()(images)
 
 
 @pytest.mark.parametrize("name", ["sap_detr_r50_50ep", "faster_rcnn_r50_108ep"])
