@@ -120,7 +120,7 @@ def onednn_gain(threads: int) -> float:
     """
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return 0.0
-    x, weight, bias = torch.ones(320, 256), torch.ones(256, 256), torch.ones(256)
+    x, weight, bias = (torch.ones(shape, device="cpu") for shape in ((320, 256), (256, 256), (256,)))
     best: dict[Callable[..., Tensor], float] = {F.linear: math.inf, multiply: math.inf}
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         for _, way in product(range(8), best):

@@ -81,8 +81,8 @@ def winograd_gain(threads: int) -> float:
     Both take turns at a layer of a ResNet, and the shortest of a few times counts: a twentieth of a second, once in a
     process for each number of threads.
     """
-    x = torch.ones(1, 256, 40, 40).contiguous(memory_format=torch.channels_last)
-    kernels, bias = torch.ones(256, 256, KERNEL, KERNEL), torch.ones(256)
+    x, kernels, bias = (torch.ones(shape, device="cpu") for shape in ((1, 256, 40, 40), (256, 256, 3, 3), (256,)))
+    x = x.contiguous(memory_format=torch.channels_last)
     wide = transformed(kernels)
     ones = [1, 1]
     packed = torch.ops.mkldnn._reorder_convolution_weight(kernels, ones, ones, ones, 1, list(x.shape))
@@ -116,8 +116,9 @@ def _matrices() -> tuple[Tensor, Tensor, Tensor]:
     result, kernel, pixels = (points.new_zeros(shape) for shape in ((TILE, SIDE), (SIDE, KERNEL), (SIDE, SIDE)))
     for index, point in enumerate(points):
         others = [*points[:index], *points[index + 1 :]]
-        result[:, index] = point ** torch.arange(TILE)
-        kernel[index] = point ** torch.arange(KERNEL) / torch.stack([point - other for other in others]).prod()
+        powers = point ** torch.arange(TILE, device="cpu")
+        result[:, index] = powers
+        kernel[index] = powers[:KERNEL] / torch.stack([point - other for other in others]).prod()
         pixels[index, :-1] = _with_roots(others)
     result[-1, -1] = kernel[-1, -1] = 1
     pixels[-1] = _with_roots(list(points))

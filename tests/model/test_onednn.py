@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import detrkit
 from detrkit import onednn
 from detrkit.backbones.timm_backbone import TimmBackbone
-from detrkit.onednn import Conv2d, Linear, linear, use_onednn
+from detrkit.onednn import Conv2d, Linear, linear, multiply, use_onednn
 
 pytestmark = [
     pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN"),
@@ -159,8 +159,13 @@ def test_those_who_watch_operations_see_pytorchs_own():
     assert not [node for node in torch.export.export(layer, (x,)).graph.nodes if "mkldnn" in str(node.target)]
 
 
-def test_the_gain_is_measured():
-    assert 0.01 < onednn.onednn_gain(1) < 100
+@pytest.mark.parametrize("default", ["cpu", "meta"])
+def test_the_gain_is_measured_on_the_cpu(default, monkeypatch):
+    seen = []
+    monkeypatch.setattr(onednn, "multiply", lambda *given: seen.append(given[0].device.type) or multiply(*given))
+    with torch.device(default):
+        assert 0.01 < onednn.onednn_gain.__wrapped__(1) < 100
+    assert set(seen) == {"cpu"}
 
 
 def test_layers_of_a_class_of_their_own_stay():

@@ -71,8 +71,15 @@ def test_it_is_not_taken_where_it_was_measured_not_to_pay(monkeypatch):
     assert not gains(torch.empty(1, 128, 80, 80), 128)
 
 
-def test_what_it_gains_is_measured():
-    assert 0.05 < winograd.winograd_gain(torch.get_num_threads()) < 20
+@pytest.mark.parametrize("default", ["cpu", "meta"])
+def test_what_it_gains_is_measured_on_the_cpu(default, monkeypatch):
+    monkeypatch.setattr(winograd, "_matrices", winograd._matrices.__wrapped__)
+    monkeypatch.setattr(winograd, "_transforms", winograd._transforms.__wrapped__)
+    seen = []
+    monkeypatch.setattr(winograd, "convolve", lambda *given: seen.append(convolve(*given)) or seen[-1])
+    with torch.device(default):
+        assert 0.05 < winograd.winograd_gain.__wrapped__(torch.get_num_threads()) < 20
+    assert {found.device.type for found in seen} == {"cpu"}
 
 
 class Block(nn.Module):
