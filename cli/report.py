@@ -41,7 +41,7 @@ def report(
     from detrkit.drawing.faults import Faults
     from detrkit.engine.cores import workers_for
     from detrkit.errors import UserError
-    from detrkit.evaluation.precision import choose_device
+    from detrkit.evaluation.precision import choose_device, describe_precision
     from detrkit.report.findings import gather
     from detrkit.report.page import report_page
     from detrkit.runs.history import read_metrics
@@ -61,7 +61,8 @@ def report(
     print_notes(console, trained.notes)
     options = trained.recipe.section("train")
     chosen = choose_device(device or options.device)
-    console.print(f"{trained.origin} on {chosen}, {split} split", soft_wrap=True)
+    how = describe_precision(options.precision, chosen)
+    console.print(f"{trained.origin} on {chosen}, {split} split, {how}", soft_wrap=True)
     result = evaluate_trained(trained, split, chosen, workers_for(options, 1), console)
     dataset = trained.source.val if split == "val" else trained.source.train
 
@@ -72,7 +73,7 @@ def report(
     found = gather(result, dataset, threshold=threshold, images=images, faults=faults, each=bar)
     metrics = (faults.draw("the training", lambda: read_metrics(folder)) or []) if folder else []
     title = trained.recipe.title or run
-    facts, recipe = _facts(trained, split, metrics), trained.recipe.to_toml()
+    facts, recipe = _facts(trained, split, how, metrics), trained.recipe.to_toml()
     write_text(out, report_page(title, facts, metrics, found, recipe, faults))
     average = result.stats["AP"]
     told = "no AP, for want of objects" if average is None else f"AP {100 * average:.1f}"
@@ -90,13 +91,14 @@ def _page(out: Path) -> Path:
     return out if out.suffix.lower() in (".html", ".htm") else out.with_name(f"{out.name}.html")
 
 
-def _facts(trained: Trained, split: str, metrics: list[dict]) -> list[str]:
-    """Where the weights are from and what was evaluated, as lines."""
+def _facts(trained: Trained, split: str, how: str, metrics: list[dict]) -> list[str]:
+    """Where the weights are from and what was evaluated, with which precision, as lines."""
     from detrkit.wording import short
 
     parameters = sum(parameter.numel() for parameter in trained.detector.parameters())
     at = "" if trained.step is None else f", step {trained.step}"
     minutes = [line["minutes"] for line in metrics if line.get("kind") == "evaluate" and line.get("minutes")]
     took = f" Trained for {short(minutes[-1])} minutes." if minutes else ""
-    told = f"{trained.origin}{at}, on the {split} split. {parameters / 1e6:.1f} million parameters.{took}"
+    of = f"{trained.origin}{at}, on the {split} split, in {how.partition(':')[0]}"
+    told = f"{of}. {parameters / 1e6:.1f} million parameters.{took}"
     return [line for line in (told, trained.source.describe()) if line]

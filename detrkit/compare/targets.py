@@ -14,6 +14,7 @@ from detrkit.recipe import Recipe, list_recipes, load_recipe
 from detrkit.recipe.overrides import parse_path
 from detrkit.recipe.problems import dotted, format_value
 from detrkit.runs.history import Run, differences, is_run, read_run
+from detrkit.runs.lock import LOCK
 from detrkit.runs.run_folder import RunFolder
 from detrkit.zoo.published import PublishedError, find_published, published_results
 
@@ -88,13 +89,19 @@ def gather_rows(
         overrides: laid over the recipes; a run is what it was.
         runs: the folder below which `--run` trains; its runs of the recipes come along.
         trust: see `load_recipe`.
-        warn: takes a line for each run there that does not belong to its recipe any more.
+        warn: takes a line for each run there that does not belong to its recipe any more, and for each empty folder
+            among the targets, which is passed over: `runs/*` names it where a training was killed while it set up.
 
     Raises UserError for a target that is neither, two recipes of one name, or a `reproduces` without its row.
     """
     rows: list[Row] = []
     loose: list[Run] = []
-    for target in dict.fromkeys(targets):
+    given = list(dict.fromkeys(targets))
+    held = [target for target in given if not _is_empty(Path(target))]
+    if warn is not None and held:
+        told = "is passed over: it is empty, as a training leaves its folder that is killed while it sets up"
+        warn += [f"{target} {told}" for target in given if target not in held]
+    for target in held or given:
         if Path(target).is_dir() and (meant := _runs_meant(Path(target))):
             loose += [read_run(path, trust=trust) for path in meant]
             continue
@@ -118,6 +125,11 @@ def make_jobs(
         for row in rows
         if row.target is not None
     ]
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but a lock."""
+    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
 
 
 def _runs_meant(folder: Path) -> list[Path]:

@@ -64,5 +64,8 @@ class RecordsBuilder:
             crowd=np.array([truth.ignored for truth in self.truths], dtype=bool)[keep],
         )
         name_of: dict[int | str | None, str] = dict(zip(image_ids.tolist(), self.names, strict=True))
-        named = [replace(fault, detail=f"{name_of[fault.image_id]}: {fault.detail}") for fault in faults]
+        named = [
+            fault if fault.image_id is None else replace(fault, detail=f"{name_of[fault.image_id]}: {fault.detail}")
+            for fault in faults
+        ]
         return records, [*self.faults, *named]

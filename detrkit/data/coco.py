@@ -18,7 +18,7 @@ import numpy as np
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.files import find_files
 from detrkit.data.masks import box_of_mask
-from detrkit.data.records import Category, Fault, Records, check_boxes
+from detrkit.data.records import FEWEST_TO_TELL, Category, Fault, Records, check_boxes
 from detrkit.errors import DataError
 
 _PIECE = 4_000_000  # bytes at the start and at the end of a file, where its categories are looked for
@@ -149,7 +149,22 @@ def read_coco(path: Path, images: Path, *, exif: Exif = "upright") -> tuple[tupl
         crowd=np.array([row[5] for row in rows], dtype=bool)[keep],
         texts=np.array([texts["images"][row[0]] for row in image_rows]) if "images" in texts else None,
     )
-    return categories, records, [_with_texts(fault, texts) for fault in faults + box_faults]
+    found = _as_corners(boxes, sizes[index]) + faults + box_faults
+    return categories, records, [_with_texts(fault, texts) for fault in found]
+
+
+def _as_corners(boxes: np.ndarray, sizes: np.ndarray) -> list[Fault]:
+    """A fault where boxes [A, 4], each in an image of `sizes` [A, 2], are plainly corners and not (x, y, w, h).
+
+    All fit into their images as corners, and many do not otherwise: of real ones, those beyond the middle.
+    """
+    limit = sizes[:, ::-1]
+    over = int((boxes[:, :2] + boxes[:, 2:] > limit + 1).any(1).sum())
+    corners = (boxes[:, :2] >= -1).all() and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= limit + 1).all()
+    if len(boxes) < FEWEST_TO_TELL or not corners or over <= 0.3 * len(boxes):
+        return []
+    detail = f"{over} of the {len(boxes)} boxes pass the edge of their image, and as corners (x1, y1, x2, y2) all "
+    return [Fault("box form", None, None, detail + "fit; COCO's are (x, y, width, height)", loses=False)]
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from detrkit.errors import DataError
 
 # Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
 EDGE_TOLERANCE = 0.001
+FEWEST_TO_TELL = 10  # boxes, before their form is judged by where they lie
 MOST_LABELS = 100_000  # with category ids as labels: a detector has an output for each
 SMALL, MEDIUM = 32.0**2, 96.0**2  # square pixels up to which COCO calls an object small, medium
 
@@ -223,13 +224,19 @@ def clip_boxes(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
 def check_boxes(
     boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, image_ids: list[int]
 ) -> tuple[np.ndarray, list[Fault]]:
-    """Which boxes [A] have area inside their image (bool), and a fault for each that is not as it should be."""
+    """Which boxes [A] have area inside their image (bool), and a fault for each that is not as it should be.
+
+    One more where all of them lie within a pixel.
+    """
     inside = clip_boxes(boxes, sizes)
     flat = (boxes[:, 2:] <= 0).any(1)
     outside = ~flat & (inside[:, 2:] <= inside[:, :2]).any(1)
     over = (boxes[:, :2] < -EDGE_TOLERANCE) | (boxes[:, :2] + boxes[:, 2:] > sizes[:, ::-1] + EDGE_TOLERANCE)
     cut = ~flat & ~outside & over.any(1)
     faults = []
+    if len(boxes) >= FEWEST_TO_TELL and np.abs(boxes).max() <= 1:
+        detail = f"none of the {len(boxes)} boxes reaches beyond a pixel: they look like shares of the image"
+        faults.append(Fault("box form", None, None, detail, loses=False))
     for kind, which, text in (
         ("zero area", flat, "has no area: left out"),
         ("outside", outside, "lies outside its image: left out"),

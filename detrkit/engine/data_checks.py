@@ -30,10 +30,10 @@ def with_classes(recipe: Recipe, source: DataSource) -> Recipe:
 
 
 def left_out(source: DataSource) -> list[str]:
-    """What of each split's images and annotations is lost to faults."""
+    """What of each split's images and annotations is lost to faults, and what is odd about a whole split."""
     found = []
     for split, dataset in (("train", source.train), ("val", source.val)):
-        found += [f"{split}: {fault.detail}" for fault in dataset.faults if fault.kind == "file names"]
+        found += [f"{split}: {fault.detail}" for fault in dataset.faults if fault.image_id is None and not fault.loses]
         lost = Counter(fault.kind for fault in dataset.faults if fault.loses)
         if lost:
             kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.most_common())

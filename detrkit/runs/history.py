@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrkit.errors import UserError
 from detrkit.evaluation.coco_stats import STAT_NAMES
+from detrkit.paths import with_home
 from detrkit.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def _fault(record: Any) -> str | None:
 def differences(asked: Recipe, found: Recipe) -> list[str]:
     """What a run's recipe says otherwise than the one asked for, as "train.epochs is 4, not 2".
 
-    Seeds, devices, logging and the like do not count, nor does a class count that is left to the data set.
+    Seeds, devices, logging and the like do not count, nor does a class count that is left to the data set, nor how the
+    path of one folder is written.
     """
     from detrkit.recipe.problems import dotted, format_value
 
@@ -144,9 +146,19 @@ def differences(asked: Recipe, found: Recipe) -> list[str]:
     told = []
     for path in dict.fromkeys([*ours, *theirs]):
         there, here = (format_value(side[path]) if path in side else "not set" for side in (theirs, ours))
-        if there != here:
+        if there != here and not _is_same_place(theirs.get(path), ours.get(path)):
             told.append(f"{dotted(path)} is {there}, not {here}")
     return told
+
+
+def _is_same_place(there: Any, here: Any) -> bool:
+    """Whether two values are two ways to write the path of one file or folder that is there."""
+    if not (isinstance(there, str) and isinstance(here, str)):
+        return False
+    try:
+        return with_home(there).samefile(with_home(here))
+    except (OSError, ValueError):  # no path, or nothing there
+        return False
 
 
 def training_values(recipe: Recipe) -> dict[tuple, Any]:

@@ -124,6 +124,30 @@ def test_how_a_run_was_run_makes_no_other_recipe():
     assert sorted(differences(asked, other)) == ["decoder.layers is 2, not 3", "train.learning_rate is 0.5, not 0.001"]
 
 
+def test_an_empty_folder_among_runs_is_passed_over(tmp_path, make_run):
+    run, empty, warnings = make_run(tmp_path / "x", "quickstart", {1: 10}), tmp_path / "killed", []
+    empty.mkdir()
+    (empty / ".lock").touch()
+    assert [row.name for row in rows_of(tmp_path, empty, run, warn=warnings)] == ["x"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{empty} is passed over")
+    with pytest.raises(UserError, match="killed is neither a run's folder"):
+        rows_of(tmp_path, empty)
+
+
+def test_two_ways_to_write_the_path_of_a_folder_make_no_other_recipe(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked, *same, other = (
+        load_recipe("quickstart_coco", [f"data.root={root}"])
+        for root in ("set", str(tmp_path / "set"), "~/set", "./other/../set/", "other")
+    )
+    assert [differences(asked, recipe) for recipe in same] == [[], [], []]
+    assert differences(asked, other) == ['data.root is "other", not "set"']
+
+
 def test_rank_correlation_with_the_published_order(tmp_path, make_run):
     for name, ap in zip(TABLE4, (30, 20, 10), strict=True):  # published: 36.2, 34.0, 32.3
         make_run(tmp_path / f"{name.replace('/', '-')}-seed0", name, {1: ap})

@@ -1,6 +1,7 @@
 """Annotation files: what is kept, what is left out, and that each fault is named."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def test_crowds_are_evaluated_but_not_learned_and_empty_images_stay(write_set):
     assert source.train.read(1)[1].shape == (0, 4)
     truth = source.val.ground_truth()
     assert [(entry["iscrowd"], entry["area"]) for entry in truth.anns.values()] == [(1, 77.5), (0, 25)]
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        (lambda x, y, w, h: [x, y, w, h], None),
+        (lambda x, y, w, h: [x / 60, y / 40, w / 60, h / 40], "none of the 12 boxes reaches beyond a pixel"),
+        (lambda x, y, w, h: [x, y, x + w, y + h], "8 of the 12 boxes pass the edge .* and as corners"),
+    ],
+)
+def test_boxes_in_another_form_are_named(tmp_path, form, told):
+    boxes = [form(x, y, 12, 10) for x in (2, 18, 32, 46) for y in (1, 15, 29)]  # of an image of 60 x 40
+    entries = [box_entry(number, 1, box, area=120) for number, box in enumerate(boxes)]
+    found = [fault for fault in read(tmp_path, [image_entry(1)], entries)[2] if fault.kind == "box form"]
+    assert len(found) == (told is not None)
+    if told:
+        assert re.search(told, str(found[0]))
+        assert not found[0].loses  # the boxes are used as they stand
 
 
 def test_each_fault_is_named_and_the_rest_is_kept(tmp_path):

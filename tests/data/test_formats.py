@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from detrkit.data.auto_source import AutoSource
+from detrkit.data.building import RecordsBuilder, Truth
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
 
@@ -234,6 +235,14 @@ def test_a_box_that_no_number_holds_is_left_out(tmp_path):
     dataset = yolo(tmp_path, {"train": "i", "names": ["a", "b"]}, files).inner.open("train")
     assert {name: [list(one) for one in objects] for name, objects in truth(dataset).items()} == {"a.png": BOX}
     assert "a.txt:1: has a number that is too large: left out" in str(dataset.faults[0])
+
+
+def test_boxes_within_a_pixel_are_named_whatever_the_format():
+    builder = RecordsBuilder()
+    builder.add("a.png", (40, 60), [Truth(1, (0.1 * number, 0.2, 0.1, 0.5)) for number in range(10)])
+    records, faults = builder.build()
+    assert len(records.boxes) == 10
+    assert [(fault.kind, fault.loses) for fault in faults] == [("box form", False)]
 
 
 def test_any_name_that_json_can_hold_is_drawn_for_a_split(tmp_path):

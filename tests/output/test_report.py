@@ -37,6 +37,7 @@ def page(run):  # noqa: F811
     (run / "metrics.jsonl").unlink()
     path = run / "report.html"
     assert f"wrote {path}" in told.stdout
+    assert "on cpu, val split, fp32" in told.stdout
     return path
 
 
@@ -46,6 +47,7 @@ def test_holds_everything_and_asks_for_nothing(page):
         assert f"<h2>{title}</h2>" in text or f"<summary>{title}</summary>" in text, title
     assert not re.findall(r'(?:src|href|srcset)="(?!data:)', text)
     assert "Trained for 3 minutes" in text
+    assert "on the val split, in fp32." in text  # in bf16 the numbers are others
     assert "data:image/jpeg" in text
 
 
