@@ -226,7 +226,7 @@ def check_boxes(
 ) -> tuple[np.ndarray, list[Fault]]:
     """Which boxes [A] have area inside their image (bool), and a fault for each that is not as it should be.
 
-    One more where all of them lie within a pixel.
+    One more where all of them lie within a pixel, or most outside their images.
     """
     inside = clip_boxes(boxes, sizes)
     flat = (boxes[:, 2:] <= 0).any(1)
@@ -236,6 +236,10 @@ def check_boxes(
     faults = []
     if len(boxes) >= FEWEST_TO_TELL and np.abs(boxes).max() <= 1:
         detail = f"none of the {len(boxes)} boxes reaches beyond a pixel: they look like shares of the image"
+        faults.append(Fault("box form", None, None, detail, loses=False))
+    if len(boxes) >= FEWEST_TO_TELL and outside.sum() > 0.5 * len(boxes):
+        detail = f"{outside.sum()} of the {len(boxes)} boxes lie outside their images, as those in another unit than "
+        detail += "their format's do: YOLO's are shares of the image, others' pixels"
         faults.append(Fault("box form", None, None, detail, loses=False))
     for kind, which, text in (
         ("zero area", flat, "has no area: left out"),

@@ -245,6 +245,16 @@ def test_boxes_within_a_pixel_are_named_whatever_the_format():
     assert [(fault.kind, fault.loses) for fault in faults] == [("box form", False)]
 
 
+def test_boxes_of_a_yolo_set_in_pixels_are_named(tmp_path):
+    lines = "".join(f"0 {20 + number} 20 10 8\n" for number in range(11)) + LINE
+    dataset = yolo(tmp_path, {"train": "i", "names": ["a", "b"]}, {"i/a.png": None, "i/a.txt": lines}).inner.open(
+        "train"
+    )
+    [fault] = [fault for fault in dataset.faults if fault.kind == "box form"]
+    assert "11 of the 12 boxes lie outside their images" in fault.detail
+    assert "YOLO's are shares of the image" in fault.detail
+
+
 def test_any_name_that_json_can_hold_is_drawn_for_a_split(tmp_path):
     names = ["a.png", "b.png", "c.png", "caf\udce9.png", "\ud83d.png"]
     images = [image_entry(number, name=name) for number, name in enumerate(names, start=1)]
