@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from detrkit.cli.app import app
 from detrkit.cli.train import _begins, _run_to_resume
+from detrkit.data.records import Fault
 from detrkit.detector import build_detector
 from detrkit.engine.data_checks import left_out
 from detrkit.engine.rehearsal import rehearse
@@ -264,10 +265,13 @@ def test_a_refused_resume_leaves_the_run_as_it_was(whole, change, said):
 
 def test_what_the_data_lost_is_said():
     def split(*faults):
-        return SimpleNamespace(faults=[SimpleNamespace(kind=kind, loses=loses) for kind, loses in faults])
+        return SimpleNamespace(faults=[Fault(kind, image, None, f"see {kind}", loses) for kind, image, loses in faults])
 
-    source = SimpleNamespace(train=split(("bad box", True), ("bad box", True), ("bad area", False)), val=split())
-    assert left_out(source) == ["2 images or annotations of train are left out (bad box: 2); see check-data"]
+    train = split(("bad box", 1, True), ("bad box", 2, True), ("bad area", 3, False), ("box form", None, False))
+    assert left_out(SimpleNamespace(train=train, val=split())) == [
+        "train: see box form",
+        "2 images or annotations of train are left out (bad box: 2); see check-data",
+    ]
 
 
 def test_too_few_classes(recipe, tmp_path):
