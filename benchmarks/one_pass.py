@@ -18,7 +18,7 @@ import torch
 from torch.profiler import profile
 
 import detrkit
-from detrkit.backbones import timm_backbone, winograd
+from detrkit.backbones import one_pass, timm_backbone, winograd
 from detrkit.c_memory import keep_freed_memory
 from detrkit.compare.timing import Ratio, milliseconds, take_turns
 from detrkit.evaluation.evaluate import autocast
@@ -44,11 +44,12 @@ def main() -> None:
     detector = detrkit.build_detector(detrkit.load_recipe(arguments.recipe, values))
     images = torch.randn(1, 3, height, width)
     with patch("detrkit.system.keep_casts", lambda _: None):
-        one_pass = detector.for_inference()
-        with patch.object(timm_backbone, "in_one_pass", lambda body: body):
+        joined = detector.for_inference()
+        as_it_is = {"in_one_pass": lambda body: body}
+        with patch.multiple(timm_backbone, **as_it_is), patch.multiple(one_pass, **as_it_is):  # an encoder's, too
             neither = detector.for_inference()
     both = detector.for_inference()
-    forms = {NEITHER: neither, ONE_PASS: one_pass, CAST: both, TILES: detector.for_inference()}
+    forms = {NEITHER: neither, ONE_PASS: joined, CAST: both, TILES: detector.for_inference()}
 
     def detect(name: str) -> object:
         with patch.object(winograd, "gains", winograd.gains if name == TILES else lambda *_: False):
