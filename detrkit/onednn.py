@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -115,19 +115,23 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def onednn_gain(threads: int) -> float:
     """How many times as fast as by PyTorch's own way a linear layer is by oneDNN, on so many threads; 0 without it.
 
-    Both take turns at a layer of a detector's size, and the shortest of a few times counts, as others may hold one up:
-    a hundredth of a second, once in a process for each number of threads.
+    At a layer of a detector's size: a hundredth of a second, once in a process for each number of threads.
     """
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return 0.0
     x, weight, bias = (torch.ones(shape, device="cpu") for shape in ((320, 256), (256, 256), (256,)))
-    best: dict[Callable[..., Tensor], float] = {F.linear: math.inf, multiply: math.inf}
+    return times_as_fast(partial(multiply, x, weight, bias), partial(F.linear, x, weight, bias), rounds=8)
+
+
+def times_as_fast(way: Callable[[], Tensor], other: Callable[[], Tensor], *, rounds: int) -> float:
+    """How many times as fast as another a way is: they take turns, and each one's shortest counts."""
+    best = {way: math.inf, other: math.inf}
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        for _, way in product(range(8), best):
+        for _, run in product(range(rounds), best):
             start = time.perf_counter()
-            way(x, weight, bias)
-            best[way] = min(best[way], time.perf_counter() - start)
-    return best[F.linear] / best[multiply]
+            run()
+            best[run] = min(best[run], time.perf_counter() - start)
+    return best[other] / best[way]
 
 
 def is_watched() -> bool:

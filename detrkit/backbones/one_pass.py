@@ -1,4 +1,4 @@
-"""A backbone's convolutions for detection: with shortcut and activation in one pass, from weights as oneDNN keeps them.
+"""Convolutions for detection: with shortcut and activation in one pass, from weights as oneDNN keeps them.
 
 On a CPU the time of a ResNet-50 is not that of its products alone: what a convolution has written is read again to be
 added and rectified, and weights are cast and brought into oneDNN's layout in every pass (benchmarks/one_pass.py).
@@ -92,7 +92,7 @@ class OnePassConv2d(CastsOnce, Conv2d):
         return _PLAIN[self.activation](y)
 
     def _is_one(self, x: Tensor, other: Tensor | None, dtype: torch.dtype) -> bool:
-        """Whether one operation of oneDNN does all."""
+        """Whether one operation of oneDNN can do all; then Winograd's tiles may, too."""
         if torch.compiler.is_compiling() or is_watched() or not _has_onednn():
             return False
         given = [t for t in (self.weight, x, other) if t is not None]

@@ -8,17 +8,14 @@ product each, by the Kronecker product of a matrix with itself.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrkit.onednn import WORTHWHILE
+from detrkit.onednn import WORTHWHILE, times_as_fast
 
 TILE, KERNEL = 4, 3
 SIDE = TILE + KERNEL - 1  # of the pixels that a tile of the result is made of
@@ -78,8 +75,7 @@ def gains(x: Tensor, out: int) -> bool:
 def winograd_gain(threads: int) -> float:
     """How many times as fast as oneDNN's convolution it is, on so many threads.
 
-    Both take turns at a layer of a ResNet, and the shortest of a few times counts: a twentieth of a second, once in a
-    process for each number of threads.
+    At a layer of a ResNet: a twentieth of a second, once in a process for each number of threads.
     """
     x, kernels, bias = (torch.ones(shape, device="cpu") for shape in ((1, 256, 40, 40), (256, 256, 3, 3), (256,)))
     x = x.contiguous(memory_format=torch.channels_last)
@@ -93,13 +89,7 @@ def winograd_gain(threads: int) -> float:
     def in_tiles() -> Tensor:
         return convolve(x, wide, bias)
 
-    best: dict[Callable[[], Tensor], float] = {by_onednn: math.inf, in_tiles: math.inf}
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        for _, way in product(range(3), best):
-            start = time.perf_counter()
-            way()
-            best[way] = min(best[way], time.perf_counter() - start)
-    return best[by_onednn] / best[in_tiles]
+    return times_as_fast(in_tiles, by_onednn, rounds=3)
 
 
 @lru_cache
