@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,29 +61,51 @@ class FoldedNormAct(FrozenBatchNormAct2d):
         return self.act(self.drop(x))
 
 
+class _OneRead(FrozenBatchNorm2d):
+    """What stands for a frozen norm where only its reading counts: one operation instead of ten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+class _OneReadAct(FrozenBatchNormAct2d):
+    """The same for a norm that has an activation in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(x.clone()))
+
+
 _CONVOLUTIONS: dict[type, type] = {nn.Conv2d: FoldedConv2d, Conv2d: FoldedConv2d, Conv2dSame: FoldedConv2dSame}
 _NORMS: dict[type, type] = {FrozenBatchNorm2d: FoldedNorm, FrozenBatchNormAct2d: FoldedNormAct}
+_ONE_READ: dict[type, type] = {FrozenBatchNorm2d: _OneRead, FrozenBatchNormAct2d: _OneReadAct}
 _PLAIN = {folded: plain for plain, folded in _CONVOLUTIONS.items()}
 
 
 def fold_frozen_norms(body: nn.Module, multiple: int) -> int:
     """Folds every frozen norm of a model that can be, in place; how many they are.
 
-    A norm is folded if it normalises what a convolution made and nobody else reads that: see `foldable`. Modules stay
-    the same objects and change their class, so that hooks and other references to them hold.
+    A norm is folded if it normalises what a convolution made and nobody else reads that: see `foldable`.
 
     Args:
         body: a model of images [B, 3, H, W], whole multiples of `multiple` pixels.
     """
     if not any(type(module) in _NORMS for module in body.modules()):
         return 0
-    modules = dict(body.named_modules())
     pairs = foldable(body, multiple)
+    fold(body, pairs)
+    return len(pairs)
+
+
+def fold(body: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
+    """Folds these frozen norms into these convolutions, in place: (convolution, norm) by their names, of `foldable`.
+
+    Modules stay the same objects and change their class, so that hooks and other references to them hold.
+    """
+    modules = dict(body.named_modules())
     for convolution, norm in ((modules[a], modules[b]) for a, b in pairs):
         convolution.__class__ = _CONVOLUTIONS[type(convolution)]
         norm.__class__ = _NORMS[type(norm)]
         convolution.norm = (norm,)
-    return len(pairs)
 
 
 def fold_for_good(body: nn.Module) -> None:
@@ -133,7 +156,7 @@ class _Trial(TorchDispatchMode):
         for name, module in self.model.named_modules():
             if type(module) in _CONVOLUTIONS:
                 handles.append(module.register_forward_hook(lambda _, __, out, name=name: self._convolved(name, out)))
-            if type(module) in _NORMS:
+            if type(module) in _ONE_READ.values():
                 handles.append(module.register_forward_pre_hook(lambda _, given, name=name: self._norms(name, *given)))
         try:
             with self:
@@ -164,9 +187,12 @@ class _Trial(TorchDispatchMode):
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy that has shapes and no memory."""
+    """A copy that has shapes and no memory, and whose frozen norms do no more than read."""
     tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, {id(t): t.detach().to("meta") for t in tensors})
+    found = copy.deepcopy(model, {id(t): t.detach().to("meta") for t in tensors})
+    for module in found.modules():
+        module.__class__ = _ONE_READ.get(type(module), type(module))
+    return found
 
 
 def _storages(values: Any) -> list[int]:

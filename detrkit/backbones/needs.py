@@ -113,14 +113,18 @@ def trial_sizes(multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
     return (3 * multiple, 5 * multiple), (2 * multiple, multiple)
 
 
+@cache
 @torch.inference_mode(False)  # whatever the detector is built under, this asks for gradients
 @torch.enable_grad()
-def frozen_names(name: str, stride: int, **options: Any) -> set[str]:
-    """The parameters that make the features of up to this stride, by their names in the model of feature maps."""
+def frozen_names(name: str, stride: int, **options: Any) -> frozenset[str]:
+    """The parameters that make the features of up to this stride, by their names in the model of feature maps.
+
+    options: of the model besides what it needs, for `timm.create_model`.
+    """
     found = needs_of(name)
     levels = [level for level, reduction in enumerate(found.strides) if reduction <= stride]
     if not levels:
-        return set()
+        return frozenset()
     with torch.device("meta"):
         body = features(name, pretrained=False, out_indices=[found.indices[levels[-1]]], **found.options, **options)
     size = max(found.multiple, found.strides[-1]) * 2
@@ -128,7 +132,7 @@ def frozen_names(name: str, stride: int, **options: Any) -> set[str]:
     parameters = dict(body.named_parameters())
     with torch.autograd.set_detect_anomaly(False):  # it looks for nan, and nothing here has numbers
         gradients = torch.autograd.grad(last.sum(), list(parameters.values()), allow_unused=True)
-    return {key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    return frozenset(key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
 
 
 def _failure(body: Any, multiple: int) -> str | None:

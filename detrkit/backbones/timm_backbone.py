@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
-from detrkit.backbones.folding import fold_for_good, fold_frozen_norms
+from detrkit.backbones.folding import fold, fold_for_good, fold_frozen_norms, foldable
 from detrkit.backbones.needs import dilated_layout, features, frozen_names, needs_of
 from detrkit.backbones.one_pass import in_one_pass
 from detrkit.backbones.weights import read_weights, require_all
@@ -70,6 +71,7 @@ class TimmBackbone(Backbone):
         if bad := [level for level in levels if not -count <= level < count]:
             raise UserError(f"backbone.levels = {bad}: {name} has {count} levels, 0 to {count - 1} or negative")
         layout: dict[str, Any] = dilated_layout(name) if dilated else {}
+        indices = tuple(needs.indices[level] for level in sorted({level % count for level in levels}))
         state = read_weights(weights, needs.names) if weights else None
         # timm renames tensors of older and of official files, and says on the console what it did not want.
         local = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state), "custom_load": False}}
@@ -77,7 +79,7 @@ class TimmBackbone(Backbone):
             with quiet_timm():
                 body = features(
                     name,
-                    out_indices=[needs.indices[level] for level in sorted({level % count for level in levels})],
+                    out_indices=indices,
                     pretrained=pretrained or state is not None,
                     **needs.options,
                     **layout,
@@ -92,7 +94,7 @@ class TimmBackbone(Backbone):
         use_onednn(body)
         if norm == "frozen":
             body = freeze_batch_norm_2d(body)
-            fold_frozen_norms(body, needs.multiple)
+            fold(body, _foldable(name, indices, **layout))
         if norm == "sync":
             body = convert_sync_batchnorm(body)
         self.syncs = norm == "sync"
@@ -152,6 +154,15 @@ class TimmBackbone(Backbone):
 def many_processes() -> bool:
     """Whether this is one of several processes that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@cache  # one trial for all models of a kind in a process
+def _foldable(name: str, indices: tuple[int, ...], **layout: Any) -> list[tuple[str, str]]:
+    """The names of convolutions and frozen norms that `fold` takes, of a timm model with feature maps of these levels."""
+    needs = needs_of(name)
+    with torch.device("meta"):
+        body = features(name, pretrained=False, out_indices=indices, **needs.options, **layout)
+        return foldable(freeze_batch_norm_2d(body), needs.multiple)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detrkit.recipe.plugins import OWN, RECIPES, BrokenPlugin, RecipeFolder, broken_recipe_folders, recipe_folders
@@ -38,8 +38,11 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Path | None:
     """The file of the recipe with that name, None if there is none."""
-    found = _files().get(name)
-    return found[1] if found else None
+    # Asked for every base of a recipe, so it looks where the file should be and lists no folder.
+    if not name or PurePosixPath(name).as_posix() != name or {"..", "/"} & set(PurePosixPath(name).parts):
+        return None  # another way to write a path is no name
+    files = (folder.path / f"{name}.toml" for folder in recipe_folders())
+    return next((path for path in files if path.is_file()), None)
 
 
 def list_recipes() -> list[RecipeEntry]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from detrkit.recipe.library import recipe_names
+import pytest
+
+from detrkit.recipe.library import find_recipe, list_recipes, recipe_names
 from detrkit.recipe.plugins import recipe_folders
 
 ROOT = Path(__file__).parents[2]
@@ -22,3 +24,16 @@ def test_every_recipe_file_is_known_by_name():
     assert next((f.package, f.path.resolve()) for f in recipe_folders()) == ("detrkit", ROOT / "recipes")
     files = {path.relative_to(ROOT / "recipes").with_suffix("").as_posix() for path in ROOT.glob("recipes/**/*.toml")}
     assert set(recipe_names()) == files
+
+
+def test_a_recipe_is_found_where_the_list_has_it():
+    assert all(find_recipe(entry.name) == entry.path for entry in list_recipes())
+    assert all(find_recipe(name) for name in recipe_names())
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", "/", "base", "base/", "./base/dino", "base//dino", "base/../base/dino", "base/dino.toml", "a\0"]
+)
+def test_another_way_to_write_a_path_is_no_name(text):
+    assert find_recipe(text) is None
+    assert find_recipe(str(ROOT / "recipes/base/dino")) is None
