@@ -69,11 +69,13 @@ def needs_of(name: str) -> Needs:
     step = max(strides)
     # Patches and their merging want whole steps; windows want whole windows of the coarsest map besides.
     candidates = ([] if options else [1]) + [step * factor for factor in (1, 2, 4, 7, 8)]
-    tried = [(multiple, _failure(body, multiple)) for multiple in candidates]
-    fitting = [multiple for multiple, failure in tried if failure is None]
-    if not fitting:
+    for multiple in candidates:
+        failure = _failure(body, multiple)
+        if failure is None:
+            break
+    else:
         raise UserError(
-            f"backbone.name = {name!r}: this model does not take images of any size ({tried[-1][1]}), and photographs "
+            f"backbone.name = {name!r}: this model does not take images of any size ({failure}), and photographs "
             "have many; take another, such as one of `timm.list_models('resnet*')`"
         )
     config = whole.pretrained_cfg
@@ -81,7 +83,7 @@ def needs_of(name: str) -> Needs:
         options=options,
         strides=strides,
         indices=tuple(body.feature_info.out_indices),
-        multiple=fitting[0],
+        multiple=multiple,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         names=frozenset(whole.state_dict()),
