@@ -13,6 +13,7 @@ import detrkit.attention.query_position
 import detrkit.attention.raw_box
 import detrkit.attention.relation
 import detrkit.attention.row_column
+import detrkit.attention.term_sum
 import detrkit.attention.terms
 import detrkit.backbones.timm_backbone
 import detrkit.blocks.denoising
@@ -26,9 +27,11 @@ import detrkit.data.coco_source
 import detrkit.data.dense
 import detrkit.data.shapes
 import detrkit.data.square
+import detrkit.data.transforms
 import detrkit.data.voc_source
 import detrkit.data.yolo_source
 import detrkit.decoder
+import detrkit.detector
 import detrkit.encoders.deformable
 import detrkit.encoders.hybrid
 import detrkit.encoders.row_column

@@ -158,7 +158,7 @@ def many_processes() -> bool:
 
 @cache  # one trial for all models of a kind in a process
 def _foldable(name: str, indices: tuple[int, ...], **layout: Any) -> list[tuple[str, str]]:
-    """The names of convolutions and frozen norms that `fold` takes, of a timm model with feature maps of these levels."""
+    """What `fold` takes of a timm model with feature maps of these levels: names of convolutions and frozen norms."""
     needs = needs_of(name)
     with torch.device("meta"):
         body = features(name, pretrained=False, out_indices=indices, **needs.options, **layout)

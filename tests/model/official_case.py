@@ -16,7 +16,7 @@ from detrkit.blocks.denoising import Draws
 from detrkit.detector import Detector
 from detrkit.losses.criterion import Criterion
 from detrkit.structures import FeatureMap, Output, Target
-from detrkit.zoo.convert import Conversion, match
+from detrkit.zoo.conversion import Conversion, match
 from tests.parity import golden
 
 CHANNELS = (48, 192, 96)

@@ -33,17 +33,27 @@ def run(monkeypatch, capsys):
     return run_main
 
 
-def test_the_help_page_lists_the_verbs_and_does_not_wait_for_torch():
+def told_without_torch(*arguments):
+    """What the command line prints, in a process that fails if it has imported torch."""
     code = (
-        "import sys; sys.argv = ['detrkit', '--help']\n"
+        f"import sys; sys.argv = ['detrkit', *{arguments}]\n"
         "from detrkit.cli import main\n"
         "try: main()\n"
         "finally: assert not {'torch', 'timm', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_recipes_are_listed_without_torch():
+    assert "sap_dino_r50_12ep" in told_without_torch("recipes", "sap_dino")
+
+
+def test_the_help_page_lists_the_verbs_and_does_not_wait_for_torch():
+    told = told_without_torch("--help")
     for verb in ("train", "evaluate", "predict", "recipes", "inspect", "check-data", "convert"):
-        assert re.search(rf"\b{verb}\b", done.stdout)
+        assert re.search(rf"\b{verb}\b", told)
 
 
 @pytest.mark.parametrize("verb", VERBS)

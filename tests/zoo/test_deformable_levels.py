@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import detrkit
 from detrkit.layers import shrink_mask
 from detrkit.structures import FeatureMap
-from detrkit.zoo.convert import match
+from detrkit.zoo.conversion import match
 from tests.zoo.deformable_levels import fill, scene
 from tests.zoo.test_deformable_names import SMALL, deformable_detr
 

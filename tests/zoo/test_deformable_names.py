@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.zoo.convert import match
+from detrkit.zoo.conversion import match
 
 LAYERS, WIDTH, HEADS, CLASSES, QUERIES, HIDDEN = 3, 32, 4, 7, 10, 48
 SMALL = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.zoo.convert import match
+from detrkit.zoo.conversion import match
 from tests.zoo.test_deformable_names import (
     CLASSES,
     HEADS,

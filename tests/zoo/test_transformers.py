@@ -20,7 +20,7 @@ from detrkit.data import Category
 from detrkit.errors import CheckpointError, UserError
 from detrkit.recipe import registry
 from detrkit.zoo.classes import named_categories
-from detrkit.zoo.convert import match
+from detrkit.zoo.conversion import match
 from detrkit.zoo.recognising import family_of_config
 from tests.test_docs import snippets
 
