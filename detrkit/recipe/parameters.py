@@ -7,6 +7,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detrkit.errors import UserError
@@ -59,7 +60,11 @@ def parameters_of(build: Callable[..., Any], slot: str = "") -> dict[str, Parame
 
     Raises UserError if one cannot be filled from a recipe: `*args`, `**kwargs`, or without an annotation.
     """
-    offers = slots()[slot].offers if slot else ()
+    return dict(_parameters_of(build, slots()[slot].offers if slot else ()))
+
+
+@cache  # a recipe's check asks for each part several times, and every annotation is a text to evaluate
+def _parameters_of(build: Callable[..., Any], offers: tuple[str, ...]) -> dict[str, Parameter]:
     target = build.__init__ if inspect.isclass(build) else build
     hints = get_type_hints(target, include_extras=True)
     found = {}
