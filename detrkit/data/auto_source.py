@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.coco_source import CocoSource
+from detrkit.data.darknet import find_darknet
 from detrkit.data.dataset import Split
 from detrkit.data.file_dataset import Annotations
 from detrkit.data.file_source import FileSource
@@ -51,6 +52,8 @@ class AutoSource(FileSource):
             return YoloSource(**common)
         if root.is_dir() and find_voc(root) is not None:
             return VocSource(**common)
+        if find_darknet(root) is not None:
+            return YoloSource(**common)
         raise DataError(f"data.root: {root} {_seen(root)}")
 
     def describe(self) -> str:
@@ -76,7 +79,7 @@ def _seen(root: Path) -> str:
     """What a folder holds, and what it should hold."""
     wanted = (
         "COCO (annotations/instances_train.json and train/, train/_annotations.coco.json, or one .json of all images), "
-        "YOLO (data.yaml with names), Pascal VOC (Annotations/*.xml)"
+        "YOLO (data.yaml with names, obj.data or classes.txt), Pascal VOC (.xml files in Annotations/ or beside images)"
     )
     if root.is_file():
         return f"is a file in none of the known formats; a folder is looked for: {wanted}"

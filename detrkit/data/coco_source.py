@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,18 +21,26 @@ from detrkit.errors import DataError
 from detrkit.paths import with_home
 from detrkit.recipe import Given, Slot, register
 
-# Annotation file and image folder below the root: COCO's own, the plain one, and Roboflow's export.
+# Annotation file and image folder below the root: COCO's own, the plain one with the images in a folder of its own or
+# as CVAT exports them, Roboflow's export, and FiftyOne's.
 LAYOUTS: dict[Split, tuple[tuple[str, str], ...]] = {
     "train": (
         ("annotations/instances_train2017.json", "train2017"),
         ("annotations/instances_train.json", "train"),
+        ("annotations/instances_train.json", "images/train"),
+        ("annotations/instances_Train.json", "images/Train"),
         ("train/_annotations.coco.json", "train"),
+        ("train/labels.json", "train/data"),
     ),
     "val": (
         ("annotations/instances_val2017.json", "val2017"),
         ("annotations/instances_val.json", "val"),
+        ("annotations/instances_val.json", "images/val"),
+        ("annotations/instances_Validation.json", "images/Validation"),
         ("valid/_annotations.coco.json", "valid"),
         ("val/_annotations.coco.json", "val"),
+        ("val/labels.json", "val/data"),
+        ("validation/labels.json", "validation/data"),
     ),
 }
 
@@ -50,7 +59,9 @@ def image_folder_of(annotations: Path) -> Path:
     """The folder with the images of an annotation file: near it, and with the most of the first that it names."""
     names = first_file_names(annotations)
     near = [annotations.parent, annotations.parent.parent]
-    candidates = [*near, *(entry for folder in near for entry in sorted(folder.iterdir()) if entry.is_dir())]
+    candidates = [*near, *(entry for folder in near for entry in _folders(folder))]
+    # CVAT's images/default/, where there is nothing of that name nearer
+    candidates += [entry for name in ("images", "data") for folder in near for entry in _folders(folder / name)]
     found = {folder: sum(_is_file(folder / name) for name in names) for folder in candidates}
     if not any(found.values()):  # as exporters write them
         found = {folder: len(names) - len(find_files(folder, names).missing) for folder in candidates}
@@ -59,6 +70,14 @@ def image_folder_of(annotations: Path) -> Path:
         some = names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more that were tried)"
         raise DataError(f"{annotations}: where are its images? {some} is in no folder beside it; name the folder")
     return best
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except OSError:  # there is none, or it may not be read
+        return []
 
 
 def _is_file(path: Path) -> bool:
@@ -85,7 +104,8 @@ class CocoSource(FileSource):
 
     Args:
         root: folder with ``annotations/instances_<split>2017.json`` and ``<split>2017/``, or
-            ``annotations/instances_<split>.json`` and ``<split>/``, or Roboflow's ``<split>/_annotations.coco.json``,
+            ``annotations/instances_<split>.json`` and ``<split>/`` or, as CVAT has it, ``images/<split>/``, or
+            Roboflow's ``<split>/_annotations.coco.json``, or FiftyOne's ``<split>/labels.json`` and ``<split>/data/``,
             or with one annotation file for all images.
         train: files of the training split that lie elsewhere.
         val: files of the validation split that lie elsewhere.
@@ -195,9 +215,9 @@ class CocoSource(FileSource):
             if not found:
                 raise DataError(
                     f"data.root: {self.root} has no {split} annotations; looked for "
-                    + ", ".join(annotations for annotations, _ in LAYOUTS[split])
+                    + ", ".join(dict.fromkeys(annotations for annotations, _ in LAYOUTS[split]))
                 )
-            annotations, images = found[0]
+            annotations, images = next((one for one in found if one[1].is_dir()), found[0])
             # Where one split has a folder, the other's images, often of the same names, are missing.
             if not any((base / b).is_dir() for layouts in LAYOUTS.values() for _, b in layouts):
                 images = None

@@ -1,4 +1,4 @@
-"""Reading Pascal VOC's format: an XML file of boxes for each image, and lists of the images of a split."""
+"""Reading Pascal VOC's format: an XML file of boxes for each image, and lists or folders of the images of a split."""
 
 from __future__ import annotations
 
@@ -21,40 +21,90 @@ ENDINGS = ("jpg", "jpeg", "png", "JPG", "JPEG", "PNG", "bmp", "tif", "webp")
 
 
 @dataclass(frozen=True)
+class VocFolder:
+    """Where the files of a set are; all three may be one folder.
+
+    root: where the lists or folders of its splits are; annotations: the XML files; images: what they are of. The files
+    of an image have one name, its path below these without the ending.
+    """
+
+    root: Path
+    annotations: Path
+    images: Path
+
+
+@dataclass(frozen=True)
 class VocFile:
     """One XML file as read. objects: name, (xmin, ymin, xmax, ymax) and whether it is difficult; faults in words."""
 
-    stem: str
     file_name: str | None
     size: tuple[int, int] | None
     objects: Sequence[tuple[str, tuple[float, float, float, float], bool]]
     faults: Sequence[str]
 
 
-def find_voc(root: Path) -> Path | None:
-    """The folder with Annotations: the root, or below VOCdevkit."""
-    near = [root, *sorted(root.glob("VOCdevkit/*")), *sorted(root.glob("VOC*"))]
-    return next((folder for folder in near if any((folder / "Annotations").glob("*.xml"))), None)
+def find_voc(root: Path) -> VocFolder | None:
+    """Where a set's files are: as VOC has them, also below VOCdevkit, or XML files beside their images.
+
+    The latter as labelImg writes them, in the root, and Roboflow, in a folder for each split.
+    """
+    for folder in (root, *sorted(root.glob("VOCdevkit/*")), *sorted(root.glob("VOC*"))):
+        for name in ("Annotations", "annotations"):
+            if any((folder / name).glob("*.xml")):
+                return VocFolder(folder, folder / name, _images_near(folder, folder / name))
+    beside = VocFolder(root, root, root)
+    first = next(iter(all_names(beside)), None)
+    return beside if first is not None and _is_annotation(root / f"{first}.xml") else None
 
 
-def find_list(folder: Path, split: str) -> Path | None:
-    """The text file that names the images of a split; None where there is none."""
-    lists = [folder / "ImageSets" / "Main" / f"{name}.txt" for name in LISTS[split]]
-    lists += [folder / "ImageSets" / f"{name}.txt" for name in LISTS[split]]
-    return next((path for path in lists if path.is_file()), None)
+def _images_near(folder: Path, annotations: Path) -> Path:
+    """The folder of the images: of these that there are, the first that has the image of the first annotation."""
+    near = [place for place in (folder / "JPEGImages", folder / "images", folder) if place.is_dir()]
+    name = min(path.stem for path in annotations.glob("*.xml"))
+    files = [(place, f"{name}.{ending}") for place in near for ending in ENDINGS]
+    return next((place for place, file in files if (place / file).is_file()), near[0])
 
 
-def find_names(folder: Path, split: str) -> list[str] | None:
+def _is_annotation(path: Path) -> bool:
+    try:
+        read_xml(path)
+    except DataError:
+        return False
+    return True
+
+
+def all_names(folder: VocFolder) -> list[str]:
+    """The names of all images that have an annotation, those in folders of a split too, sorted."""
+    splits = [folder.annotations / name for names in LISTS.values() for name in names]
+    return sorted(_names_in(folder.annotations) + [name for split in splits for name in _names_in(split, split.name)])
+
+
+def _names_in(place: Path, before: str = "") -> list[str]:
+    return sorted(os.path.join(before, path.stem) for path in place.glob("*.xml"))
+
+
+def find_list(folder: VocFolder, split: str) -> Path | None:
+    """The text file that names the images of a split, or the folder with their annotations; None without either."""
+    names = LISTS[split]
+    lists = [folder.root / place / f"{name}.txt" for place in ("ImageSets/Main", "ImageSets") for name in names]
+    folders = [folder.annotations / name for name in names]
+    found = next((path for path in lists if path.is_file()), None)
+    return found or next((path for path in folders if any(path.glob("*.xml"))), None)
+
+
+def find_names(folder: VocFolder, split: str) -> list[str] | None:
     """The names of a split's images; None where no list has them. Of a trainval, those that val has are not train's."""
     path = find_list(folder, split)
     if path is None:
         return None
+    if path.is_dir():
+        return _names_in(path, path.name)
     val = find_list(folder, "val") if split == "train" and path.stem == "trainval" else None
-    others = set(listed(val, folder)) if val else set()
+    others = set(listed(val, folder)) if val and val.is_file() else set()
     return [name for name in listed(path, folder) if name not in others]
 
 
-def listed(path: Path, folder: Path) -> list[str]:
+def listed(path: Path, folder: VocFolder) -> list[str]:
     """The names in a list, each once."""
     try:
         lines = path.read_text(encoding=TEXT).splitlines()
@@ -63,10 +113,10 @@ def listed(path: Path, folder: Path) -> list[str]:
     return list(dict.fromkeys(_listed_name(line, folder) for line in lines if line.strip()))
 
 
-def _listed_name(line: str, folder: Path) -> str:
+def _listed_name(line: str, folder: VocFolder) -> str:
     """A line if an annotation has that name, else its first word: lists of a class have a second, of 1, 0 or -1."""
     whole, first = line.strip().removesuffix(".xml"), line.split()[0].removesuffix(".xml")
-    return whole if whole == first or os.path.isfile(folder / "Annotations" / f"{whole}.xml") else first
+    return whole if whole == first or os.path.isfile(folder.annotations / f"{whole}.xml") else first
 
 
 def read_xml(path: Path) -> VocFile:
@@ -94,47 +144,46 @@ def read_xml(path: Path) -> VocFile:
             continue
         difficult = (one.findtext("difficult") or "0").strip() == "1"
         objects.append((name, (numbers[0], numbers[1], numbers[2], numbers[3]), difficult))
-    return VocFile(path.stem, tree.findtext("filename"), size, objects, faults)
+    return VocFile(tree.findtext("filename"), size, objects, faults)
 
 
 def read_voc(
-    folder: Path, stems: Sequence[str], categories: Sequence[Category], *, exif: Exif = "upright"
+    folder: VocFolder, names: Sequence[str], categories: Sequence[Category], *, exif: Exif = "upright"
 ) -> Annotations:
-    """Read the images of a split.
+    """Read the images of these names.
 
     Boxes are (xmin, ymin, xmax - xmin, ymax - ymin), as they stand in the files. Difficult objects are regions that
     count neither as found nor as missed, as in VOC's own evaluation, and are not learned.
     """
-    if not stems:
-        raise DataError(f"{folder}: the list of the split names no image")
+    if not names:
+        raise DataError(f"{folder.root}: the list of the split names no image")
     builder = RecordsBuilder()
     ids = {category.name: category.id for category in categories}
-    images = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else folder
-    for stem in stems:
-        path = folder / "Annotations" / f"{stem}.xml"
+    for name in names:
         try:
-            file = read_xml(path)
-            name = _image_name(images, file)
-            size = file.size or stored_size(images / name, exif=exif)
+            file = read_xml(folder.annotations / f"{name}.xml")
+            image = _image_name(folder.images, name, file)
+            size = file.size or stored_size(folder.images / image, exif=exif)
         except DataError as error:
-            builder.faults.append(Fault("bad annotation file", None, None, f"{stem} is left out: {error}", loses=True))
+            builder.faults.append(Fault("bad annotation file", None, None, f"{name} is left out: {error}", loses=True))
             continue
         builder.faults += [Fault("bad object", builder.next_id, None, said, loses=True) for said in file.faults]
         truths = [
             Truth(ids[label], (x0, y0, x1 - x0, y1 - y0), difficult)
             for label, (x0, y0, x1, y1), difficult in file.objects
         ]
-        builder.add(name, size, truths)
+        builder.add(image, size, truths)
     if not builder.names:
-        raise DataError(f"{folder}: no annotation of the split can be used; the first: {builder.faults[0].detail}")
-    return Annotations(images, tuple(categories), *builder.build())
+        raise DataError(f"{folder.root}: no annotation of the split can be used; the first: {builder.faults[0].detail}")
+    return Annotations(folder.images, tuple(categories), *builder.build())
 
 
-def _image_name(images: Path, file: VocFile) -> str:
+def _image_name(images: Path, name: str, file: VocFile) -> str:
     """The image's file: of the annotation's own name, as VOC has it, or what the annotation says."""
-    names = [f"{file.stem}.{ending}" for ending in ENDINGS]
+    names = [f"{name}.{ending}" for ending in ENDINGS]
     said = (file.file_name or "").replace("\\", "/").rpartition("/")[2]
-    return next((name for name in names if (images / name).is_file()), said or names[0])
+    there = next((one for one in names if (images / one).is_file()), None)
+    return there or (os.path.join(os.path.dirname(name), said) if said else names[0])
 
 
 def _number(text: str | None) -> float | None:

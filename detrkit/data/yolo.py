@@ -21,13 +21,16 @@ from detrkit.paths import with_home
 
 IMAGES = frozenset(["bmp", "dib", "jpe", "jpeg", "jpg", "jp2", "png", "ppm", "pgm", "tif", "tiff", "webp", "avif"])
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}
+WHOLE = "all"
+"""the entry of a set that is not split"""
 
 
 @dataclass(frozen=True)
 class YoloSet:
-    """What a data.yaml says.
+    """What a data.yaml says, or what stands for it.
 
-    entries: of each split, folders, or text files that list images; keypoint_numbers: how many stand behind each box.
+    entries: of each split, folders, or text files that list images, or of `WHOLE` where the set is not split;
+    keypoint_numbers: how many stand behind each box.
     """
 
     file: Path
@@ -222,7 +225,18 @@ def _images_of(entry: Path, base: Path) -> Iterator[Path]:
     for line in filter(None, map(str.strip, lines)):
         written = line.replace("\\", "/")
         near = (entry.parent / written.removeprefix("./"), base / written.removeprefix("./"), Path(written))
-        yield next((_plain(path) for path in near if path.is_file()), near[1])
+        found = next((path for path in near if path.is_file()), None) or without_its_start(base, written, least=2)
+        yield _plain(found) if found else near[1]
+
+
+def without_its_start(base: Path, written: str, least: int = 1) -> Path | None:
+    """What there is below a folder of a path that was written on another machine, or for another working folder.
+
+    least: how many parts of the path have to be left.
+    """
+    parts = [part for part in Path(written).parts if part not in ("/", ".", "..")]
+    ends = (base / Path(*parts[start:]) for start in range(len(parts) - least + 1))
+    return next((path for path in ends if path.exists()), None)
 
 
 def _plain(path: Path) -> Path:

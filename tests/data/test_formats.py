@@ -15,6 +15,7 @@ from detrkit.data.building import RecordsBuilder, Truth
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
 
+from . import tool_exports
 from .conftest import box_entry, coco, image_entry, part
 from .formats import WRITERS, write_voc, write_whole
 
@@ -90,6 +91,47 @@ def test_the_same_set_comes_out_of_every_format(small_set, tmp_path, form):
     assert np.array_equal(np.asarray(image), np.asarray(ours[0]))
     assert sorted(labels.tolist()) == sorted(ours[2].tolist())
     assert len(boxes) == 3
+
+
+@pytest.mark.parametrize("export", tool_exports.SPLIT)
+def test_what_tools_export_is_read_with_its_splits(small_set, tmp_path, export):
+    source = coco(small_set)
+    splits = {"train": source.train, "val": source.val}
+    export(splits, tmp_path / "other")
+    found = auto(tmp_path / "other")
+    for split, dataset in splits.items():
+        same(truth(dataset), truth(getattr(found, split)))
+        assert getattr(found, split).missing_files == []
+    assert [category.name for category in found.categories] == ["cat", "dog"]
+    assert found.describe()
+
+
+@pytest.mark.parametrize("export", tool_exports.WHOLE)
+def test_what_tools_export_without_splits_is_divided(small_set, tmp_path, export):
+    source = coco(small_set)
+    export({"train": source.train, "val": source.val}, tmp_path / "other")
+    found = auto(tmp_path / "other")
+    same({**truth(source.train), **truth(source.val)}, {**truth(found.train), **truth(found.val)})
+    assert (len(found.val), found.train.missing_files, found.val.missing_files) == (2, [], [])
+    with pytest.raises(DataError, match=r"data\.val_share=0\.2"):
+        _ = type(found.inner)(root=str(tmp_path / "other"), augment=part(NoAugment)).val
+
+
+def test_what_describes_a_set_without_a_yaml_is_named_where_it_is_wrong(small_set, tmp_path):
+    source = coco(small_set)
+    root = tmp_path / "other"
+    tool_exports.cvat_darknet({"train": source.train, "val": source.val}, root)
+    said = root / "obj.data"
+    said.write_text(said.read_text().replace("valid.txt", "gone.txt"))
+    with pytest.raises(DataError, match=r"obj\.data: val: there is no data/gone\.txt below"):
+        _ = auto(root).train
+    said.write_text("classes = 2\nnames =\ntrain = train.txt\n")
+    with pytest.raises(DataError, match=r"obj\.data: names: there is no such entry below"):
+        _ = auto(root).train
+    said.unlink()
+    (root / "obj.names").write_text("\n")
+    with pytest.raises(DataError, match=r"obj\.names: names no class"):
+        _ = auto(root).train
 
 
 @pytest.mark.parametrize("name", ["bccd", "aerial_cars"])
