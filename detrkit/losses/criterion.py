@@ -25,6 +25,9 @@ class Criterion(BaseCriterion):
         losses: the terms, by the names under which they are reported.
 
     Both take built parts as well as what `detrkit.recipe.as_factory` does.
+
+    Raises:
+        UserError: there is no loss, something is no part, or a loss counts pairs alike that the matcher weighs.
     """
 
     def __init__(self, *, matcher: Given, losses: Mapping[str, Given]):
