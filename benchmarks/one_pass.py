@@ -18,7 +18,8 @@ import torch
 from torch.profiler import profile
 
 import detrkit
-from detrkit.backbones import one_pass, timm_backbone, winograd
+from detrkit import one_pass, winograd
+from detrkit.backbones import timm_backbone
 from detrkit.c_memory import keep_freed_memory
 from detrkit.compare.timing import Ratio, milliseconds, take_turns
 from detrkit.evaluation.evaluate import autocast

@@ -260,5 +260,5 @@ def _seeds(text: str) -> list[int]:
     if not all(part.isdecimal() for part in parts) or text.strip() == "0":
         raise UserError(f"--seeds is {text!r}; should be a count (3) or seeds with commas (4,5 or 4,)")
     if "," in text:
-        return [int(part) for part in dict.fromkeys(parts)]
+        return list(dict.fromkeys(map(int, parts)))
     return list(range(int(parts[0])))

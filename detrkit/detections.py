@@ -30,7 +30,11 @@ class DetectOptions(Options):
 
 
 def class_scores(output: Output, layer: int, options: DetectOptions) -> Tensor:
-    """[B, N, K] in [0, 1]: how sure a decoder layer is of each class (K + 1, see `DetectOptions.scores`)."""
+    """[B, N, K] in [0, 1]: how sure a decoder layer is of each class (K + 1, see `DetectOptions.scores`).
+
+    Raises:
+        UserError: the output has no "no object" logit, or no objectness, that the options ask for.
+    """
     logits = output.logits[layer]
     if options.scores == "softmax" and not output.background:
         raise UserError(
@@ -46,7 +50,11 @@ def class_scores(output: Output, layer: int, options: DetectOptions) -> Tensor:
 
 
 def best_detections(output: Output, sizes: Sizes, options: DetectOptions) -> dict[str, Tensor]:
-    """What `select` gives, of all images at once: k is the same for each, so every column is [B, k, ...]."""
+    """What `select` gives, of all images at once: k is the same for each, so every column is [B, k, ...].
+
+    Raises:
+        UserError: as `class_scores`, or there is not a size for each image.
+    """
     scores, own = class_scores(output, -1, options), None
     sizes = torch.as_tensor(sizes)
     if not torch.compiler.is_compiling() and sizes.shape != (len(scores), 2):
@@ -70,6 +78,9 @@ def best_detections(output: Output, sizes: Sizes, options: DetectOptions) -> dic
 
 
 def select(output: Output, sizes: Sizes, options: DetectOptions) -> list[dict[str, Tensor]]:
-    """The detections that an output means, image by image; see `detrkit.detector.Detector.detect`."""
+    """The detections that an output means, image by image; see `detrkit.detector.Detector.detect`.
+
+    Raises UserError as `best_detections` does.
+    """
     columns = best_detections(output, sizes, options)
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -154,6 +154,11 @@ def shrink_mask(mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
     return F.interpolate(mask[None].to(torch.float32), size=shape)[0].to(torch.bool)
 
 
+def dtype_of_places(like: Tensor) -> torch.dtype:
+    """The type that places are computed in beside this tensor: at least float32, as they do not survive bfloat16."""
+    return torch.promote_types(like.dtype, torch.float32)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """The same in float32 if it was in half precision: places do not survive bfloat16."""
     return x if x.element_size() >= 4 else x.float()

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detrkit.errors import lacking
-from detrkit.layers import MLP, Part
+from detrkit.layers import MLP, Part, dtype_of_places
 from detrkit.recipe import define_slot, register
 from detrkit.structures import AxisCodes
 
@@ -24,7 +24,7 @@ def sine_code(coordinates: Tensor, channels: int, temperature: float) -> Tensor:
     at least in float32: angles do not survive bfloat16. They are multiplied and divided in this order, which matters
     for the huge angles that padding can have.
     """
-    dtype = torch.float64 if coordinates.dtype == torch.float64 else torch.float32
+    dtype = dtype_of_places(coordinates)
     pair = torch.arange(channels // 2, device=coordinates.device, dtype=dtype)
     scaled = coordinates.to(dtype) * (2 * math.pi)
     angle = scaled[..., None] / temperature ** (2 * pair / channels)  # [..., C, channels / 2]
@@ -91,7 +91,7 @@ class SinePosition(CellPosition):
             valid = torch.ones(1, height, width, dtype=torch.bool, device=values.device)
         else:
             valid = ~mask
-        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+        dtype = dtype_of_places(values)
         y, x = valid.cumsum(1, dtype=dtype), valid.cumsum(2, dtype=dtype)
         y = (y + self.offset) / (y[:, -1:, :] + self.eps)
         x = (x + self.offset) / (x[:, :, -1:] + self.eps)
@@ -117,7 +117,7 @@ class CountedPosition(CellPosition):
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
         batch, _, height, width = values.shape
-        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+        dtype = dtype_of_places(values)
         step = torch.arange(self.quarter, device=values.device, dtype=dtype) / self.quarter
         frequency = self.temperature**-step
         y, x = (
@@ -151,7 +151,7 @@ class AxisPosition(CellPosition):
 
     def axes(self, values: Tensor, mask: Tensor | None) -> AxisCodes:
         batch, _, height, width = values.shape
-        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+        dtype = dtype_of_places(values)
         if mask is None:
             mask = torch.zeros(1, height, width, dtype=torch.bool, device=values.device)
         codes = []

@@ -64,7 +64,10 @@ class Found:
         return len(self.scores)
 
     def draw(self, *, points: bool = False) -> Image.Image:
-        """The image, enlarged where it is small, with boxes, names and scores, and the points if asked for."""
+        """The image, enlarged where it is small, with boxes, names and scores, and the points if asked for.
+
+        Raises UserError if points are, and the detector has none.
+        """
         result = {"scores": self.scores, "labels": self.labels, "boxes": self.boxes}
         if points:
             if self.points is None:
@@ -168,7 +171,10 @@ class Predictor:
         batch_size: int = 4,
         skip_unreadable: bool = False,
     ) -> Iterator[Found]:
-        """As `predict`, one by one as soon as their batch is done: for more images than memory holds, and videos."""
+        """As `predict`, one by one as soon as their batch is done: for more images than memory holds, and videos.
+
+        What `predict` raises comes with the first of them, of a file that cannot be read in its turn.
+        """
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold is {threshold}; accepted are numbers from 0 to 1")
         if batch_size < 1:

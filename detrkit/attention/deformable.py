@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention
 from detrkit.attention.bilinear import read_bilinear
-from detrkit.layers import Count, Part, at_least_float32, constant, total
+from detrkit.layers import Count, Part, at_least_float32, constant, dtype_of_places, total
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -100,8 +100,8 @@ def star(heads: int, points: int) -> Tensor:
 
 def cells(memory: Memory) -> Tensor:
     """[levels, 1, 2] a cell as a share of each level's padded map: (1 / w, 1 / h), at least float32."""
-    dtype = torch.promote_types(memory.position.dtype, torch.float32)
-    return constant([[1 / w, 1 / h] for h, w in memory.shapes], memory.position, dtype)[:, None]
+    like = memory.position
+    return constant([[1 / w, 1 / h] for h, w in memory.shapes], like, dtype_of_places(like))[:, None]
 
 
 @register("cross_attention", "deformable")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.attention.terms import Term
-from detrkit.layers import constant
+from detrkit.layers import constant, dtype_of_places
 from detrkit.structures import Memory
 
 
@@ -57,8 +57,7 @@ class GaussianKey(nn.Module):
 
     def forward(self, memory: Memory) -> Tensor:
         tokens = memory.tokens
-        dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
-        features = gaussian_key(memory.shape, tokens.device, dtype)
+        features = gaussian_key(memory.shape, tokens.device, dtype_of_places(tokens))
         if half := _half_precision(tokens):
             high, low = split_in_two(features, half)
             features = torch.cat((high, high, low), dim=-1)

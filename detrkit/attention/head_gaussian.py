@@ -60,7 +60,7 @@ class HeadGaussianTerm(GaussianTerm):
         self.scale = UnitLinear(width, 2 * heads)
 
     def read(self, position: QueryPosition) -> Tensor:
-        """[B, N, D] what centres and scales are read off."""
+        """[B, N, D] what centres and scales are read off, or a UserError that says what gives it."""
         wanted = "read_from" if self.norm is None else "entering"
         if wanted not in position.codes:
             remedy = {"read_from": "queries.point_norm = true", "entering": '"entering" in decoder.positions'}[wanted]

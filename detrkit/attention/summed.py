@@ -138,7 +138,7 @@ def fused_attention(
     """softmax(sum of q_i k_i) v in one fused call.
 
     Args:
-        queries, keys: one [B, H, N, F_i] and [B, H, L, F_i] for each sum of terms.
+        queries, keys: one [B, H, N, F_i] and [B or 1, H or 1, L, F_i] for each sum of terms.
         value: [B, H, L, F].
         mask: [B, L], True where padded, or None.
 

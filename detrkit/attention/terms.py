@@ -25,7 +25,7 @@ class Term(Part):
     of learned projections; 0 for a term whose logits are meant as they are (a Gaussian)"""
 
     def make_key(self, *, width: int, heads: int) -> nn.Module:
-        """A module from Memory to key features [B, H, L, F]; the first term of a key makes it."""
+        """A module from Memory to key features [B or 1, H or 1, L, F]; the first term of a key makes it."""
         raise lacking(self, Term.make_key)
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:

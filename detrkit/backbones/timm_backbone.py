@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from detrkit.backbones.base import Backbone
 from detrkit.backbones.folding import fold, fold_for_good, fold_frozen_norms, foldable
 from detrkit.backbones.needs import dilated_layout, features, frozen_names, needs_of
-from detrkit.backbones.one_pass import in_one_pass
 from detrkit.backbones.weights import read_weights, require_all
 from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import constant, shrink_mask
+from detrkit.one_pass import in_one_pass
 from detrkit.onednn import use_onednn
 from detrkit.pixels import MEAN, STD
 from detrkit.recipe import register

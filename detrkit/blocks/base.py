@@ -146,7 +146,10 @@ class Extension:
     """whose blocks they are of"""
 
     def cut(self, output: Output) -> Output:
-        """The answer, of the first group of matching queries, with everything else in its extras."""
+        """The answer, of the first group of matching queries, with everything else in its extras.
+
+        Raises UserError if a block has the name of something else that is trained.
+        """
         extras, start = {}, 0
         given = dict(output.extras)
         for name, slots in self.slots.items():

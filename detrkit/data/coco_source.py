@@ -56,7 +56,10 @@ class SplitFiles:
 
 
 def image_folder_of(annotations: Path) -> Path:
-    """The folder with the images of an annotation file: near it, and with the most of the first that it names."""
+    """The folder with the images of an annotation file: near it, and with the most of the first that it names.
+
+    Raises ``DataError`` where no such folder has one, or the file is no annotation file.
+    """
     names = first_file_names(annotations)
     near = [annotations.parent, annotations.parent.parent]
     candidates = [*near, *(entry for folder in near for entry in _folders(folder))]
@@ -88,7 +91,10 @@ def _is_file(path: Path) -> bool:
 
 
 def open_annotations(path: Path, folder: Path | None = None) -> FileDataset:
-    """One annotation file by itself, its images as they are; ``folder`` is looked for where it is None."""
+    """One annotation file by itself, its images as they are; ``folder`` is looked for where it is None.
+
+    Raises ``DataError`` where there is no such file or folder, or the file cannot be used.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
     if folder is not None and not folder.is_dir():

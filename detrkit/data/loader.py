@@ -57,7 +57,7 @@ def plan_batches(
     the mean: rounded up or down, by a draw of the epoch; k counts how often it has come before. With ``sizes``
     [length, 2], those that the images will have, every ``pool`` batches' images in a row are divided into batches, and
     these between the processes, so that images of like size are together. Otherwise: every image once, every
-    ``world``-th for each process.
+    ``world``-th for each process. Raises ``ValueError`` for a batch of no images or a rank beyond the processes.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}")
@@ -215,7 +215,10 @@ def _no_news_of_ends() -> Iterator[None]:
 
 
 class Loader:
-    """The batches of one epoch, or what is left of them after ``skip``. ``len()`` counts those left."""
+    """The batches of one epoch, or what is left of them after ``skip``. ``len()`` counts those left.
+
+    Raises ``ValueError`` if more are to be skipped than there are.
+    """
 
     def __init__(self, pool: WorkerPool, batches: list[list[int]], *, epoch: int, seed: int, skip: int = 0):
         if skip > len(batches):

@@ -44,7 +44,8 @@ class Labels:
 
     ``contiguous`` numbers the categories 0..K-1 in the order given. ``category_id`` keeps the ids as
     labels, so that K is the largest id plus one and unused ids become placeholder categories; official
-    checkpoints with 91 outputs need that.
+    checkpoints with 91 outputs need that. Raises ``DataError`` where there are no categories, or where kept ids are
+    below 0 or too large.
     """
 
     def __init__(self, categories: Sequence[Category], *, keep_ids: bool = False):

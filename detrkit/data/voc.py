@@ -105,7 +105,7 @@ def find_names(folder: VocFolder, split: str) -> list[str] | None:
 
 
 def listed(path: Path, folder: VocFolder) -> list[str]:
-    """The names in a list, each once."""
+    """The names in a list, each once. Raises ``DataError`` where it cannot be read."""
     try:
         lines = path.read_text(encoding=TEXT).splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -153,7 +153,8 @@ def read_voc(
     """Read the images of these names.
 
     Boxes are (xmin, ymin, xmax - xmin, ymax - ymin), as they stand in the files. Difficult objects are regions that
-    count neither as found nor as missed, as in VOC's own evaluation, and are not learned.
+    count neither as found nor as missed, as in VOC's own evaluation, and are not learned. Raises ``DataError`` where
+    no image is left.
     """
     if not names:
         raise DataError(f"{folder.root}: the list of the split names no image")

@@ -85,7 +85,8 @@ def read_yolo(found: YoloSet, split: str, *, exif: Exif = "upright") -> Annotati
     A line is ``class cx cy w h`` in shares of the image, behind which keypoints may stand where the data.yaml has a
     ``kpt_shape``, or ``class x0 y0 x1 y1 ...``, a polygon, whose box is taken.
     Lines that are neither are left out, each with a fault. Images are numbered in the order of their paths.
-    That no image has a text file is a fault, too: then the labels lie elsewhere.
+    That no image has a text file is a fault, too: then the labels lie elsewhere. Raises ``DataError`` where there is no
+    image that can be read.
     """
     paths = sorted({path for entry in found.entries[split] for path in _images_of(entry, found.base)})
     if not paths:

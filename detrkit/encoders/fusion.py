@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from detrkit.backbones.one_pass import all_in_one_pass
 from detrkit.errors import UserError
+from detrkit.one_pass import all_in_one_pass
 
 
 class BatchNorm2d(nn.BatchNorm2d):

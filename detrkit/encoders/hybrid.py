@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.attention.multihead import MultiHeadAttention
-from detrkit.backbones.one_pass import all_in_one_pass
 from detrkit.encoders.base import Encoder
 from detrkit.encoders.fusion import ConvNorm, CrossScaleFusion, RepBlock
 from detrkit.encoders.levels import as_memory
 from detrkit.encoders.transformer import EncoderLayer
 from detrkit.errors import UserError
 from detrkit.layers import Activation, Count, Layers, Probability
+from detrkit.one_pass import all_in_one_pass
 from detrkit.position import CellPosition
 from detrkit.recipe import register
 from detrkit.structures import FeatureMap, Memory

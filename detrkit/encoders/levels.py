@@ -41,7 +41,7 @@ class FeatureLevels(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
-        self.position, self.extra, self.extent = position, extra, extent
+        self.position, self.extent = position, extent
         coarser = [channels[-1], *[width] * extra][:extra]
         self.projections = nn.ModuleList(
             [

@@ -98,7 +98,10 @@ def open_exported(path: Path, device: torch.device, precision: str = "fp32") -> 
 
 
 def open_written(path: Path, card: Card) -> ExportedDetector:
-    """A file that was just written here, on the CPU; a program of torch.export too."""
+    """A file that was just written here, on the CPU; a program of torch.export too.
+
+    Raises UserError as `open_exported` does, and when it runs if a program takes no images of that size.
+    """
     if path.suffix.lower() != ".pt2":
         return open_exported(path, torch.device("cpu"))
     program = torch.export.load(path).module()

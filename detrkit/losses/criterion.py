@@ -25,6 +25,9 @@ class Criterion(BaseCriterion):
         losses: the terms, by the names under which they are reported.
 
     Both take built parts as well as what `detrkit.recipe.as_factory` does.
+
+    Raises:
+        UserError: there is no loss, something is no part, or a loss counts pairs alike that the matcher weighs.
     """
 
     def __init__(self, *, matcher: Given, losses: Mapping[str, Given]):
@@ -224,7 +227,7 @@ class Criterion(BaseCriterion):
 def class_error(output: Output, targets: Targets, matches: Matches | Sequence[Matches]) -> Tensor:
     """100 less the percentage of the last layer's matched queries whose best class is the object's; 0 without any."""
     if not isinstance(matches, Matches):
-        output, matches = output.layer(len(matches) - 1), matches[-1]
+        output, matches = output.layer(-1), matches[-1]
     if not matches.query.shape[1]:
         return output.logits.new_zeros(())
     best = matches.take(output.logits)[-1].argmax(-1)

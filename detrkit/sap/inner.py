@@ -24,7 +24,7 @@ def inner_distance(points: Tensor, corners: Tensor) -> Tensor:
 
 
 def require_points(output: Output, asker: str) -> Tensor:
-    """The predicted points [Y, B, N, 2]."""
+    """The predicted points [Y, B, N, 2], or a UserError that names who needs them."""
     if output.points is None:
         raise UserError(f"{asker} needs a geometry that predicts points, such as 'salient_point'")
     return output.points

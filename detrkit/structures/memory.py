@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import UserError
-from detrkit.layers import constant
+from detrkit.layers import constant, dtype_of_places
 
 Extent = Literal["padded", "image"]
 """What a place in [0, 1] is a share of, when it becomes a cell: the batch's padded map, or the image's part of it."""
@@ -184,7 +184,7 @@ class Memory:
         return self.kept["valid_ratios"]
 
     def _valid_ratios(self) -> Tensor:
-        dtype = torch.promote_types(self.position.dtype, torch.float32)
+        dtype = dtype_of_places(self.position)
         if self.mask is None:
             return self.position.new_ones(1, len(self.shapes), 2, dtype=dtype)
         ratios = []

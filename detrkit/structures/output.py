@@ -57,9 +57,13 @@ class Output:
         return replace(cut, content=content, many=many, extras={}, groups=1)
 
     def layer(self, index: int) -> Output:
-        """The same of one decoder layer, without extras."""
-        kept = self.with_predicted(lambda value: value[index : index + 1])
-        content = None if self.content is None else self.content[index : index + 1]
+        """The same of one decoder layer, counted from 0 on or from -1 back, without extras.
+
+        Raises IndexError if there is no such layer.
+        """
+        place = range(len(self.logits))[index]
+        kept = self.with_predicted(lambda value: value[place : place + 1])
+        content = None if self.content is None else self.content[place : place + 1]
         return replace(kept, content=content, many=None, extras={})
 
     def with_predicted(self, change: Callable[[Tensor], Tensor]) -> Output:
@@ -69,7 +73,9 @@ class Output:
         return replace(self, **changed, named={name: change(value) for name, value in self.named.items()})
 
     def float(self) -> Output:
-        """The same in float32: costs and losses are never computed in half precision."""
+        """The same in float32, since costs and losses are never computed in half precision; not `content` and `many`,
+        of which none is.
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         wide: dict[str, Any] = {
             name: value.float()

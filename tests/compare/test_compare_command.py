@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
+from detrkit.cli.compare import _seeds
 from detrkit.compare.matrix import Job, check_jobs, run_name, train_all
 from detrkit.compare.targets import gather_rows, recipes_of_table
 from detrkit.detector import build_detector
@@ -254,6 +255,11 @@ def test_evaluate_makes_the_detections_that_are_missing(tmp_path, make_run):
 def test_mistakes_are_named(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         CliRunner().invoke(app, ["compare", *arguments, "--runs", str(tmp_path)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", [0, 1, 2]), ("4,5", [4, 5]), ("7,", [7]), ("4,04, 4,1", [4, 1])])
+def test_each_seed_is_trained_once(text, seeds):
+    assert _seeds(text) == seeds
 
 
 @pytest.mark.parametrize("ap", ["-5", "101"])

@@ -1,5 +1,11 @@
+import shutil
+
 import pytest
 import torch
+
+from detrkit.engine.train import train
+from detrkit.recipe import load_recipe
+from tests.engine.small_runs import SMALL
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -9,3 +15,23 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    return load_recipe("quickstart", SMALL)
+
+
+@pytest.fixture(scope="session")
+def whole(recipe, tmp_path_factory):
+    """A finished run, which nobody changes, and its outcome."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    outcome = train(recipe, folder)
+    assert outcome.finished
+    return folder, outcome
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A run that is as good as finished, to be changed."""
+    return shutil.copytree(whole[0], tmp_path / "copy")

@@ -20,8 +20,8 @@ from detrkit.runs import loggers
 from detrkit.runs.loggers import Logger
 from detrkit.runs.run_loggers import Loggers
 
-from .test_resume import OPTIONS, Killed, kill_at
-from .toys import toy_trainer
+from .test_resume import OPTIONS
+from .toys import Killed, kill_at, toy_trainer
 
 RECIPE = {"title": "toys", "train": {"epochs": 3, "patience": None}, "decoder": {"terms": ["content", "point"]}}
 

@@ -143,3 +143,20 @@ def toy_trainer(
         evaluate=evaluate,
         draw=draw,
     )
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the trainer may catch it."""
+
+
+def kill_at(call):
+    def hook(calls, criterion):
+        if calls == call:
+            raise Killed
+
+    return hook
+
+
+def same(first, second):
+    """Whether two states are of the same tensors, to the bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

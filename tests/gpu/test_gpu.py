@@ -7,8 +7,7 @@ import detrkit
 from detrkit.engine.optimiser import clip_and_step
 from detrkit.errors import UserError
 from detrkit.layers import Arriving, constant, sent
-from tests.engine.test_resume import Killed, kill_at
-from tests.engine.toys import ToyDetector, ToySource, toy_trainer
+from tests.engine.toys import Killed, ToyDetector, ToySource, kill_at, toy_trainer
 from tests.small import SMALL
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from detrkit.backbones.one_pass import OnePassConv2d
 from detrkit.encoders.fusion import ConvNorm, RepBlock
 from detrkit.encoders.hybrid import HybridEncoder
 from detrkit.errors import UserError
+from detrkit.one_pass import OnePassConv2d
 from detrkit.position import CountedPosition
 from detrkit.structures import FeatureMap
 

@@ -9,7 +9,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import fx, nn
 
 from detrkit.backbones.folding import fold_for_good, fold_frozen_norms
-from detrkit.backbones.one_pass import OnePassConv2d, in_one_pass
+from detrkit.one_pass import OnePassConv2d, in_one_pass
 from detrkit.onednn import use_onednn
 
 ACTIVATIONS = nn.ReLU | nn.ReLU6 | nn.SiLU | nn.Hardswish

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from detrkit.backbones import winograd
-from detrkit.backbones.one_pass import OnePassConv2d, in_one_pass
-from detrkit.backbones.winograd import convolve, gains, transformed
+from detrkit import winograd
+from detrkit.one_pass import OnePassConv2d, in_one_pass
+from detrkit.winograd import convolve, gains, transformed
 
 
 def error(found, exact):

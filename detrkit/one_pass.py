@@ -18,13 +18,12 @@ from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, fx, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detrkit.backbones import winograd
-from detrkit.backbones.folding import FoldedNorm, FoldedNormAct
+from detrkit import winograd
 from detrkit.casts import CastsOnce, state_of
 from detrkit.onednn import Conv2d, is_watched
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2d)  # themselves, no class of somebody's own
-_NOTHING = (nn.Identity, FoldedNorm)
+_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)  # likewise: not what folding leaves of one, which computes nothing
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 _WINOGRADS = ([1, 1], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups of such a convolution
@@ -173,16 +172,14 @@ class _Tracer(fx.Tracer):
     """Looks into everything but convolutions and norms, whose buffers would become constants."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, FoldedNormAct):
-            return False
-        kinds = nn.Conv2d | FrozenBatchNorm2d | FrozenBatchNormAct2d
-        return isinstance(m, kinds) or super().is_leaf_module(m, module_qualified_name)
+        is_whole = isinstance(m, nn.Conv2d) or type(m) in _NORMS
+        return is_whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def _take_off(graph: Any, modules: Mapping[str, Any]) -> None:
     """Leaves out the modules that give back what they are given."""
     for node in list(graph.nodes):
-        if node.op == "call_module" and isinstance(modules[node.target], _NOTHING):
+        if node.op == "call_module" and isinstance(modules[node.target], nn.Identity):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
 
