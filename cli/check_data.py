@@ -173,7 +173,7 @@ def save(
     with progress_bar(errors, "copying", sum(map(len, files.values()))) as advance:
         FORMATS[form](files, out, advance, without)
     console.print(f"a clean copy in the format of {form} written to {out}: boxes and classes, no masks or key points")
-    if unusable := sum(map(len, without.values())):
+    if unusable := sum(len(ids) + reports[name].unread for name, ids in without.items()):
         console.print(f"without {counted(unusable, 'image')} whose files cannot be used", style="yellow")
     if form == "yolo" and (crowds := sum(reports[name].crowds for name in files)):
         regions = counted(crowds, "crowd region")

@@ -12,7 +12,7 @@ from torch import Tensor
 from detrkit.errors import lacking
 from detrkit.layers import MLP, Part, dtype_of_places
 from detrkit.recipe import define_slot, register
-from detrkit.structures import AxisCodes
+from detrkit.structures import AxisCodes, require_map_mask
 
 Temperature = Annotated[float, Field(gt=1, le=1e9)]
 
@@ -46,7 +46,7 @@ class CellPosition(Part):
     """Codes the cells of a map by their places."""
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
-        """The codes [B, h * w, D] of a map `values` [B, C, h, w] with padding `mask` [B, h, w] or None."""
+        """The codes [B, h * w, D] of a map `values` [B, C, h, w] with padding `mask` [B, h, w] bool, or None."""
         raise lacking(self, CellPosition.forward)
 
     def axes(self, values: Tensor, mask: Tensor | None) -> AxisCodes | None:
@@ -86,6 +86,7 @@ class SinePosition(CellPosition):
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """The codes [B, h * w, D] of a map `values` [B, C, h, w] with padding `mask` [B, h, w] or None."""
+        require_map_mask(mask, values)
         batch, _, height, width = values.shape
         if mask is None:
             valid = torch.ones(1, height, width, dtype=torch.bool, device=values.device)
@@ -150,6 +151,7 @@ class AxisPosition(CellPosition):
         return self.embed(sine_code(coordinates[..., None], self.width, self.temperature))
 
     def axes(self, values: Tensor, mask: Tensor | None) -> AxisCodes:
+        require_map_mask(mask, values)
         batch, _, height, width = values.shape
         dtype = dtype_of_places(values)
         if mask is None:

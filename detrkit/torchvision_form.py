@@ -21,7 +21,7 @@ from detrkit.data.batch import stack
 from detrkit.errors import UserError
 from detrkit.layers import at_least_float32, constant
 from detrkit.losses.base import BaseCriterion
-from detrkit.losses.truths import check_truths
+from detrkit.losses.truths import PIXELS_FORM, check_form, check_truths
 from detrkit.pixels import MEAN, STD
 from detrkit.structures import Sizes, Target
 from detrkit.system import BaseDetector
@@ -49,7 +49,7 @@ class AsTorchvision(nn.Module):
         """Losses in training mode, otherwise detections.
 
         Args:
-            images: each [3, h, w] in [0, 1].
+            images: each [3, h, w] in [0, 1], or [1, h, w] where it is grey; a batch of them in one tensor will do.
             targets: for each image `labels` [T] and `boxes` [T, 4] as (x0, y0, x1, y1) in pixels.
 
         Returns:
@@ -57,12 +57,12 @@ class AsTorchvision(nn.Module):
             `boxes` [k, 4] in pixels, within the image, and what else the detector gives (see `Detector.detect`).
 
         Raises:
-            UserError: images that are not floats; no targets in training mode, or some that are out of range.
+            UserError: images of another form; no targets in training mode, or some of another form or out of range.
         """
-        if not images:
+        if not len(images):
             raise UserError("there is no image; name one at least")
-        if strange := [image.dtype for image in images if not image.is_floating_point()]:
-            raise UserError(f"an image is of {strange[0]}; images are floats in [0, 1]: divide bytes by 255")
+        for image in images:
+            _check_image(image)
         stacked, mask = stack(images, _normalised)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if not self.training:
@@ -72,26 +72,31 @@ class AsTorchvision(nn.Module):
             raise UserError("in training mode the losses need the targets: model(images, targets)")
         if len(targets) != len(images):
             raise UserError(f"{len(targets)} targets for {len(images)} images; each image has one, empty or not")
-        truths = [self._truth(target, size) for target, size in zip(targets, sizes, strict=True)]
+        truths = [self._truth(f"targets[{i}]", *one) for i, one in enumerate(zip(targets, sizes, strict=True))]
         return self.criterion.weighted(self.detector(stacked, mask, truths), truths)
 
     def _told(self, found: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         boxes = clip_boxes_to_image(found["boxes"], size)
         return {**found, "boxes": boxes, "labels": found["labels"] + self.first_label}
 
-    def _truth(self, target: Target, size: tuple[int, int]) -> Target:
-        height, width = size
-        boxes = corners_to_center(target["boxes"].reshape(-1, 4))
-        if (boxes[:, 2:] <= 0).any():
-            raise UserError("a box of the targets has no area; boxes are (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
-        labels = target["labels"]
+    def _truth(self, where: str, target: Target, size: tuple[int, int]) -> Target:
+        """A target of an image of `size` (height, width) as a truth of the detector's; `where` names it."""
+        check_form(target, where, PIXELS_FORM)
+        corners, labels = target["boxes"].reshape(-1, 4), target["labels"]
+        if (corners[:, 2:] <= corners[:, :2]).any():
+            raise UserError(f"{where} has a box that has no area; boxes are (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
         if labels.device.type == "cpu" and (labels < self.first_label).any():
             raise UserError(
-                f"the targets have the label {int(labels.min())}; the first class has label {self.first_label} "
+                f"{where} has the label {int(labels.min())}; the first class has label {self.first_label} "
                 "(AsTorchvision(..., first_label=0) counts from 0)"
             )
-        boxes = boxes / constant([width, height, width, height], boxes)
-        return {"labels": labels - self.first_label, "boxes": boxes}
+        height, width = size
+        shares = corners / constant([width, height, width, height], corners)
+        if shares.device.type == "cpu" and not ((shares >= -1) & (shares <= 2)).all():  # nan, too
+            raise UserError(
+                f"{where} has a box far outside its image of {width} x {height} pixels; a target holds {PIXELS_FORM}"
+            )
+        return {"labels": labels - self.first_label, "boxes": corners_to_center(shares)}
 
 
 class TorchvisionDetector(nn.Module):
@@ -169,6 +174,17 @@ def absolute(target: Target, size: Tensor, first_label: int = 1) -> Target:
     """A truth in torchvision's form: corners in pixels of an image of `size` [2] (width, height)."""
     boxes = center_to_corners(target["boxes"].reshape(-1, 4)).float() * size.repeat(2)
     return {"labels": target["labels"] + first_label, "boxes": boxes}
+
+
+def _check_image(image: Tensor) -> None:
+    """Raise UserError unless an image is what torchvision's models take."""
+    form = "images are floats [3, h, w] in [0, 1], or [1, h, w] of grey ones"
+    if not isinstance(image, Tensor):
+        raise UserError(f"an image is a {type(image).__name__}; {form}")
+    if not image.is_floating_point():
+        raise UserError(f"an image is of {image.dtype}; {form}: divide bytes by 255")
+    if image.dim() != 3 or image.shape[0] not in (1, 3):
+        raise UserError(f"an image is {list(image.shape)}; {form}")
 
 
 def _normalised(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention
 from detrkit.attention.bilinear import read_bilinear
+from detrkit.errors import UserError
 from detrkit.layers import Count, Part, at_least_float32, constant, dtype_of_places, total
 from detrkit.recipe import register
 from detrkit.structures import Memory, QueryPosition, Reference
@@ -128,7 +129,11 @@ class DeformableCrossAttention(CrossAttention):
         self.attention = DeformableAttention(width=width, heads=heads, levels=levels, points=points)
 
     def forward(self, content: Tensor, position: QueryPosition, reference: Reference, memory: Memory) -> Tensor:
-        """Content [B, N, D] to its update [B, N, D]."""
+        """Content [B, N, D] to its update [B, N, D].
+
+        Raises:
+            UserError: the memory has another number of levels.
+        """
         query = sum(position.embeddings.values(), content)
         return self.attention(query, self._locations(query, reference, memory), memory)
 
@@ -140,6 +145,11 @@ class DeformableCrossAttention(CrossAttention):
         return self._locations(query, reference, memory), self.attention.weights(query)
 
     def _locations(self, query: Tensor, reference: Reference, memory: Memory) -> Tensor:
+        if len(memory.shapes) != self.attention.levels:  # the weights of those that it lacks would be lost
+            raise UserError(
+                f"deformable attention was built with levels = {self.attention.levels}, and the memory has "
+                f"{len(memory.shapes)}"
+            )
         offsets = self.attention.offsets(query)
         ratios = memory.valid_ratios[:, None, None, :, None]  # [B, 1, 1, levels, 1, 2]
         if reference.sides is None:

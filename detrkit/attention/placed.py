@@ -24,7 +24,8 @@ class PlacedAttention(nn.Module):
         heads: H.
         cross_attention: in any form (see `detrkit.recipe.as_factory`).
         positions: the query positions that it reads, likewise. "terms" reads their codes, their embeddings only where
-            it is `first`: elsewhere take `part("query_position", NAME, embedding="none")`, or those have no gradient.
+            it is `first`: elsewhere those have no gradient, so take `part("query_position", NAME, embedding="none")` of
+            "point" and "side" ("box" always has one).
         geometry: makes references of boxes.
         levels: of the memory.
         dropout: on attention weights.

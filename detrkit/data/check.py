@@ -56,6 +56,11 @@ class SplitReport:
         """The ids of images whose files cannot be used."""
         return {fault.image_id for fault in self.faults if fault.kind in FILE_FAULTS}
 
+    @property
+    def unread(self) -> int:
+        """How many images are not in the split at all, as their size or their annotation file cannot be read."""
+        return sum(fault.loses and fault.kind in ("no image size", "bad annotation file") for fault in self.faults)
+
     def as_json(self) -> dict[str, Any]:
         """The report in plain types."""
         return asdict(self) | {"loses_data": self.loses_data}

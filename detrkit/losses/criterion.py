@@ -82,7 +82,8 @@ class Criterion(BaseCriterion):
             queries of the last layer whose best class is right.
 
         Raises:
-            UserError: truths in another form; labels and boxes out of range, where they are on the CPU.
+            UserError: predictions or truths in another form; labels and boxes out of range, or predicted boxes of
+                negative sizes, where they are on the CPU.
         """
         terms, matches, padded = self._matched(output, targets, objects, images)
         report = {"total": total(weight * value.sum() for weight, value in terms.values())}
@@ -252,4 +253,11 @@ def _check_output(output: Output) -> None:
         raise UserError(
             f"predictions have logits {list(shapes['logits'])} and boxes {list(shapes['boxes'])}; they are "
             "[Y, B, N, K] and [Y, B, N, 4] of Y decoder layers; of a single one take logits[None] and boxes[None]"
+        )
+    sizes = output.boxes.detach()[..., 2:]
+    # As of truths: on a GPU it would have to be waited for, and a graph of torch.compile would break off at a value.
+    if sizes.device.type == "cpu" and not torch.compiler.is_compiling() and (sizes < 0).any():
+        raise UserError(
+            f"a predicted box has a width or height of {float(sizes.min()):.3g}, of which overlaps mean nothing; boxes "
+            "are (cx, cy, w, h) in [0, 1]: take the sigmoid of what a layer gives"
         )

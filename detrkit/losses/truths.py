@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from detrkit.errors import UserError
 from detrkit.structures import Target
 
 _FORM = "boxes [T, 4] as (cx, cy, w, h) in shares of the image and labels [T] as int64"
+PIXELS_FORM = "boxes [T, 4] as (x0, y0, x1, y1) in pixels and labels [T] as int64"
+"""what a truth of torchvision's form holds"""
 
 
 def check_number(targets: Sequence[Target], images: int) -> None:
@@ -33,21 +35,29 @@ def check_truths(targets: Sequence[Target], *, images: int, classes: int | None)
     check_number(targets, images)
     for index, target in enumerate(targets):
         where = f"targets[{index}]"
-        if missing := [key for key in ("labels", "boxes") if key not in target]:
-            raise UserError(f"{where} has no {missing[0]!r}; a target holds {_FORM}")
+        check_form(target, where)
         labels, boxes = target["labels"], target["boxes"]
-        for key, value in {"labels": labels, "boxes": boxes}.items():
-            if not isinstance(value, Tensor):
-                raise UserError(f"{where} has {key} that are a {type(value).__name__}; a target holds tensors, {_FORM}")
-        if len(labels) != len(boxes):
-            raise UserError(f"{where} has {len(labels)} labels and {len(boxes)} boxes; a target holds {_FORM}")
-        if len(boxes) and boxes.shape[1:] != (4,):
-            raise UserError(f"{where} has boxes {list(boxes.shape)}; a target holds {_FORM}")
-        if labels.dtype not in (torch.int64, torch.int32):  # others count as masks where they index
-            raise UserError(f"{where} has labels of {labels.dtype}; a target holds {_FORM}")
         # A graph of torch.compile would break off at a value.
         if labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling():
             _check_values(labels, boxes, where, classes)
+
+
+def check_form(target: Target, where: str, form: str = _FORM) -> None:
+    """Raise UserError unless a truth, called `where`, has labels and boxes, of one number, the shapes and types."""
+    if not isinstance(target, Mapping):
+        raise UserError(f"{where} is a {type(target).__name__}; each image has a dict, which holds {form}")
+    if missing := [key for key in ("labels", "boxes") if key not in target]:
+        raise UserError(f"{where} has no {missing[0]!r}; a target holds {form}")
+    labels, boxes = target["labels"], target["boxes"]
+    for key, value in {"labels": labels, "boxes": boxes}.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{where} has {key} that are a {type(value).__name__}; a target holds tensors, {form}")
+    if len(labels) != len(boxes):
+        raise UserError(f"{where} has {len(labels)} labels and {len(boxes)} boxes; a target holds {form}")
+    if len(boxes) and boxes.shape[1:] != (4,):
+        raise UserError(f"{where} has boxes {list(boxes.shape)}; a target holds {form}")
+    if labels.dtype not in (torch.int64, torch.int32):  # others count as masks where they index
+        raise UserError(f"{where} has labels of {labels.dtype}; a target holds {form}")
 
 
 def _check_values(labels: Tensor, boxes: Tensor, where: str, classes: int | None) -> None:

@@ -8,7 +8,7 @@ Shape legend, used in every docstring of the package:
 
 # In the order of the loop, in which the site shows them.
 # isort: off
-from detrkit.structures.memory import AxisCodes, Extent, FeatureMap, Memory, require_bool
+from detrkit.structures.memory import AxisCodes, Extent, FeatureMap, Memory, require_bool, require_map_mask
 from detrkit.structures.reference import Reference
 from detrkit.structures.queries import Queries, QueryLayout, QueryLimit, QueryPosition, Relation
 from detrkit.structures.output import SILENT, Extra, Output
@@ -34,4 +34,5 @@ __all__ = [
     "Target",
     "Targets",
     "require_bool",
+    "require_map_mask",
 ]

@@ -25,6 +25,18 @@ def require_bool(mask: Tensor | None, what: str) -> None:
         )
 
 
+def require_map_mask(mask: Tensor | None, values: Tensor) -> None:
+    """Raise UserError if a mask is not bool, or not of the cells of a map [B, C, h, w], whose codes would be wrong."""
+    require_bool(mask, "the mask of a map")
+    if mask is None or torch.compiler.is_compiling():  # there, heights and widths may be free
+        return
+    if values.dim() != 4 or mask.shape != (len(values), *values.shape[-2:]):
+        raise UserError(
+            f"the mask of a map is {list(mask.shape)}, and the map is {list(values.shape)}; they are [B, h, w] and "
+            "[B, C, h, w]: a mask of pixels is brought to the map's cells first, such as mask[:, ::stride, ::stride]"
+        )
+
+
 @dataclass(frozen=True)
 class FeatureMap:
     """One level of the backbone's output."""
@@ -108,7 +120,12 @@ class Memory:
         Raises:
             UserError: shapes do not fit; or the mask is not bool: elsewhere 1 may stand for what is no padding.
         """
-        require_bool(mask, "a memory's mask")
+        require_map_mask(mask, values)
+        if values.dim() != 4 or (position.dim() == 4 and position.shape[-2:] != values.shape[-2:]):
+            raise UserError(
+                f"a map is {list(values.shape)}, and the codes of its cells are {list(position.shape)}; they are "
+                "[B, D, h, w], and [B, D, h, w] or [B, h * w, D]"
+            )
         height, width = values.shape[-2:]
         codes = position.flatten(2).transpose(1, 2) if position.dim() == 4 else position
         codes = codes.expand(values.shape[0], -1, -1)

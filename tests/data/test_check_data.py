@@ -197,6 +197,18 @@ def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp
     assert "go together" in str(run(folder, "--save-as", form).exception)
 
 
+def test_a_clean_copy_counts_images_that_could_not_even_be_measured(tmp_path):
+    for split in ("train", "val"):
+        folder = tmp_path / "set" / "images" / split
+        folder.mkdir(parents=True)
+        Image.new("RGB", (30, 30)).save(folder / "a.png")
+        (folder / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (folder / "b.png").write_bytes(b"broken")
+    (tmp_path / "set" / "data.yaml").write_text("names: [cell]\ntrain: images/train\nval: images/val\n")
+    said = run(tmp_path / "set", "--save-as", "coco", "--out", tmp_path / "copy").output
+    assert "without 1 image whose files cannot be used" in said
+
+
 @pytest.mark.parametrize("form", ["coco", "yolo"])
 def test_a_clean_copy_has_no_image_that_cannot_be_used_and_says_what_it_has_not(write_set, tmp_path, form):
     images = [image_entry(1), image_entry(2), image_entry(3), image_entry(4)]

@@ -93,6 +93,19 @@ def test_boxes_of_other_than_four_numbers_are_refused():
         criterion().terms(wide, targets)
 
 
+def test_predicted_boxes_without_their_sigmoid_are_named():
+    output, targets = scene()
+    raw = replace(output, boxes=output.boxes.logit(eps=1e-3) - 3)
+    with pytest.raises(UserError, match=r"a predicted box has a width or height of -.*: take the sigmoid"):
+        criterion().terms(raw, targets)
+
+
+def test_truths_that_are_no_dicts_are_named():
+    output, targets = scene((2, 1))
+    with pytest.raises(UserError, match=r"targets\[0\] is a str; each image has a dict, which holds boxes"):
+        criterion().terms(output, targets[0])  # whose keys are as many as the images
+
+
 def test_groups_share_the_weight_of_a_term():
     output, targets = scene()
     alone, shared = (criterion().terms(replace(output, repeats=count), targets) for count in (1, 4))

@@ -171,6 +171,14 @@ def test_one_map_is_asked_of_several_levels():
         held.as_map()
 
 
+@pytest.mark.parametrize("levels", [1, 4])
+def test_a_memory_of_other_levels_than_it_was_built_for_is_named(levels):
+    look = DeformableCrossAttention(width=32, heads=4, levels=levels)
+    content, points, tokens = torch.randn(1, 5, 32), torch.rand(1, 5, 2), torch.randn(1, 51, 32)
+    with pytest.raises(UserError, match=f"was built with levels = {levels}, and the memory has 3"):
+        look(content, QueryPosition(), Reference(points), Memory(tokens, tokens, SHAPES))
+
+
 def test_centers_and_ratios():
     held = memory(SHAPES[:1])
     exact = {"rtol": 0, "atol": 1e-14}

@@ -104,6 +104,22 @@ def test_what_does_not_fit_is_named():
             look(content, wrong, memory)
 
 
+def test_a_mask_of_other_cells_than_the_map_s_is_named():
+    values, mask = torch.randn(2, WIDTH, *SHAPE), torch.zeros(2, *SHAPE, dtype=torch.bool)
+    for name in ("sine", "axes"):
+        position = part("position", name)(width=WIDTH)
+        with pytest.raises(UserError, match=r"the mask of a map is of torch\.int64; a mask is bool"):
+            position(values, mask.long())
+        for wrong in (mask.transpose(1, 2), mask[0], torch.zeros(2, 64, 96, dtype=torch.bool)):
+            with pytest.raises(UserError, match=r"and the map is \[2, 32, 4, 6\]; they are \[B, h, w\]"):
+                position(values, wrong)
+    codes = part("position", "sine")(width=WIDTH)(values, mask)
+    with pytest.raises(UserError, match=r"the mask of a map is \[2, 6, 4\]"):
+        Memory.from_map(values, codes, mask.transpose(1, 2))
+    with pytest.raises(UserError, match=r"a map is \[2, 32, 4, 6\], and the codes of its cells are \[2, 32, 6, 4\]"):
+        Memory.from_map(values, values.transpose(2, 3), mask)
+
+
 def test_any_cross_attention_and_geometry_will_do():
     content, boxes, memory = inputs()
     look = PlacedAttention(

@@ -70,15 +70,41 @@ def test_what_is_no_truth_is_refused():
         ours(IMAGES, TRUTHS[:1])
     with pytest.raises(UserError, match="there is no image"):
         ours([], [])
-    with pytest.raises(UserError, match=r"of torch\.uint8; images are floats in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"of torch\.uint8; images are floats .*divide bytes by 255"):
         ours(PIXELS, TRUTHS)
     flat = {"boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]]), "labels": torch.tensor([1])}
     with pytest.raises(UserError, match="has no area"):
         ours(IMAGES, [flat, TRUTHS[1]])
-    with pytest.raises(UserError, match="targets have the label 0; the first class has label 1"):  # 0 is the background
+    with pytest.raises(UserError, match=r"targets\[0\] has the label 0; the first class has label 1"):  # 0: background
         ours(IMAGES, [{**TRUTHS[0], "labels": torch.tensor([0])}, TRUTHS[1]])
+    for wrong, message in (
+        (
+            {"boxes": [[12.0, 16.0, 60.0, 48.0]]},
+            r"boxes that are a list; .* \(x0, y0, x1, y1\) in pixels",
+        ),
+        ({"boxes": torch.rand(2, 4)}, r"1 labels and 2 boxes; .* in pixels"),
+        ({"labels": torch.tensor([3.0])}, r"labels of torch\.float32; .* in pixels"),
+        ({"boxes": torch.tensor([[12.0, 16.0, 600.0, 48.0]])}, "far outside its image of 96 x 64 pixels"),
+        ({"boxes": torch.tensor([[12.0, 16.0, torch.inf, 48.0]])}, "far outside its image"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ours(IMAGES, [{**TRUTHS[0], **wrong}, TRUTHS[1]])
+    with pytest.raises(UserError, match=r"an image is \[64, 96, 3\]; images are floats \[3, h, w\]"):
+        ours([IMAGES[0].permute(1, 2, 0)], TRUTHS[:1])
+    with pytest.raises(UserError, match=r"an image is \[64, 96\]"):
+        ours(IMAGES[0], TRUTHS)
+    with pytest.raises(UserError, match="an image is a ndarray"):
+        ours([IMAGES[0].numpy()], TRUTHS[:1])
     zero_based = model(first_label=0)
     zero_based(IMAGES, [{**TRUTHS[0], "labels": torch.tensor([0])}, TRUTHS[1]])
+
+
+def test_a_batch_in_one_tensor_and_grey_images_are_taken():
+    ours, grey = model().eval(), IMAGES[0][:1]
+    with torch.no_grad():
+        (one,), (other,) = ours(IMAGES[0][None]), ours(IMAGES[:1])
+        assert torch.equal(one["boxes"], other["boxes"])
+        assert torch.equal(ours([grey])[0]["boxes"], ours([grey.expand(3, -1, -1)])[0]["boxes"])
 
 
 class Told(nn.Module):
