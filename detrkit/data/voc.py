@@ -142,7 +142,7 @@ def read_xml(path: Path) -> VocFile:
         if not name or len(numbers) != 4:
             faults.append(f"{path}: object {place} needs a name and a bndbox of four numbers: left out")
             continue
-        difficult = (one.findtext("difficult") or "0").strip() == "1"
+        difficult = (one.findtext("difficult") or "0").strip().lower() in ("1", "true")
         objects.append((name, (numbers[0], numbers[1], numbers[2], numbers[3]), difficult))
     return VocFile(tree.findtext("filename"), size, objects, faults)
 

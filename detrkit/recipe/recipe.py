@@ -57,6 +57,10 @@ class Recipe:
         """The published row that the recipe is meant to reach; empty if there is none."""
         return self.values.get("reproduces", {})
 
+    def __repr__(self) -> str:
+        """Its name and title; `to_toml` says all of it, which is a screen or more."""
+        return f"Recipe({self.name!r}, title={self.title!r})"
+
     def section(self, name: str) -> Any:
         """A top-level section: options (a dataclass), a Factory, None, or a list or dict of factories.
 

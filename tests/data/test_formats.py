@@ -379,11 +379,12 @@ def test_what_is_wrong_with_a_yaml_is_named(tmp_path, said, message):
         _ = yolo(tmp_path, said, {"i/a.png": None}).train
 
 
-def test_difficult_objects_count_neither_way_and_broken_annotations_are_named(small_set, tmp_path):
+@pytest.mark.parametrize("difficult", ["1", "True"])
+def test_difficult_objects_count_neither_way_and_broken_annotations_are_named(small_set, tmp_path, difficult):
     source = coco(small_set)
     write_voc({"train": source.train, "val": source.val}, tmp_path / "voc")
     file = tmp_path / "voc" / "Annotations" / "train_2.xml"
-    file.write_text(file.read_text().replace("<difficult>0", "<difficult>1"))
+    file.write_text(file.read_text().replace("<difficult>0", f"<difficult>{difficult}"))
     (tmp_path / "voc" / "Annotations" / "train_3.xml").write_text("<annotation><object>")
     (tmp_path / "voc" / "Annotations" / "train_4.xml").write_text("<!DOCTYPE x [<!ENTITY a 'b'>]><annotation/>")
     dataset = auto(tmp_path / "voc").train

@@ -153,3 +153,7 @@ def test_a_written_recipe_reads_back_as_itself(base, defaults, values):
     assert again.to_toml(defaults=True) == recipe.to_toml(defaults=True)
     if not defaults:
         assert again.values == recipe.values
+
+
+def test_a_recipe_shows_itself_in_a_line():
+    assert repr(load_recipe("quickstart")) == "Recipe('quickstart', title='SAP-DETR, small, on the built-in shapes')"
