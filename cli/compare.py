@@ -200,9 +200,9 @@ def _score(
             trained = open_trained(str(run.path), (), which=which, trust=trust)
             options = trained.recipe.section("train")
             console.print(f"evaluating {trained.origin}", soft_wrap=True)
-            workers = workers_for(options, 1)
-            result = evaluate_trained(trained, "val", choose_device(options.device), workers, console)
-            write_evaluation(run.path / PLACES[-1], trained, result, str(run.path))
+            workers, device = workers_for(options, 1), choose_device(options.device)
+            result = evaluate_trained(trained, "val", device, workers, console)
+            write_evaluation(run.path / PLACES[-1], trained, result, device, str(run.path))
     with progress_bar(console, "comparing images", len(runs)) as advance:
         scores, lacking = score_runs(runs, progress=advance)
     return scores, told_of(lacking)

@@ -75,7 +75,7 @@ def evaluate(
     folder, written = out or trained.folder, list[Path]()
     try:
         if folder is not None:
-            written = write_evaluation(folder, trained, result, run, split, overrides or ())
+            written = write_evaluation(folder, trained, result, chosen, run, split, overrides or ())
     finally:  # a full disk does not take the numbers along
         console.print(numbers_table(result), classes_table(result.per_class))
     for path in written:
@@ -136,9 +136,16 @@ def classes_table(rows: list[ClassResult]) -> Table:
 
 
 def write_evaluation(
-    folder: Path, trained: Trained, result: EvalResult, target: str, split: str = "val", overrides: Sequence[str] = ()
+    folder: Path,
+    trained: Trained,
+    result: EvalResult,
+    device: torch.device,
+    target: str,
+    split: str = "val",
+    overrides: Sequence[str] = (),
 ) -> list[Path]:
     """Write the numbers with what they are of, and the detections. target: how the detector was named."""
+    from detrkit.evaluation.precision import choose_precision
     from detrkit.writing import write_text
 
     origin = {
@@ -149,6 +156,8 @@ def write_evaluation(
         "data": trained.recipe.full_values()["data"],
         "split": split,
         "overrides": list(overrides),
+        "device": device.type,
+        "precision": choose_precision(trained.recipe.section("train").precision, device),
     }
     records = (trained.source.val if split == "val" else trained.source.train).records
     ending = "" if split == "val" else f"_{split}"

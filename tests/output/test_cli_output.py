@@ -121,6 +121,7 @@ def test_evaluate_a_run(run):
     assert summary["overrides"] == ["evaluate.batch_size=2"]
     assert (summary["target"], summary["step"]) == (str(run), 120)
     assert summary["title"] == "a tiny detector"
+    assert (summary["device"], summary["precision"]) == ("cpu", "fp32")
     assert (summary["data"]["type"], summary["data"]["val_images"]) == ("shapes", 3)
     assert [row["name"] for row in summary["per_class"]][:2] == ["circle", "square"]
     detections = json.loads((run / "detections.json").read_text())
