@@ -12,6 +12,7 @@ from gpu.setting import Setting
 from torch import Tensor
 
 import detrkit
+from detrkit.backbones.folding import FoldedConv2d
 from detrkit.engine.optimiser import build_optimiser, clip_and_step
 from detrkit.evaluation.evaluate import autocast
 from detrkit.recipe import Recipe
@@ -59,9 +60,10 @@ class Step:
         self.criterion.matcher.match = self._timed_match
 
     def _build(self, recipe: Recipe, folded: bool) -> torch.nn.Module:
-        folding = "detrkit.backbones.timm_backbone.fold_frozen_norms"
-        with nullcontext() if folded else mock.patch(folding, return_value=0):
-            return detrkit.build_detector(recipe).to(self.setting.device).train()
+        with nullcontext() if folded else mock.patch("detrkit.backbones.timm_backbone.fold"):
+            detector = detrkit.build_detector(recipe).to(self.setting.device).train()
+        assert folded or not any(isinstance(module, FoldedConv2d) for module in detector.modules())
+        return detector
 
     def _timed_match(self, requests):
         """Once the costs have come over, the device has nothing to do until the matches are back."""

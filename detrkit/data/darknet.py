@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from detrkit.data.files import TEXT
@@ -16,7 +17,7 @@ def find_darknet(root: Path) -> Path | None:
     """The file that describes a set: itself, the folder's only .data, or a list of classes there or in a split's."""
     if root.is_file():
         return root if root.suffix == ".data" or root.name in LISTS else None
-    described = [path for path in root.glob("*.data") if "names" in _entries(path)]
+    described = [path for path in root.glob("*.data") if _has_names(path)]
     if len(described) == 1:
         return described[0]
     folders = [root, *(root / name for names in SPLITS.values() for name in names)]
@@ -47,6 +48,15 @@ def read_darknet(file: Path) -> YoloSet:
     if not classes:
         raise DataError(f"{names}: names no class; it should have a name in each line")
     return YoloSet(file, base, classes, entries)
+
+
+def _has_names(path: Path) -> bool:
+    """Whether a file has a line ``names = ...`` near its beginning; what else ends in .data may be anything."""
+    try:
+        with path.open("rb") as file:
+            return re.search(rb"^\s*names\s*=", file.read(4096), re.MULTILINE) is not None
+    except OSError:
+        return False
 
 
 def _entries(path: Path) -> dict[str, str]:

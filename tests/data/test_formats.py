@@ -128,7 +128,10 @@ def test_what_describes_a_set_without_a_yaml_is_named_where_it_is_wrong(small_se
     said.write_text("classes = 2\nnames =\ntrain = train.txt\n")
     with pytest.raises(DataError, match=r"obj\.data: names: there is no such entry below"):
         _ = auto(root).train
-    said.unlink()
+    said.write_bytes(b"\xff\x00names")  # another program's
+    assert set(truth(auto(root).train)) | set(truth(auto(root).val)) == set(truth(source.train)) | set(
+        truth(source.val)
+    )
     (root / "obj.names").write_text("\n")
     with pytest.raises(DataError, match=r"obj\.names: names no class"):
         _ = auto(root).train

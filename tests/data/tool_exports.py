@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def cvat_darknet(splits, out):
         (out / f"{name}.txt").write_text("".join(f"data/{folder.name}/{path.name}\n" for path in folder.iterdir()))
         for path in (out / "labels" / split).iterdir():
             path.rename(folder / path.name)
+    shutil.rmtree(out / "images")
+    shutil.rmtree(out / "labels")
 
 
 def roboflow_darknet(splits, out):
