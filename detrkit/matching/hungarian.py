@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.errors import UserError
@@ -109,6 +108,8 @@ class HungarianMatcher(Matcher):
 
     def assign(self, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least-cost pairs (rows ascending, columns) of one cost matrix [N, T]."""
+        from scipy.optimize import linear_sum_assignment  # an eighth of all imports, and a detection matches nothing
+
         finite = np.isfinite(cost)
         if not finite.all():
             self.bad_costs += int(cost.size - finite.sum())
