@@ -24,8 +24,8 @@ def find_darknet(root: Path) -> Path | None:
     return next((folder / name for folder in folders for name in LISTS if (folder / name).is_file()), None)
 
 
-def read_darknet(file: Path) -> YoloSet:
-    """What such a file says of a set, and its folder shows. Raises ``DataError`` where it names nothing that is there.
+def read_darknet(file: Path, root: Path) -> YoloSet:
+    """What such a file says of a set, and the folder of the set shows. Raises ``DataError`` where it is not there.
 
     Beside a list of classes, ``train`` and ``val`` (or ``valid``) are splits, as folders of their own or in ``images``;
     without them all images are one set.
@@ -36,9 +36,7 @@ def read_darknet(file: Path) -> YoloSet:
         given = {split: next((said[key] for key in keys if said.get(key)), "") for split, keys in SPLITS.items()}
         entries = {split: (_below(file, split, value),) for split, value in given.items() if value}
     else:
-        names, base = file, file.parent
-        if any(base.name in keys for keys in SPLITS.values()):
-            base = base.parent
+        names, base = file, root if root.is_dir() else file.parent
         places = {split: [base / a / b for a in ("", "images") for b in keys] for split, keys in SPLITS.items()}
         found = {split: next((place for place in near if place.is_dir()), None) for split, near in places.items()}
         entries = {split: (place,) for split, place in found.items() if place}

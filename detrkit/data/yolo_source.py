@@ -35,7 +35,7 @@ class YoloSource(FileSource):
         if file := find_yaml(self.root):
             return read_yaml(file)
         if file := find_darknet(self.root):
-            return read_darknet(file)
+            return read_darknet(file, self.root)
         raise DataError(
             f"data.root: {self.root} is no data.yaml, and no folder with one that has names, with an obj.data, or with "
             f"a list of classes ({', '.join(LISTS)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,14 @@ def test_what_tools_export_without_splits_is_divided(small_set, tmp_path, export
     assert (len(found.val), found.train.missing_files, found.val.missing_files) == (2, [], [])
     with pytest.raises(DataError, match=r"data\.val_share=0\.2"):
         _ = type(found.inner)(root=str(tmp_path / "other"), augment=part(NoAugment)).val
+
+
+def test_a_set_in_a_folder_called_train_is_that_folder_alone(small_set, tmp_path):
+    source = coco(small_set)
+    tool_exports.labelimg_yolo({"train": source.train, "val": source.val}, tmp_path / "train")
+    shutil.copytree(small_set / "val", tmp_path / "val")  # beside it, and another set's
+    found = auto(tmp_path / "train")
+    same({**truth(source.train), **truth(source.val)}, {**truth(found.train), **truth(found.val)})
 
 
 def test_what_describes_a_set_without_a_yaml_is_named_where_it_is_wrong(small_set, tmp_path):
