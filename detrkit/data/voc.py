@@ -50,17 +50,19 @@ def find_voc(root: Path) -> VocFolder | None:
     """
     for folder in (root, *sorted(root.glob("VOCdevkit/*")), *sorted(root.glob("VOC*"))):
         for name in ("Annotations", "annotations"):
-            if any((folder / name).glob("*.xml")):
-                return VocFolder(folder, folder / name, _images_near(folder, folder / name))
-    beside = VocFolder(root, root, root)
-    first = next(iter(all_names(beside)), None)
-    return beside if first is not None and _is_annotation(root / f"{first}.xml") else None
+            if first := _first_name(folder / name):
+                return VocFolder(folder, folder / name, _images_near(folder, first))
+    first = _first_name(root)
+    return VocFolder(root, root, root) if first and _is_annotation(root / f"{first}.xml") else None
 
 
-def _images_near(folder: Path, annotations: Path) -> Path:
-    """The folder of the images: of these that there are, the first that has the image of the first annotation."""
+def _first_name(annotations: Path) -> str | None:
+    return next(iter(all_names(annotations)), None)
+
+
+def _images_near(folder: Path, name: str) -> Path:
+    """The folder of the images: of these that there are, the first that has the image of this name."""
     near = [place for place in (folder / "JPEGImages", folder / "images", folder) if place.is_dir()]
-    name = min(path.stem for path in annotations.glob("*.xml"))
     files = [(place, f"{name}.{ending}") for place in near for ending in ENDINGS]
     return next((place for place, file in files if (place / file).is_file()), near[0])
 
@@ -73,10 +75,10 @@ def _is_annotation(path: Path) -> bool:
     return True
 
 
-def all_names(folder: VocFolder) -> list[str]:
+def all_names(annotations: Path) -> list[str]:
     """The names of all images that have an annotation, those in folders of a split too, sorted."""
-    splits = [folder.annotations / name for names in LISTS.values() for name in names]
-    return sorted(_names_in(folder.annotations) + [name for split in splits for name in _names_in(split, split.name)])
+    splits = [annotations / name for names in LISTS.values() for name in names]
+    return sorted(_names_in(annotations) + [name for split in splits for name in _names_in(split, split.name)])
 
 
 def _names_in(place: Path, before: str = "") -> list[str]:

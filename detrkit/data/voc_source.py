@@ -23,9 +23,9 @@ class VocSource(FileSource):
 
     Args:
         root: the folder with ``Annotations``, ``JPEGImages`` (or ``images``, or the images beside ``Annotations``) and,
-            where the set is split, ``ImageSets/Main/train.txt`` and ``val.txt``; a VOCdevkit with one such folder will
-            do. Or a folder with XML files beside their images, as labelImg writes them; or with ``train`` and
-            ``valid`` of these, as Roboflow does.
+            where the set is split, ``ImageSets/Main/train.txt`` and ``val.txt``, or folders of these names in both; a
+            VOCdevkit with one such folder will do. Or a folder with XML files beside their images, as labelImg writes
+            them; or with ``train`` and ``valid`` of these, as Roboflow does.
         labels, exif, val_share, split_seed, unreadable, repeat_threshold, size_pool, reduced_jpeg, augment: as for
             `coco`.
     """
@@ -43,7 +43,7 @@ class VocSource(FileSource):
     @cached_property
     def _categories(self) -> tuple[Category, ...]:
         names: set[str] = set()
-        for image in all_names(self.folder):
+        for image in all_names(self.folder.annotations):
             try:
                 names |= {name for name, _, _ in read_xml(self.folder.annotations / f"{image}.xml").objects}
             except DataError:
@@ -59,7 +59,7 @@ class VocSource(FileSource):
         return find_names(self.folder, split)
 
     def find_whole(self) -> Sequence[str] | None:
-        return all_names(self.folder)
+        return all_names(self.folder.annotations)
 
     def read(self, found: Sequence[str]) -> Annotations:
         return read_voc(self.folder, found, self._categories, exif=self.exif)

@@ -71,6 +71,15 @@ def roboflow_voc(splits, out):
         beside(out / "t" / name, out / name)
 
 
+def voc_of_two_trees(splits, out):
+    """A folder for each split among the annotations, and among the images."""
+    for split, dataset in splits.items():
+        write_voc({split: dataset}, out / "t" / split)
+        for folder, name in (("Annotations", "annotations"), ("JPEGImages", "images")):
+            (out / name).mkdir(exist_ok=True)
+            (out / "t" / split / folder).rename(out / name / split)
+
+
 def beside(voc: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for folder in ("Annotations", "JPEGImages"):
@@ -115,5 +124,13 @@ def plain_voc(splits, out):
 
 
 Export = Callable[[dict[str, Dataset], Path], Any]
-SPLIT: list[Export] = [cvat_coco, fiftyone_coco, cvat_darknet, roboflow_darknet, classes_and_splits, roboflow_voc]
+SPLIT: list[Export] = [
+    cvat_coco,
+    fiftyone_coco,
+    cvat_darknet,
+    roboflow_darknet,
+    classes_and_splits,
+    roboflow_voc,
+    voc_of_two_trees,
+]
 WHOLE: list[Export] = [cvat_coco_default, label_studio_yolo, labelimg_yolo, labelimg_voc, plain_voc]
