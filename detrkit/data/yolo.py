@@ -181,9 +181,10 @@ def _entry(file: Path, base: Path, split: str, said: str) -> Path:
     """A folder or list of a split. Roboflow writes ../train/images where ./train/images is meant."""
     parts = Path(said.replace("\\", "/")).parts
     plain = Path(*[part for part in parts if part not in ("..", ".", "/")])
-    for candidate in (base / said, base / Path(*parts), base / plain, file.parent / said, file.parent / plain):
-        if candidate.exists():
-            return _plain(candidate)
+    near = (base / said, base / Path(*parts), base / plain, file.parent / said, file.parent / plain)
+    found = next((path for path in near if path.exists()), None) or without_its_start(base, str(plain), least=2)
+    if found:
+        return _plain(found)
     raise DataError(f"{file}: {split}: there is no {said} below {base}")
 
 

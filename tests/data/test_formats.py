@@ -118,6 +118,19 @@ def test_what_tools_export_without_splits_is_divided(small_set, tmp_path, export
         _ = type(found.inner)(root=str(tmp_path / "other"), augment=part(NoAugment)).val
 
 
+def test_a_yaml_s_places_of_another_machine_are_looked_for_below_its_folder(small_set, tmp_path):
+    source = coco(small_set)
+    splits = {"train": source.train, "val": source.val}
+    WRITERS["yolo"](splits, tmp_path / "other")
+    said = tmp_path / "other" / "data.yaml"
+    said.write_text(
+        said.read_text().replace(": images/", ": /content/set/images/").replace("path: .", "path: /content")
+    )
+    assert "/content/set/images/val" in said.read_text()
+    for split, dataset in splits.items():
+        same(truth(dataset), truth(getattr(auto(tmp_path / "other"), split)))
+
+
 def test_a_set_in_a_folder_called_train_is_that_folder_alone(small_set, tmp_path):
     source = coco(small_set)
     tool_exports.labelimg_yolo({"train": source.train, "val": source.val}, tmp_path / "train")
