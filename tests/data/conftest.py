@@ -78,3 +78,31 @@ def read(path, images=(), annotations=(), categories=tuple(CATEGORIES)):
     file = path / "a.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return read_coco(file, path)
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """A COCO set of six images in each split, of other names, sizes and objects."""
+    rng = np.random.default_rng(3)
+    root = tmp_path / "set"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        images, boxes = [], []
+        for number in range(1, 7):
+            height, width = 30 + 3 * number, 50 + number
+            name = f"{split}_{number}.png"
+            Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(root / split / name)
+            images.append(image_entry(10 * number, name=name, height=height, width=width))
+            for _ in range(number - 1):
+                box = [
+                    float(v) for v in (rng.uniform(0, 30), rng.uniform(0, 20), rng.uniform(2, 12), rng.uniform(2, 12))
+                ]
+                boxes.append(box_entry(len(boxes) + 1, 10 * number, box, category=int(rng.choice([3, 7]))))
+        content = {
+            "images": images,
+            "annotations": boxes,
+            "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        }
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root

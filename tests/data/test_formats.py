@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,71 +10,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from detrkit.data.auto_source import AutoSource
 from detrkit.data.building import RecordsBuilder, Truth
-from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError
 
-from . import tool_exports
-from .conftest import box_entry, coco, image_entry, part
+from .conftest import coco, image_entry
 from .formats import WRITERS, write_voc, write_whole
+from .same_set import auto, same, truth
 
 SPLIT = [form for form in WRITERS if form != "whole"]
-
-
-def auto(root, **options):
-    return AutoSource(root=str(root), augment=part(NoAugment), **options)
-
-
-def truth(dataset):
-    """Image name -> (class, box in shares of the image, ignored) in the files' order, whatever ids the format has."""
-    names = {category.id: category.name for category in dataset.real_categories}
-    records, found = dataset.records, {}
-    for index in range(len(dataset)):
-        rows = records.of_image(index)
-        height, width = records.sizes[index].tolist()
-        shares = records.boxes[rows] / [width, height, width, height]
-        labels = [names[number] for number in records.category_ids[rows].tolist()]
-        found[Path(str(records.file_names[index])).name] = list(
-            zip(labels, shares.tolist(), records.crowd[rows].tolist(), strict=True)
-        )
-    return found
-
-
-def same(first, second, limit=1e-6):
-    assert first.keys() == second.keys()
-    for name, objects in first.items():
-        assert [(o[0], o[2]) for o in objects] == [(o[0], o[2]) for o in second[name]], name
-        ours, theirs = (np.array([o[1] for o in each]).reshape(-1, 4) for each in (objects, second[name]))
-        assert np.abs(ours - theirs).max(initial=0) <= limit, name
-
-
-@pytest.fixture
-def small_set(tmp_path):
-    """A COCO set of six images in each split, of other names, sizes and objects."""
-    rng = np.random.default_rng(3)
-    root = tmp_path / "set"
-    for split in ("train", "val"):
-        (root / split).mkdir(parents=True)
-        images, boxes = [], []
-        for number in range(1, 7):
-            height, width = 30 + 3 * number, 50 + number
-            name = f"{split}_{number}.png"
-            Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(root / split / name)
-            images.append(image_entry(10 * number, name=name, height=height, width=width))
-            for _ in range(number - 1):
-                box = [
-                    float(v) for v in (rng.uniform(0, 30), rng.uniform(0, 20), rng.uniform(2, 12), rng.uniform(2, 12))
-                ]
-                boxes.append(box_entry(len(boxes) + 1, 10 * number, box, category=int(rng.choice([3, 7]))))
-        content = {
-            "images": images,
-            "annotations": boxes,
-            "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
-        }
-        (root / "annotations").mkdir(exist_ok=True)
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return root
 
 
 @pytest.mark.parametrize("form", SPLIT)
@@ -92,71 +34,6 @@ def test_the_same_set_comes_out_of_every_format(small_set, tmp_path, form):
     assert np.array_equal(np.asarray(image), np.asarray(ours[0]))
     assert sorted(labels.tolist()) == sorted(ours[2].tolist())
     assert len(boxes) == 3
-
-
-@pytest.mark.parametrize("export", tool_exports.SPLIT)
-def test_what_tools_export_is_read_with_its_splits(small_set, tmp_path, export):
-    source = coco(small_set)
-    splits = {"train": source.train, "val": source.val}
-    export(splits, tmp_path / "other")
-    found = auto(tmp_path / "other")
-    for split, dataset in splits.items():
-        same(truth(dataset), truth(getattr(found, split)))
-        assert getattr(found, split).missing_files == []
-    assert [category.name for category in found.categories] == ["cat", "dog"]
-    assert found.describe()
-
-
-@pytest.mark.parametrize("export", tool_exports.WHOLE)
-def test_what_tools_export_without_splits_is_divided(small_set, tmp_path, export):
-    source = coco(small_set)
-    export({"train": source.train, "val": source.val}, tmp_path / "other")
-    found = auto(tmp_path / "other")
-    same({**truth(source.train), **truth(source.val)}, {**truth(found.train), **truth(found.val)})
-    assert (len(found.val), found.train.missing_files, found.val.missing_files) == (2, [], [])
-    with pytest.raises(DataError, match=r"data\.val_share=0\.2"):
-        _ = type(found.inner)(root=str(tmp_path / "other"), augment=part(NoAugment)).val
-
-
-def test_a_yaml_s_places_of_another_machine_are_looked_for_below_its_folder(small_set, tmp_path):
-    source = coco(small_set)
-    splits = {"train": source.train, "val": source.val}
-    WRITERS["yolo"](splits, tmp_path / "other")
-    said = tmp_path / "other" / "data.yaml"
-    said.write_text(
-        said.read_text().replace(": images/", ": /content/set/images/").replace("path: .", "path: /content")
-    )
-    assert "/content/set/images/val" in said.read_text()
-    for split, dataset in splits.items():
-        same(truth(dataset), truth(getattr(auto(tmp_path / "other"), split)))
-
-
-def test_a_set_in_a_folder_called_train_is_that_folder_alone(small_set, tmp_path):
-    source = coco(small_set)
-    tool_exports.labelimg_yolo({"train": source.train, "val": source.val}, tmp_path / "train")
-    shutil.copytree(small_set / "val", tmp_path / "val")  # beside it, and another set's
-    found = auto(tmp_path / "train")
-    same({**truth(source.train), **truth(source.val)}, {**truth(found.train), **truth(found.val)})
-
-
-def test_what_describes_a_set_without_a_yaml_is_named_where_it_is_wrong(small_set, tmp_path):
-    source = coco(small_set)
-    root = tmp_path / "other"
-    tool_exports.cvat_darknet({"train": source.train, "val": source.val}, root)
-    said = root / "obj.data"
-    said.write_text(said.read_text().replace("valid.txt", "gone.txt"))
-    with pytest.raises(DataError, match=r"obj\.data: val: there is no data/gone\.txt below"):
-        _ = auto(root).train
-    said.write_text("classes = 2\nnames =\ntrain = train.txt\n")
-    with pytest.raises(DataError, match=r"obj\.data: names: there is no such entry below"):
-        _ = auto(root).train
-    said.write_bytes(b"\xff\x00names")  # another program's
-    assert set(truth(auto(root).train)) | set(truth(auto(root).val)) == set(truth(source.train)) | set(
-        truth(source.val)
-    )
-    (root / "obj.names").write_text("\n")
-    with pytest.raises(DataError, match=r"obj\.names: names no class"):
-        _ = auto(root).train
 
 
 @pytest.mark.parametrize("name", ["bccd", "aerial_cars"])
