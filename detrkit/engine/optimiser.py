@@ -179,8 +179,20 @@ def restore_optimiser(
             shape = torch.Size() if key == "step" else parameter.shape
             if value.shape != shape:
                 raise CheckpointError(f"{origin}: {key} of {name} is {list(value.shape)}, should be {list(shape)}")
-    own = {place: {key: value.clone() for key, value in kept.items()} for place, kept in moments.items()}
+    own = {place: _laid_out(kept, parameters[place][1]) for place, kept in moments.items()}
     optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _laid_out(kept: Mapping[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
+    """A copy of a parameter's moments, with its own strides.
+
+    With others PyTorch 2.14's fused kernel for a CPU gives each number the moments of another one, for it takes them in
+    the order of memory; that for CUDA refuses.
+    """
+    return {
+        key: value.clone() if key == "step" else value.new_empty_strided(value.shape, parameter.stride()).copy_(value)
+        for key, value in kept.items()
+    }
 
 
 def _rules(detector: nn.Module, options: TrainOptions) -> dict[str, tuple[ParameterRule, set[str]]]:

@@ -1,12 +1,15 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from detrkit.engine.distributed import Processes
+from detrkit.engine.optimiser import build_optimiser, restore_optimiser
+from detrkit.engine.options import TrainOptions
 from detrkit.engine.train import _say_where
 from detrkit.errors import CheckpointError, DataError
 from detrkit.runs.checkpoint import read_state, read_weights
@@ -108,6 +111,29 @@ def test_a_resumed_run_keeps_its_momentum(tmp_path):
     assert resumed.at.step == 7
     assert resumed.fit().finished
     assert same(resumed.detector.state_dict(), whole.detector.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_moments_take_the_strides_of_their_parameter(kind):
+    """As where a detector has gone over to channels-last since; their numbers belong to the same weights."""
+    before, now = (torch.nn.Conv2d(4, 3, 3, bias=False) for _ in range(2))
+    now.load_state_dict(before.state_dict())
+    now.to(memory_format=torch.channels_last)
+    options = TrainOptions(optimizer=kind, learning_rate=0.1)
+    first, second = (build_optimiser(module, options) for module in (before, now))
+
+    def step(*trained):
+        grad = torch.randn(3, 4, 3, 3)
+        for module, optimiser in trained:
+            module.weight.grad = torch.empty_like(module.weight).copy_(grad)
+            optimiser.step()
+
+    step((before, first))
+    now.load_state_dict(before.state_dict())
+    names = [group["names"] for group in first.param_groups]
+    restore_optimiser(second, names, first.state_dict()["state"], Path("last"))
+    step((before, first), (now, second))
+    assert torch.allclose(before.weight, now.weight, rtol=1e-6, atol=1e-7)
 
 
 def test_killed_in_evaluation(tmp_path):
