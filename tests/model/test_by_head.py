@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from detrkit import onednn
-from detrkit.attention import by_head
+from detrkit.attention import by_head, written_out
 from detrkit.attention.summed import fused_attention
 from detrkit.attention.term_sum import TermAttention
 from detrkit.dropout import draw
@@ -155,6 +155,21 @@ def test_dropout_leaves_weights_out_forward_and_backward(padded):
     for ours, twin in zip(found, expected, strict=True):
         # The share that is kept is 0.7 to a part in 2^16.
         assert torch.allclose(ours.double(), twin, rtol=2e-5, atol=2e-5 * twin.abs().max().item())
+
+
+@pytest.mark.parametrize("scale", [1.0, 500.0])
+def test_dropout_written_out_has_the_gradients_of_its_formula(scale):
+    """With logits so far apart, too, that weights are 0 of themselves."""
+    torch.manual_seed(0)
+    rows = [torch.randn(1, 2, size, 3, dtype=torch.float64, requires_grad=True) for size in (3, 4, 4)]
+
+    def mixed(*rows):
+        torch.manual_seed(1)
+        return written_out.attend_written_out(*rows, None, scale, 0.3)
+
+    assert (scale > 1) == bool(((rows[0] * scale) @ rows[1].mT).softmax(-1).eq(0).any())
+    assert torch.autograd.gradcheck(mixed, rows)
+    assert torch.autograd.gradgradcheck(mixed, rows)
 
 
 @pytest.mark.usefixtures("faster")

@@ -28,6 +28,16 @@ def test_the_gradient_passes_what_was_kept():
     assert torch.equal(x.grad, torch.where(out == 0, 0.0, 1 / torch.tensor(0.75)))
 
 
+def test_it_has_second_derivatives():
+    x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+
+    def dropped(x):
+        torch.manual_seed(0)
+        return Dropout(0.25)(x) ** 2
+
+    assert torch.autograd.gradgradcheck(dropped, x)
+
+
 def test_the_seed_says_what_is_kept():
     x, module = torch.ones(5, 5, 5), Dropout(0.5)
     outs = []
