@@ -13,7 +13,7 @@ from pathlib import Path
 
 from detrkit.evaluation.coco_stats import coco_stats
 from detrkit.evaluation.evaluate import evaluate
-from detrkit.runs.checkpoint import load_run
+from detrkit.trained import open_trained
 
 MOVES = 10
 
@@ -29,10 +29,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     print(f"{'run':<50}{'AP50 %':>10}   by chance, {MOVES} times: mean, most")
     for run in parser.parse_args().runs:
-        recipe, detector, _ = load_run(run, "last")
-        source = recipe.section("data")()
-        found = evaluate(detector, source, batch_size=recipe.section("evaluate").batch_size, device="cpu", workers=0)
-        truth = source.val.ground_truth()
+        trained = open_trained(str(run), (), which="last")
+        size = trained.recipe.section("evaluate").batch_size
+        found = evaluate(trained.detector, trained.source, batch_size=size, device="cpu", workers=0)
+        truth = trained.source.val.ground_truth()
         ids = sorted(truth.getImgIds())
         chance = [100 * coco_stats(truth, moved(found.detections, ids, by)).stats["AP50"] for by in range(1, MOVES + 1)]
         own = 100 * found.stats["AP50"]

@@ -58,9 +58,16 @@ def replaced_file(path: Path) -> Iterator[Path]:
     with naming(path):
         try:
             yield temporary
+            bring_to_disk(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def bring_to_disk(path: Path) -> None:
+    """Wait until a file's content would outlast a power cut, as it must before it takes another's place."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 class _Patient(io.BufferedWriter):

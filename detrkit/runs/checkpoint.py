@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from detrkit.errors import CheckpointError
 from detrkit.reading import not_finite
 from detrkit.wording import first_of
-from detrkit.writing import naming, patient_file
+from detrkit.writing import bring_to_disk, naming, patient_file
 
 if TYPE_CHECKING:
     from detrkit.data import Category
@@ -47,8 +47,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         with naming(folder):
             yield temporary
         for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+            bring_to_disk(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -237,7 +236,8 @@ def build_trained(recipe: Recipe, weights: Mapping[str, Tensor], origin: Path) -
     """
     from detrkit.detector import build_detector
 
-    detector = build_detector(recipe, pretrained=False)
+    with torch.random.fork_rng(devices=[]):  # weights drawn only to be replaced are to change no other draw
+        detector = build_detector(recipe, pretrained=False)
     exempt = set(not_finite(detector.state_dict()))  # a part may keep a mask of -inf
     load_exactly(detector, weights, origin)
     if faults := [name for name in not_finite(detector.state_dict()) if name not in exempt]:
@@ -246,34 +246,6 @@ def build_trained(recipe: Recipe, weights: Mapping[str, Tensor], origin: Path) -
             "that detrkit trained keeps finite weights only, so the file was damaged or made elsewhere"
         )
     return detector.eval()
-
-
-def load_run(
-    run_dir: Path | str, which: str = "best", *, trust: bool = False
-) -> tuple[Recipe, nn.Module, tuple[Category, ...]]:
-    """The recipe, the trained detector and its categories from a run's folder.
-
-    Args:
-        run_dir: a run's folder, or one of the checkpoint folders in it (then `which` does not matter)
-        which: "best" (highest AP; the last one if none was evaluated yet) or "last"
-        trust: see `load_recipe`
-
-    Returns:
-        the recipe; the detector on the CPU in evaluation mode, with the moving average's weights if the run
-        keeps one; the categories, label i being categories[i]
-
-    Raises:
-        CheckpointError: no run or no checkpoint there, one that does not fit, or weights that are not finite
-    """
-    from detrkit.runs.recipes import trained_recipe
-    from detrkit.runs.run_folder import RunFolder
-
-    run, folder = locate(Path(run_dir), which)
-    path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
-    weights, metadata = read_weights(path)
-    recipe, _ = trained_recipe(run, path, metadata, trust=trust)
-    detector = build_trained(recipe, weights, path)
-    return recipe, detector, read_categories(run / RunFolder.CATEGORIES, metadata)
 
 
 def locate(path: Path, which: str = "best") -> tuple[Path, Path]:

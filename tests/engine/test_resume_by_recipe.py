@@ -12,7 +12,7 @@ from detrkit.engine.train import train
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import CheckpointError, UserError
 from detrkit.recipe import load_recipe, registry
-from detrkit.runs.checkpoint import load_run, read_state, read_weights
+from detrkit.runs.checkpoint import read_state, read_weights
 from detrkit.runs.history import read_metrics
 from detrkit.runs.lock import locked
 from detrkit.trained import open_trained
@@ -74,19 +74,19 @@ def test_a_refused_resume_leaves_the_run_as_it_was(whole, change, said):
         train(other, folder, resume=True)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {path for path in before | after if before.get(path) != after.get(path)} <= set(folder.rglob("events.*"))
-    load_run(folder)
+    open_trained(str(folder), ())
 
 
 def test_a_resume_says_what_changes_and_each_checkpoint_keeps_its_recipe(copy):
     changed = load_recipe(copy / "recipe.toml", ["train.epochs=3", "losses.box.weight=1.0", "evaluate.pictures=0"])
-    best = load_run(copy, "best")[0]
+    best = open_trained(str(copy), (), which="best").recipe
     train(changed, copy, resume=True)
     log = (copy / "log.txt").read_text()
     assert "from here on train.epochs: 2, now 3\n" in log
     assert "from here on losses.box.weight: 5.0, now 1.0\n" in log
-    assert load_run(copy, "last")[0].get("train.epochs") == 3
+    assert open_trained(str(copy), (), which="last").recipe.get("train.epochs") == 3
     if read_state(copy / "best")["position"]["step"] < 9:
-        assert load_run(copy, "best")[0].values == best.values
+        assert open_trained(str(copy), (), which="best").recipe.values == best.values
 
 
 def test_a_resume_names_the_values_that_group_parameters_otherwise(copy):
@@ -121,10 +121,10 @@ def test_a_resume_says_that_the_code_of_a_part_has_changed(recipe, tmp_path, mon
 
 def test_a_recipe_that_was_edited_in_a_run_does_not_speak_for_its_weights(copy):
     recipe = copy / "recipe.toml"
-    said = load_run(copy)[0].get("geometry.movement")
+    said = open_trained(str(copy), ()).recipe.get("geometry.movement")
     recipe.write_text(recipe.read_text().replace(f'movement = "{said}"', 'movement = "free"'))
     assert load_recipe(recipe).get("geometry.movement") == "free"
-    assert load_run(copy)[0].get("geometry.movement") == said
+    assert open_trained(str(copy), ()).recipe.get("geometry.movement") == said
     trained = open_trained(str(copy), [])
     assert trained.recipe.get("geometry.movement") == said
     assert f'geometry.movement: "{said}", now "free"' in trained.notes[0]

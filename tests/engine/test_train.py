@@ -14,7 +14,8 @@ from detrkit.engine.train import train
 from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.losses.base import Loss
 from detrkit.recipe import load_recipe, registry
-from detrkit.runs.checkpoint import load_run, read_weights
+from detrkit.runs.checkpoint import read_weights
+from detrkit.trained import open_trained
 from tests.engine.small_runs import SMALL, run
 
 
@@ -112,17 +113,20 @@ def test_a_run_is_a_folder(whole):
     assert "effective batch 4 = 1 process x 4 images in 2 pieces" in (folder / "log.txt").read_text()
 
 
-def test_load_run(whole):
+def test_a_run_is_opened(whole):
     folder, _ = whole
-    recipe, detector, categories = load_run(folder, "last")
+    state = torch.get_rng_state()
+    trained = open_trained(str(folder), (), which="last")
+    assert torch.equal(torch.get_rng_state(), state)
+    detector = trained.detector
     assert not detector.training
-    assert [category.name for category in categories] == ["circle", "bar"]
-    assert recipe.get("detector.classes") == 2
+    assert [category.name for category in trained.categories] == ["circle", "bar"]
+    assert trained.recipe.get("detector.classes") == 2
     average, metadata = read_weights(folder / "last" / "ema.safetensors")
     assert all(torch.equal(tensor, average[name]) for name, tensor in detector.state_dict().items())
     assert json.loads(metadata["categories"]) == [{"id": 1, "name": "circle"}, {"id": 2, "name": "bar"}]
     assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
-    assert load_run(folder / "last")[0].values == recipe.values
+    assert open_trained(str(folder / "last"), ()).recipe.values == trained.recipe.values
 
 
 def test_start_from_another_class_count(whole, tmp_path):
@@ -134,9 +138,9 @@ def test_start_from_another_class_count(whole, tmp_path):
     log = (tmp_path / "x" / "log.txt").read_text()
     assert "(class count: 2 rows in the file, 3 here)" in log
     assert log.count("left fresh") == len([n for n in log.splitlines() if "class count" in n])
-    recipe, detector, _ = load_run(tmp_path / "x")
-    assert recipe.get("detector.classes") == 3
-    assert sum(p.numel() for p in detector.parameters()) > 0
+    trained = open_trained(str(tmp_path / "x"), ())
+    assert trained.recipe.get("detector.classes") == 3
+    assert trained.detector.decoder.head.classes[0].last.out_features == 3
 
 
 def test_start_from_another_number_of_queries(whole, tmp_path):

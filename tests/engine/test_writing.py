@@ -28,6 +28,14 @@ def test_a_file_is_replaced_whole_and_its_folders_are_made(tmp_path):
     assert [one.name for one in path.parent.iterdir()] == ["note.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_takes_another_s_place(tmp_path, monkeypatch):
+    path, on_disk = tmp_path / "file", []
+    write_text(path, "old")
+    monkeypatch.setattr(os, "fsync", lambda number: on_disk.append((os.fstat(number).st_size, path.read_text())))
+    write_text(path, "and new")
+    assert on_disk == [(len("and new\n"), "old\n")]
+
+
 def test_after_an_error_the_old_file_stands_alone(tmp_path):
     path = tmp_path / "note.txt"
     path.write_text("old")

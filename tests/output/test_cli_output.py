@@ -16,7 +16,7 @@ import detrkit
 from detrkit.cli.app import app
 from detrkit.data import Category
 from detrkit.errors import CheckpointError, UserError
-from detrkit.runs.checkpoint import format_categories, load_run, read_weights, save_weights, write_checkpoint
+from detrkit.runs.checkpoint import format_categories, read_weights, save_weights, write_checkpoint
 from detrkit.zoo import Conversion, Fitted
 from detrkit.zoo.classes import count_classes
 
@@ -90,7 +90,7 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path, value):
         with pytest.raises(CheckpointError, match=f"weights.safetensors holds numbers that are not finite, in {name}"):
             call(*arguments)
     with pytest.raises(CheckpointError, match="not finite"):
-        load_run(bad)
+        detrkit.load(bad)
 
 
 def write_coco(folder, split, categories):

@@ -11,7 +11,7 @@ from detrkit.cli.app import app
 from detrkit.engine.train import train
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe, load_run_recipe
-from detrkit.runs.checkpoint import load_run, read_weights, save_weights
+from detrkit.runs.checkpoint import read_weights, save_weights
 from detrkit.runs.history import read_run
 from tests.hunts.small_run import SMALL_RUN
 
@@ -87,7 +87,7 @@ def test_every_verb_refuses_what_came_along_with_a_run(theirs, ran, tmp_path):
         result = verb(*arguments)
         assert REFUSED in str(result.exception), arguments
         assert str(theirs / "evil_part.py") in str(result.exception)
-    for call in (detrkit.load, load_recipe, load_run, read_run):
+    for call in (detrkit.load, load_recipe, read_run):
         with pytest.raises(UserError, match=REFUSED):
             call(theirs)
     assert ran() == []
@@ -96,7 +96,7 @@ def test_every_verb_refuses_what_came_along_with_a_run(theirs, ran, tmp_path):
 def test_the_recipe_in_the_weights_is_no_way_around(theirs, plain, ran):
     (theirs / "recipe.toml").write_bytes((plain / "recipe.toml").read_bytes())
     with pytest.raises(UserError, match=r"evil_part.py \(.*safetensors \(the one inside\):1\)"):
-        load_run(theirs)
+        detrkit.load(theirs)
     (theirs / "recipe.toml").write_text("")  # the resume then reads the weights' own
     assert REFUSED in str(verb("train", "--resume", theirs).exception)
     assert ran() == []
@@ -106,14 +106,14 @@ def test_what_is_trusted_is_run_and_remembered_at_its_place(theirs, ran, tmp_pat
     result = verb("evaluate", theirs, "--trust")
     assert result.exit_code == 0, result.exception
     assert ran() == ["evil_part"]
-    load_run(theirs)
+    detrkit.load(theirs)
     copied = shutil.copytree(theirs, tmp_path / "copied")
     with pytest.raises(UserError, match=REFUSED):
-        load_run(copied)
-    load_run(copied, trust=True)
+        detrkit.load(copied)
+    detrkit.load(copied, trust=True)
     (theirs / "evil_part.py").write_text("1 / 0")
     with pytest.raises(UserError, match="has changed since it was last trusted here"):
-        load_run(theirs)
+        detrkit.load(theirs)
 
 
 def test_a_run_made_here_goes_on_as_before(part, ran, tmp_path):
@@ -121,7 +121,7 @@ def test_a_run_made_here_goes_on_as_before(part, ran, tmp_path):
     (tmp_path / "mine" / "mine.toml").write_text('extends = "quickstart"\nimports = ["own_part.py"]\n')
     train(load_recipe(tmp_path / "mine" / "mine.toml", [*SMALL_RUN, "train.epochs=1"]), tmp_path / "run")
     assert ran() == ["own_part"]
-    assert load_run(tmp_path / "run")[0].values["imports"] == [str(own)]
+    assert detrkit.load(tmp_path / "run").recipe.values["imports"] == [str(own)]
     assert verb("train", "--resume", tmp_path / "run", "train.epochs=2").exit_code == 0
     assert verb("evaluate", tmp_path / "run").exit_code == 0
     copied = shutil.copytree(tmp_path / "run", tmp_path / "copied")
