@@ -47,6 +47,7 @@ def test_a_ratio_is_taken_round_by_round():
     ratio = Ratio.of([3.0 * s for s in slow_rounds], [2.0 * s for s in slow_rounds])
     assert (ratio.low, ratio.middle, ratio.high) == (1.5, 1.5, 1.5)
     assert Ratio.of([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5) == Ratio(3.0, 2.0, 4.0)
+    assert Ratio.of([3.0], [2.0]) == Ratio(1.5, 1.5, 1.5)
 
 
 def test_laps_of_one_part_add_up(monkeypatch):
