@@ -60,6 +60,8 @@ def test_find_images(folder):
     assert [below.as_posix() for _, below in again] == ["c.JPG", "b.png", "a broken one.jpg", "d.jpg"]
     apart = find_images([folder], leave_out=folder / "more")
     assert [below.as_posix() for _, below in apart] == ["a broken one.jpg", "b.png", "d.jpg"]
+    around = find_images([folder], leave_out=folder.parent)  # drawings go beside the folder: `--out .`
+    assert around == found
 
 
 class LikesLarge(Brightness):
