@@ -73,6 +73,12 @@ def test_a_run_without_a_title(tmp_path):
     assert "pictures and index.html written" in call("show", run, "val:1", "--threshold", 0)
 
 
+def test_a_page_may_be_asked_for_alone(sap, tmp_path):
+    assert "pictures on one page, written to" in call("show", sap, "val:3", "--out", tmp_path / "new" / "x.html")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.html"]
+    assert (tmp_path / "new" / "x.html").read_text().count("data:image/png;base64,") == 6
+
+
 def test_a_picture_that_cannot_be_drawn_is_named_and_the_others_are_there(sap, tmp_path, monkeypatch):
     def fail(*arguments):
         raise ValueError("no such font")
