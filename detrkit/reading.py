@@ -92,6 +92,20 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return found
 
 
+def unlike(given: Tensor, own: Tensor) -> str:
+    """What keeps a tensor of the right shape out of the place of another one, in words; "" if nothing does.
+
+    Bytes of quantised weights would become other numbers in silence, as complex ones would lose a part.
+    """
+    if given.is_meta:
+        return "has a shape and no values"
+    if given.layout is not torch.strided:
+        return f"is stored as {given.layout}, not as plain values"
+    if own.is_floating_point() and not given.is_floating_point():
+        return f"is of {given.dtype}, where floating point numbers belong: it was quantised, or is no weight"
+    return ""
+
+
 def _files_of(folder: Path) -> list[Path]:
     for name in FOLDER_FILES:
         if (folder / name).is_file():
