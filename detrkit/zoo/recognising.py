@@ -49,7 +49,7 @@ def family_of_config(config: Config) -> Family:
     """
     known = {family.model_type: family for family in _known() if family.model_type}
     said = config.get("model_type")
-    if said not in known:
+    if not isinstance(said, str) or said not in known:
         raise CheckpointError(
             f"config.json: model_type = {said!r} is no detector that detrkit has a recipe for; known are "
             f"{', '.join(sorted(known))}. Name a recipe to convert to, if there is one of that system"
