@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,10 +68,3 @@ def headline(name: str) -> str:
     """The same with a capital."""
     words = readable(name)
     return words[0].upper() + words[1:]
-
-
-def png_of(figure: Figure) -> bytes:
-    """The figure as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, facecolor="white")
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from detrkit.drawing.charts import literal
+from detrkit.drawing.charts import font_properties, literal
 from detrkit.show.look import Detection, Look
 from detrkit.show.panels import LAYER_COLOURS, draw_box, figure_for, show_image
 
@@ -84,7 +84,7 @@ def draw_cells(look: Look, kept: Sequence[Detection]) -> Figure:
         if cells is not None:
             share = np.abs(stations - stations[0]).max(0) / (x1 - x0, y1 - y0)
             title += f"\nmoved by {100 * share.max():.0f} % of its cell"
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontproperties=font_properties(title), fontsize=10)
     for axes in grid.flat[len(kept) :]:
         axes.remove()
     figure.legend(handles=_legend(len(path)), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
