@@ -45,7 +45,8 @@ def convert(
     something that it does not, a recipe is written beside the weights.
     """
     from detrkit.errors import UserError
-    from detrkit.reading import read_checkpoint, read_json
+    from detrkit.paths import with_home
+    from detrkit.reading import files_of, read_checkpoint, read_json
     from detrkit.recipe import load_recipe
     from detrkit.runs.checkpoint import format_categories, pixels_metadata, save_weights
     from detrkit.wording import in_a_line, typed
@@ -63,6 +64,8 @@ def convert(
     if output.suffix != ".safetensors":
         raise UserError(f"-o {output}: weights are written as .safetensors, so name a file with that ending")
     check_file(output, "-o")
+    if output.resolve() in {file.resolve() for file in files_of(with_home(checkpoint))}:
+        raise UserError(f"-o {output} is the checkpoint itself, which would be lost; choose another file")
     beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
     with warnings.catch_warnings(record=True) as told_of:
         warnings.simplefilter("always")

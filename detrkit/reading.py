@@ -51,9 +51,10 @@ def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Ten
             no weights where they were looked for
     """
     path = with_home(path)
-    if path.is_dir() or path.name.endswith(INDEX):
+    files = files_of(path)
+    if files != [path]:
         state: dict[str, Tensor] = {}
-        for piece in _files_of(path) if path.is_dir() else _pieces_of(path):
+        for piece in files:
             state |= read_checkpoint(piece, entry)
         return state
     if not path.is_file():
@@ -106,7 +107,14 @@ def unlike(given: Tensor, own: Tensor) -> str:
     return ""
 
 
-def _files_of(folder: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights: itself, or those of its folder or index. CheckpointError if none."""
+    if path.is_dir():
+        return _files_in(path)
+    return _pieces_of(path) if path.name.endswith(INDEX) else [path]
+
+
+def _files_in(folder: Path) -> list[Path]:
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return [folder / name]

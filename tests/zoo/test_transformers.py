@@ -482,6 +482,12 @@ def test_no_file_of_a_persons_own_is_written_over(tmp_path):
     with pytest.raises(UserError, match=r"w\.toml is where the recipe of these weights goes, and is a file already"):
         call("convert", tmp_path / "saved", "-o", tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
+    own = tmp_path / "saved" / "model.safetensors"
+    before = own.read_bytes()
+    for checkpoint in (tmp_path / "saved", own):
+        with pytest.raises(UserError, match=r"model\.safetensors is the checkpoint itself, which would be lost"):
+            call("convert", checkpoint, "-o", own)
+    assert own.read_bytes() == before
 
 
 def test_a_folder_that_tells_nothing_is_named(tmp_path):
