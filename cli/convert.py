@@ -54,6 +54,7 @@ def convert(
     from detrkit.zoo import fit, match
     from detrkit.zoo.classes import categories_of
     from detrkit.zoo.preprocessor import pixels_of
+    from detrkit.zoo.recognising import is_of_another_model
 
     from .console import open_console, print_notes
 
@@ -74,6 +75,10 @@ def convert(
     if recipe is None and config is None:
         raise UserError(f"name the recipe of the same system: there is no config.json in {beside} that tells it")
     named = None if recipe is None else load_recipe(recipe, changes, trust=trust)
+    remarks = [f"{note.message}; --entry takes them" for note in told_of]
+    if named is not None and config is not None and is_of_another_model(config, official, named):
+        remarks.append(f"{beside / 'config.json'} is of a {config['model_type']}, so it is not used")
+        config = preprocessor = None
     fitted = fit(official, named, config=config, preprocessor=preprocessor, overrides=changes)
     loaded, classes = fitted.recipe, fitted.recipe.get("detector.classes")
     found = match(official, loaded)
@@ -94,7 +99,7 @@ def convert(
         save_weights(found.state, temporary, metadata)
 
     console = open_console()
-    print_notes(console, [f"{note.message}; --entry takes them" for note in told_of])
+    print_notes(console, remarks)
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True)

@@ -57,6 +57,14 @@ def family_of_config(config: Config) -> Family:
     return known[said]
 
 
+def is_of_another_model(config: Config, official: Mapping[str, Tensor], recipe: Recipe) -> bool:
+    """Whether a configuration that lies beside an official code's checkpoint, which has none, says another system."""
+    families = families_of(recipe)
+    said = config.get("model_type")
+    of_this_system = said is None or said in [family.model_type for family in families if family.model_type]
+    return not of_this_system and not recognise(official, families).family.model_type
+
+
 def recognise(official: Mapping[str, Tensor], families: Sequence[Family]) -> Recognised:
     """Whose names a checkpoint has: the first family's, unless another one's mark is there.
 
