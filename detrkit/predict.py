@@ -96,7 +96,8 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
             raise UserError(f"{given}: there is no such file or folder")
     if not found:
         where = ", ".join(str(given) for given in inputs) or "nothing was named"
-        raise UserError(f"no images found ({where}); accepted in folders are {' '.join(SUFFIXES)}")
+        accepted = " ".join(SUFFIXES)
+        raise UserError(f"no images found ({where}); accepted in folders are {accepted}; a video is named by its file")
     return list(found.values())
 
 

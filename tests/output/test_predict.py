@@ -98,7 +98,7 @@ def test_folders_behind_links_are_looked_into_once(folder, tmp_path):
 
 def test_nothing_to_be_found(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match=r"no images found .*accepted in folders are \.jpg"):
+    with pytest.raises(UserError, match=r"no images found .*accepted in folders are \.jpg.*a video is named"):
         find_images([tmp_path])
     for address in ("https://example.com/a.jpg", "rtsp://10.0.0.1:554/live"):
         with pytest.raises(UserError, match=f"^{address}: images and videos are not fetched here"):
