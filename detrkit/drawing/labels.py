@@ -168,7 +168,7 @@ def _knows(font: ImageFont.FreeTypeFont, text: str) -> bool:
 
 @lru_cache(maxsize=32)
 def _usual_font(height: int) -> ImageFont.FreeTypeFont:
-    """matplotlib brings DejaVu Sans along; it is not imported for that, which takes 0.3 s."""
+    """matplotlib brings DejaVu Sans along; it is not imported for that, which takes time."""
     package = find_spec("matplotlib")
     for place in (package.submodule_search_locations or ()) if package else ():
         file = Path(place) / "mpl-data" / "fonts" / "ttf" / DEJAVU

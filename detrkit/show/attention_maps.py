@@ -93,7 +93,7 @@ def draw_gaussians(look: Look, query: int, layer: int, name: str) -> Figure:
     heads = len(maps)
     columns = min(4, heads)
     rows = math.ceil(heads / columns)
-    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.0, words=2.5)
+    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.0, words=2.8)
     point = record.reference.point[0, query].tolist()
     for head, axes in enumerate(grid.flat[:heads]):
         drawn = draw_heat(axes, look.image, maps[head].numpy(), top=1.0)

@@ -126,6 +126,7 @@ def test_mistakes_are_named(sap, arguments, message):
 @pytest.mark.parametrize("size", [(46, 100), (20, 100)])
 def test_of_a_high_image_no_title_is_cut_off_or_lies_over_another(size):
     recipe = detrkit.load_recipe("sap_detr_r50_50ep", [*SMALL, "queries.grid=[3, 4]"])
+    torch.manual_seed(3)  # a Gaussian's centre lies outside the image, which makes the longest title
     look = look_at(detrkit.build_detector(recipe).eval(), Image.new("RGB", size, "teal"), ["a", "b", "c"])
     kept, gaussian = look.detections[:8], "side_directed_gaussian"
     for figure in (
