@@ -45,7 +45,8 @@ def convert(
     something that it does not, a recipe is written beside the weights.
     """
     from detrkit.errors import UserError
-    from detrkit.reading import read_checkpoint, read_json
+    from detrkit.paths import with_home
+    from detrkit.reading import files_of, read_checkpoint, read_json
     from detrkit.recipe import load_recipe
     from detrkit.runs.checkpoint import format_categories, pixels_metadata, save_weights
     from detrkit.wording import in_a_line, typed
@@ -53,6 +54,7 @@ def convert(
     from detrkit.zoo import fit, match
     from detrkit.zoo.classes import categories_of
     from detrkit.zoo.preprocessor import pixels_of
+    from detrkit.zoo.recognising import is_of_another_model
 
     from .console import open_console, print_notes
 
@@ -63,6 +65,8 @@ def convert(
     if output.suffix != ".safetensors":
         raise UserError(f"-o {output}: weights are written as .safetensors, so name a file with that ending")
     check_file(output, "-o")
+    if output.resolve() in {file.resolve() for file in files_of(with_home(checkpoint))}:
+        raise UserError(f"-o {output} is the checkpoint itself, which would be lost; choose another file")
     beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
     with warnings.catch_warnings(record=True) as told_of:
         warnings.simplefilter("always")
@@ -71,6 +75,10 @@ def convert(
     if recipe is None and config is None:
         raise UserError(f"name the recipe of the same system: there is no config.json in {beside} that tells it")
     named = None if recipe is None else load_recipe(recipe, changes, trust=trust)
+    remarks = [f"{note.message}; --entry takes them" for note in told_of]
+    if named is not None and config is not None and is_of_another_model(config, official, named):
+        remarks.append(f"{beside / 'config.json'} is of a {config['model_type']}, so it is not used")
+        config = preprocessor = None
     fitted = fit(official, named, config=config, preprocessor=preprocessor, overrides=changes)
     loaded, classes = fitted.recipe, fitted.recipe.get("detector.classes")
     found = match(official, loaded)
@@ -91,7 +99,7 @@ def convert(
         save_weights(found.state, temporary, metadata)
 
     console = open_console()
-    print_notes(console, [f"{note.message}; --entry takes them" for note in told_of])
+    print_notes(console, remarks)
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True)

@@ -49,6 +49,7 @@ def export(
     from detrkit.export.writing import SUFFIXES, require_packages, write
     from detrkit.predict import find_images
     from detrkit.trained import open_trained
+    from detrkit.wording import counted
     from detrkit.writing import check_file
 
     from .console import Console
@@ -67,7 +68,8 @@ def export(
     console = Console(soft_wrap=True)
     began = perf_counter()
     write(form, card, out, kind)
-    size = out.stat().st_size / 1e6
+    files = [out, *([out.with_suffix(".bin")] if kind == "openvino" else [])]
+    size = sum(file.stat().st_size for file in files) / 1e6
     told = f"wrote {out} ({kind}, {size:.1f} MB, {perf_counter() - began:.0f} s): {', '.join(form.form.inputs)} to "
     console.print(told + ", ".join(card.outputs))
     if not images:
@@ -79,9 +81,10 @@ def export(
         transform=trained.source.augment.evaluate,
         tolerance=tolerance,
     )
+    told = f"scores differ by {found.scores:.1e}, boxes by {found.boxes:.1e} of the image; "
     console.print(
-        f"beside PyTorch on {len(images)} images, all detections as sets: scores differ by {found.scores:.1e}, "
-        f"boxes by {found.boxes:.1e} of the image; {found.unpaired} have no counterpart within {tolerance:g}",
+        f"beside PyTorch on {counted(len(images), 'image')}, all detections as sets: {told}"
+        f"{found.unpaired} have no counterpart within {tolerance:g}"
     )
     if not found.within(tolerance):
         console.print("the file does not compute what PyTorch does", style="red")

@@ -126,13 +126,14 @@ def drawings_of(images: list[tuple[Path, Path]], out: Path) -> dict[Path, Path]:
         UserError: a drawing would take the place of an input, or a folder cannot be written to.
     """
     from detrkit.errors import UserError
-    from detrkit.writing import check_folder
+    from detrkit.writing import check_folder, check_place
 
     paths, taken = drawing_paths([below for _, below in images], out), {path.resolve() for path, _ in images}
     if clash := next((path for path in paths if path.resolve() in taken), None):
         raise UserError(f"{clash} would be replaced by its own drawing; choose another folder with --out")
-    for folder in dict.fromkeys([out, *(path.parent for path in paths)]):
-        check_folder(folder, "--out")
+    check_folder(out, "--out")
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_place(folder, "--out")
     return dict(zip((path for path, _ in images), paths, strict=True))
 
 

@@ -26,7 +26,10 @@ def show(
     layer: Annotated[
         list[int] | None, typer.Option(help="Decoder layer of it, from 1; several allowed. The last by default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; RUN/shown/IMAGE by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the pictures, or a page alone, .html. RUN/shown/IMAGE by default."),
+    ] = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of the paths shown.")] = 0.3,
     which: Which = None,
     weights: Weights = None,
@@ -34,8 +37,8 @@ def show(
 ) -> None:
     """Draw reference points, query scores and the attention of chosen queries, layer by layer.
 
-    Writes PNG files and index.html, which holds them all with captions. A picture that cannot be drawn is named and
-    left out; the exit code is then 1.
+    Writes PNG files and index.html, which holds them all with captions, or, as --out FILE.html, the page alone. A
+    picture that cannot be drawn is named and left out; the exit code is then 1.
     """
     from detrkit.drawing.faults import Faults
     from detrkit.errors import UserError
@@ -43,12 +46,13 @@ def show(
     from detrkit.show.look import look_at
     from detrkit.show.page import picture_page
     from detrkit.trained import open_trained
-    from detrkit.writing import check_folder, write_bytes, write_text
+    from detrkit.writing import check_file, check_folder, write_bytes, write_text
 
     from .console import Console, print_notes, tracked
 
+    alone = out is not None and out.suffix.lower() in (".html", ".htm") and not out.is_dir()
     if out is not None:
-        check_folder(out, "--out")
+        (check_file if alone else check_folder)(out, "--out")
     trained = open_trained(run, (), which=which, weights=weights, trust=trust)
     picture, stem = _open_image(image, trained.source)
     if out is None:
@@ -72,12 +76,15 @@ def show(
     facts += faults
     rows = [[str(d.query), d.name, f"{d.score:.3f}"] for d in kept]
     page = picture_page(f"Inside the detector: {stem}", facts, ["query", "class", "score"], rows, pictures)
-    for made in pictures:
-        write_bytes(out / made.file, made.png)
-    write_text(out / "index.html", page)
+    if alone:
+        write_text(out, page)
+    else:
+        for made in pictures:
+            write_bytes(out / made.file, made.png)
+        write_text(out / "index.html", page)
     for fact in facts[1:]:
         console.print(fact, soft_wrap=True)
-    told = f"{len(pictures)} pictures and index.html written to {out}"
+    told = f"{len(pictures)} pictures {'on one page,' if alone else 'and index.html'} written to {out}"
     console.print(told, soft_wrap=True)
     if faults:
         raise typer.Exit(1)

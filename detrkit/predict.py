@@ -63,7 +63,8 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
     dot are passed over. A file is taken whatever its suffix, a video too.
 
     Args:
-        leave_out: a folder whose files are not meant, such as the one that results are written to
+        leave_out: a folder whose files are not meant where it lies in one that is named, such as the one that results
+            are written to
 
     Returns:
         for each image its path, and its path below the folder that was named (its name where the file was)
@@ -77,12 +78,13 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
         if given.is_file():
             found.setdefault(given.resolve(), (given, Path(given.name)))
         elif given.is_dir():
+            inside = apart if apart is not None and apart.is_relative_to(given.resolve()) else None
             for path in sorted(walk(given)):
                 below = path.relative_to(given)
                 hidden = any(part.startswith(".") for part in below.parts)
                 if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
                     continue
-                if apart is None or not path.resolve().is_relative_to(apart):
+                if inside is None or not path.resolve().is_relative_to(inside):
                     found.setdefault(path.resolve(), (path, below))
         elif address := re.match(
             r"([A-Za-z][\w+.-]+):/(.*)", str(given)
@@ -94,7 +96,8 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
             raise UserError(f"{given}: there is no such file or folder")
     if not found:
         where = ", ".join(str(given) for given in inputs) or "nothing was named"
-        raise UserError(f"no images found ({where}); accepted in folders are {' '.join(SUFFIXES)}")
+        accepted = " ".join(SUFFIXES)
+        raise UserError(f"no images found ({where}); accepted in folders are {accepted}; a video is named by its file")
     return list(found.values())
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,10 @@ def read_checkpoint(path: Path | str, entry: str | None = None) -> dict[str, Ten
             no weights where they were looked for
     """
     path = with_home(path)
-    if path.is_dir() or path.name.endswith(INDEX):
+    files = files_of(path)
+    if files != [path]:
         state: dict[str, Tensor] = {}
-        for piece in _files_of(path) if path.is_dir() else _pieces_of(path):
+        for piece in files:
             state |= read_checkpoint(piece, entry)
         return state
     if not path.is_file():
@@ -92,7 +93,28 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return found
 
 
-def _files_of(folder: Path) -> list[Path]:
+def unlike(given: Tensor, own: Tensor) -> str:
+    """What keeps a tensor of the right shape out of the place of another one, in words; "" if nothing does.
+
+    Bytes of quantised weights would become other numbers in silence, as complex ones would lose a part.
+    """
+    if given.is_meta:
+        return "has a shape and no values"
+    if given.layout is not torch.strided:
+        return f"is stored as {given.layout}, not as plain values"
+    if own.is_floating_point() and not given.is_floating_point():
+        return f"is of {given.dtype}, where floating point numbers belong: it was quantised, or is no weight"
+    return ""
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights: itself, or those of its folder or index. CheckpointError if none."""
+    if path.is_dir():
+        return _files_in(path)
+    return _pieces_of(path) if path.name.endswith(INDEX) else [path]
+
+
+def _files_in(folder: Path) -> list[Path]:
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return [folder / name]
@@ -165,11 +187,16 @@ def _weights(path: Path, content: Any, entry: str | None) -> Mapping[str, Tensor
     while isinstance(content, Mapping) and not _is_state(content):
         having = [name for name in ENTRIES if _has_weights(content.get(name))]
         having = having or [name for name in ENTRIES if isinstance(content.get(name), Mapping)][:1]
+        states = [name for name, value in content.items() if isinstance(value, Mapping) and _is_state(value)]
+        if not having and entry is not None and len(states) == 1:  # {"ema": {"shadow": {...}}}
+            having = states
         if not having:
+            hint = "; name the one that holds them (--entry, in Python entry)" if states else ""
             raise CheckpointError(
-                f"{path} has no weights where they usually are ({', '.join(ENTRIES)}); there are: {_listed(content)}"
+                f"{path} has no weights where they usually are ({', '.join(ENTRIES)}); "
+                f"there are: {_listed(content)}{hint}"
             )
-        if others := having[1:]:
+        if others := [*having[1:], *_with_the_same(content, having)]:
             told = f"{path}: the weights of its entry {having[0]} are taken, and there are others in {first_of(others)}"
             warnings.warn(told, stacklevel=3)
         content = content[having[0]]
@@ -187,12 +214,27 @@ def _has_weights(content: Any) -> bool:
     return nested or (isinstance(content, Mapping) and _is_state(content))
 
 
+def _with_the_same(content: Mapping, having: Collection[str]) -> list[str]:
+    """Entries that hold weights of the same names as the first of ``having``, under whatever name: averages of them."""
+    known = _names(content[next(iter(having))])
+    return [str(name) for name, value in content.items() if name not in having and known & _names(value)]
+
+
+def _names(content: Any, deep: int = 3) -> set[str]:
+    """The names of all tensors in entries, entries of entries and so on, without wrappers."""
+    if not isinstance(content, Mapping) or not deep:
+        return set()
+    own = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    inner = (_names(value, deep - 1) for value in content.values())
+    return set(_without_wrappers(own)).union(*inner)
+
+
 def _listed(content: Mapping) -> str:
     return first_of([str(name) for name in content], 12) or "none"
 
 
 def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = dict(state)
-    while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), None):
+    while state and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), None)):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state

@@ -21,6 +21,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
+def score(threshold: float) -> str:
+    """A threshold as it is typed: "0.50", and "0.005" where two digits would say another one."""
+    return f"{threshold:.2f}" if round(threshold, 2) == threshold else f"{threshold:.6g}"
+
+
 def short(minutes: float) -> str:
     """Minutes as a person says them: "125", "12", "3", and "0.14" of a short run."""
     return f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.2g}"

@@ -29,6 +29,8 @@ ADVICE = {
     "ENOTDIR": "There is a file in the way where a folder is needed",
     "EEXIST": "There is a file in the way where a folder is needed",
 }
+# Of what is written here; folders may have dots in their names otherwise.
+FILE_ENDINGS = (".html", ".htm", ".json", ".csv", ".md", ".tex", ".jpg", ".jpeg", ".png", ".mp4")
 
 
 def explain(error: OSError) -> str:
@@ -111,10 +113,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_folder(path: Path, option: str) -> None:
-    """Raise UserError if no files can be written into a folder of that name, which need not be there yet.
+    """Raise UserError if no files can be written into a folder that a person has named, which need not be there yet.
+
+    So it is where the name is a file's, as drawn.jpg or page.html: a single file is what is wanted then.
 
     option: what named it, for the message
     """
+    if path.suffix.lower() in FILE_ENDINGS and not path.exists():
+        raise UserError(f"{option} {path}: several files are written, into a folder, and this is the name of one file")
+    check_place(path, option)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise UserError if no files can be written into a folder, whatever it is called. option: as of `check_folder`."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{option} {path} is a file; it should be a folder, or not be there yet")
     _check_above(path / "a file", path, option)

@@ -68,6 +68,8 @@ def decode(
 def open_to_rgb(image: Image.Image) -> Image.Image:
     """An image that is open already as ``decode`` gives it; ``DataError`` where the file that it reads is broken."""
     try:
+        if not all(image.size):  # of a crop beside the image, say
+            raise DataError(f"{name_of(image)}: has no pixels, being {image.width} x {image.height}")
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Literal
 
+from detrkit.drawing.labels import font_of
 from detrkit.wording import in_a_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
+SIZE = 20  # any: fonts are told apart by their files
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles go on where they end.
@@ -27,6 +31,14 @@ def line_look(index: int) -> dict:
 def literal(name: str) -> str:
     """A name as matplotlib shows it: in one line, not too long, and with its dollars, which would begin a formula."""
     return in_a_line(name, 60).replace("$", r"\$")
+
+
+def font_properties(text: str) -> FontProperties | None:
+    """A font of the system for letters that matplotlib's own has not; None where none is needed, or there."""
+    from matplotlib.font_manager import FontProperties
+
+    usual, path = font_of(SIZE).path, font_of(SIZE, text).path
+    return FontProperties(fname=path) if isinstance(path, str) and path != usual else None
 
 
 def ink(theme: Theme) -> str:
@@ -59,8 +71,10 @@ def frame(axis: Axes, theme: Theme, *, x: str, y: str = "") -> None:
         spine.set_color(grid)
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG at 120 dots an inch."""
+def to_png(figure: Figure, dots: int = 120) -> bytes:
+    """The figure as a PNG at so many dots an inch; letters that no font has become boxes, without a warning."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, facecolor=figure.get_facecolor())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(buffer, format="png", dpi=dots, facecolor=figure.get_facecolor())
     return buffer.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,33 @@ Box = tuple[float, float, float, float]  # (x1, y1, x2, y2) in pixels of the pic
 Colour = tuple[int, int, int]
 
 INK: Colour = (25, 25, 25)
+DEJAVU = "DejaVuSans.ttf"
+# Of Linux, Windows and macOS, for letters that DejaVu Sans has not.
+OTHER_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "msyh.ttc",
+    "malgun.ttf",
+    "YuGothM.ttc",
+    "Nirmala.ttf",
+    "Nirmala.ttc",
+    "leelawui.ttf",
+    "seguisym.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "AppleSDGothicNeo.ttc",
+    "Kohinoor.ttc",
+    "Thonburi.ttc",
+    "Arial Unicode.ttf",
+    "NotoSansDevanagari-Regular.ttf",
+    "NotoSansThai-Regular.ttf",
+    "FreeSans.ttf",
+    "unifont.otf",
+)
+NO_LETTER = "\U0010ffff"
 
 
 def class_colour(label: int) -> Colour:
@@ -41,9 +69,9 @@ def write_names(
     if len(boxes) > 8:  # text much larger than most objects would hide them
         typical = float(np.median([math.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in boxes]))
         height = max(10, min(height, round(typical / 3)))
-    font = font_of(height)
     plates: list[Box] = []
     for text, label, box in zip(texts, labels, boxes, strict=True):
+        font = font_of(height, text)
         text = fitted(text, font, size[0] - 8)
         plate = _best_place(font, text, box, size, plates, boxes)
         plates.append(plate)
@@ -120,17 +148,44 @@ def _ink_on(colour: Colour) -> Colour:
     return INK if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else (255, 255, 255)
 
 
-@lru_cache(maxsize=32)
-def font_of(height: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: it knows Greek, Cyrillic and more beside Latin."""
-    import matplotlib
+def font_of(height: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """A font for a text: DejaVu Sans, which has Greek, Cyrillic and more beside Latin, or one of the system's.
 
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    if file.is_file():
-        return ImageFont.truetype(str(file), height)
-    font = ImageFont.load_default(height)
+    That is taken where it has letters that DejaVu Sans has not (Chinese, Korean, ...), and all of the text's.
+    """
+    usual = _usual_font(height)
+    if text.isascii() or _knows(usual, text):
+        return usual
+    there = (_system_font(name, height) for name in OTHER_FONTS)
+    return next((font for font in there if font is not None and _knows(font, text)), usual)
+
+
+def _knows(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether a font has all letters: it draws the same box for each that it has not."""
+    unknown = bytes(font.getmask(NO_LETTER))
+    return all(bytes(font.getmask(letter)) != unknown for letter in set(text) if not letter.isspace())
+
+
+@lru_cache(maxsize=32)
+def _usual_font(height: int) -> ImageFont.FreeTypeFont:
+    """matplotlib brings DejaVu Sans along; it is not imported for that, which takes time."""
+    package = find_spec("matplotlib")
+    for place in (package.submodule_search_locations or ()) if package else ():
+        file = Path(place) / "mpl-data" / "fonts" / "ttf" / DEJAVU
+        if file.is_file():
+            return ImageFont.truetype(str(file), height)
+    font = _system_font(DEJAVU, height) or ImageFont.load_default(height)
     assert isinstance(font, ImageFont.FreeTypeFont)  # where a size is given
     return font
+
+
+@lru_cache(maxsize=256)
+def _system_font(name: str, height: int) -> ImageFont.FreeTypeFont | None:
+    """The font of a file's name, which Pillow looks for where the system keeps fonts; None where it is not there."""
+    try:
+        return ImageFont.truetype(name, height)
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=512)

@@ -143,7 +143,7 @@ def _mark_point(draw: ImageDraw.ImageDraw, point: tuple[float, float], box: Box,
 
 
 def _with_caption(picture: Image.Image, text: str, height: int) -> Image.Image:
-    font = font_of(height)
+    font = font_of(height, text)
     strip = sum(font.getmetrics()) + 8
     result = Image.new("RGB", (picture.width, picture.height + strip), PAPER)
     result.paste(picture, (0, strip))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detrkit.backbones.base import Backbone
 from detrkit.errors import CheckpointError
 from detrkit.paths import with_home
-from detrkit.reading import not_finite
+from detrkit.reading import not_finite, unlike
 from detrkit.runs.checkpoint import (
     AVERAGE,
     WEIGHTS,
@@ -75,6 +75,8 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
     for name, tensor in own.items():
         if name not in weights:
             fresh.append(f"{name} (not in the file)")
+        elif weights[name].shape == tensor.shape and (other := unlike(weights[name], tensor)):
+            conflicts.append(f"{name} {other}")
         elif weights[name].shape == tensor.shape:
             fitting[name] = weights[name]
         elif _differs_in_classes(weights[name], tensor, old_classes, classes):

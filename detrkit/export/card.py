@@ -61,8 +61,8 @@ class Card:
         )
 
     def to_json(self) -> str:
-        """As it stands in a file."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """As it stands in a file: UTF-8, with what that has not, halves of letters in a class's name, as \\udcff."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode(errors="backslashreplace").decode()
 
     @classmethod
     def from_json(cls, text: str | None, path: Path) -> Card:

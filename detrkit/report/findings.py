@@ -64,8 +64,11 @@ def gather(
 
 
 def typed(best: float | None) -> float:
-    """A threshold that a person can type, the best or a little less; `FALLBACK` if there is none."""
-    return FALLBACK if best is None else math.floor(round(100 * best, 6)) / 100  # 100 * 0.29 is less than 29
+    """A threshold that a person can type, the best or a little less, to two digits; `FALLBACK` if there is none."""
+    if best is None:
+        return FALLBACK
+    scale = 100 if best >= 0.1 or best <= 0 else 10 ** (1 - math.floor(math.log10(best)))  # 0.0098, not 0.00
+    return math.floor(round(scale * best, 6)) / scale  # 100 * 0.29 is less than 29
 
 
 def _shown(

@@ -17,7 +17,7 @@ from detrkit.evaluation.at_threshold import Sweep, Tally
 from detrkit.evaluation.coco_stats import ClassResult, EvalResult
 from detrkit.evaluation.errors import AGAIN, BOTH, CLASS, MISSED, NOTHING, PLACE
 from detrkit.report.charts import draw_thresholds, draw_training
-from detrkit.wording import counted, percent
+from detrkit.wording import counted, percent, score
 
 MATRIX = 30  # classes of a confusion matrix at most: beyond them a list says more
 PAIRS = 30  # lines of that list at most
@@ -119,7 +119,7 @@ def _classes(found: Findings) -> str:
     columns += ["precision", "recall", "objects", "right", "wrong", "missed"]
     rows = [_class_row(row, found.by_class.get(row.category_id)) for row in found.result.per_class]
     table = html_table(columns, rows, texts=["class"])
-    notes = [f"From precision on: detections with a score of {found.threshold:.2f} or more, at IoU 0.5."]
+    notes = [f"From precision on: detections with a score of {score(found.threshold)} or more, at IoU 0.5."]
     return html_section("Classes", table, notes)
 
 
@@ -165,10 +165,10 @@ def _thresholds(found: Findings, faults: Faults) -> str:
     how = "as asked" if found.chosen else best
     tally = _sum(found.by_class.values())
     notes = [
-        f"At {found.threshold:.2f}, {how}: precision {_of_hundred(tally.precision)}, "
+        f"At {score(found.threshold)}, {how}: precision {_of_hundred(tally.precision)}, "
         f"recall {_of_hundred(tally.recall)}, F1 {_of_hundred(tally.f1)}, at IoU 0.5 over all classes. "
         f"What follows counts detections from this score on; use it with "
-        f"detrkit predict --threshold {found.threshold:.2f}."
+        f"detrkit predict --threshold {score(found.threshold)}."
     ]
     return html_section("Thresholds", chart, notes)
 
@@ -189,8 +189,8 @@ def _confusion(found: Findings) -> str:
         texts=["truth", "detected as"],
     )
     notes = [
-        f"Truths and detections from {found.threshold:.2f} on, paired by place alone: IoU from 0.5 on, the best first. "
-        "Nothing: detections without a truth. Shares are of the truths of a row's class."
+        f"Truths and detections from {score(found.threshold)} on, paired by place alone: IoU from 0.5 on, the best "
+        "first. Nothing: detections without a truth. Shares are of the truths of a row's class."
     ]
     if len(names) <= MATRIX:
         return html_section("Confusion", _matrix(table, truth, detected) + listed, notes)
@@ -224,7 +224,7 @@ def _images(title: str, shown: Sequence[Shown], threshold: float) -> str:
         told = f"{one.title}: {tally.right} right, {tally.wrong} wrong, {tally.missed} missed"
         picture = "<p>It could not be drawn.</p>" if one.jpeg is None else html_picture(one.jpeg, told, kind="jpeg")
         cards.append(f"<p>{escape(told)}</p>{picture}")
-    notes = [f"By F1 at a score of {threshold:.2f} and IoU 0.5. First the truth, dashed, then what was detected."]
+    notes = [f"By F1 at a score of {score(threshold)} and IoU 0.5. First the truth, dashed, then what was detected."]
     return html_section(title, "\n".join(cards), notes)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
-from detrkit.reading import not_finite
+from detrkit.reading import not_finite, unlike
 from detrkit.wording import first_of
 from detrkit.writing import bring_to_disk, naming, patient_file
 
@@ -218,10 +218,16 @@ def load_exactly(detector: nn.Module, weights: Mapping[str, Tensor], origin: Pat
         )
     faults = [f"{name} is missing in the file" for name in own if name not in weights]
     faults += [f"{name} is not part of the detector" for name in weights if name not in own]
+    both = [(name, weights[name], tensor) for name, tensor in own.items() if name in weights]
     faults += [
-        f"{name} is {list(weights[name].shape)} in the file, {list(tensor.shape)} in the detector"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
+        f"{name} is {list(given.shape)} in the file, {list(tensor.shape)} in the detector"
+        for name, given, tensor in both
+        if given.shape != tensor.shape
+    ]
+    faults += [
+        f"{name} {other}"
+        for name, given, tensor in both
+        if given.shape == tensor.shape and (other := unlike(given, tensor))
     ]
     if faults:
         shown = "\n  ".join(faults[:8] + ([f"... and {len(faults) - 8} more"] if len(faults) > 8 else []))

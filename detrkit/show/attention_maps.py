@@ -47,7 +47,7 @@ def draw_attention(look: Look, query: int, layer: int) -> Figure:
     maps = attention_maps(record, query)
     columns = len(maps) if len(maps) < 4 else math.ceil(len(maps) / 2)
     rows = math.ceil(len(maps) / columns)
-    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.6)
+    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.6, words=2.2)
     panels = list(grid.flat)
     if len(panels) > len(maps):  # the image itself fills the place that is over
         plain = panels.pop(0)
@@ -71,7 +71,7 @@ def draw_heads(look: Look, query: int, layer: int) -> Figure:
     record = look.layers[layer - 1]
     maps = attention_maps(record, query)
     heads = len(next(iter(maps.values())))
-    figure, grid = figure_for(look.image, rows=heads, columns=len(maps), side=2.0)
+    figure, grid = figure_for(look.image, rows=heads, columns=len(maps), side=2.0, words=1.6)
     for column, (name, values) in enumerate(maps.items()):
         for head in range(heads):
             axes: Axes = grid[head, column]
@@ -93,7 +93,7 @@ def draw_gaussians(look: Look, query: int, layer: int, name: str) -> Figure:
     heads = len(maps)
     columns = min(4, heads)
     rows = math.ceil(heads / columns)
-    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.0)
+    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.0, words=2.8)
     point = record.reference.point[0, query].tolist()
     for head, axes in enumerate(grid.flat[:heads]):
         drawn = draw_heat(axes, look.image, maps[head].numpy(), top=1.0)

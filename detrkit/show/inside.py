@@ -7,15 +7,17 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from detrkit.drawing.charts import to_png
 from detrkit.drawing.faults import Faults
 from detrkit.show.attention_maps import draw_attention, draw_gaussians, draw_heads
 from detrkit.show.look import Detection, Look
 from detrkit.show.page import Picture
-from detrkit.show.panels import headline, png_of
+from detrkit.show.panels import headline
 from detrkit.show.query_paths import BEST, FARTHEST, draw_cells, draw_paths, moves
 from detrkit.show.sample_maps import draw_samples
 from detrkit.show.score_maps import draw_scores
 
+DOTS = 110  # an inch
 REFERENCE = "White dot: the point that the layer looks around; dashed: its box, where it has one."
 
 
@@ -125,6 +127,6 @@ def _samples(look: Look, query: int, layer: int, faults: Faults) -> Iterator[Pic
 
 
 def _picture(faults: Faults, file: str, title: str, caption: str, draw: Callable[[], Figure]) -> Iterator[Picture]:
-    png = faults.draw(title, lambda: png_of(draw()))
+    png = faults.draw(title, lambda: to_png(draw(), DOTS))
     if png is not None:
         yield Picture(file, title, caption, png)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,13 +13,20 @@ from PIL import Image
 from detrkit.drawing.labels import class_colour
 
 LAYER_COLOURS = "plasma"
+TITLE = 5.5  # inches that a figure's title takes
 
 
-def figure_for(image: Image.Image, *, rows: int = 1, columns: int = 1, side: float) -> tuple[Figure, np.ndarray]:
-    """A figure of panels with the image's proportions, the longer side `side` inches, and its axes [rows, columns]."""
+def figure_for(
+    image: Image.Image, *, rows: int = 1, columns: int = 1, side: float, words: float
+) -> tuple[Figure, np.ndarray]:
+    """A figure of panels with the image's proportions, the longer side `side` inches, and its axes [rows, columns].
+
+    words: how many inches the widest title of a panel takes, and so a panel of a high image, too
+    """
     scale = side / max(image.size)
-    width, height = max(image.width * scale, 0.3 * side), max(image.height * scale, 0.3 * side)
-    figure = Figure(figsize=(columns * (width + 0.25) + 1.0, rows * (height + 0.4) + 0.7), layout="constrained")
+    width, height = max(image.width * scale, words), max(image.height * scale, 0.3 * side)
+    size = (max(columns * (width + 0.25) + 1.0, TITLE), rows * (height + 0.4) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -69,10 +75,3 @@ def headline(name: str) -> str:
     """The same with a capital."""
     words = readable(name)
     return words[0].upper() + words[1:]
-
-
-def png_of(figure: Figure) -> bytes:
-    """The figure as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, facecolor="white")
-    return buffer.getvalue()

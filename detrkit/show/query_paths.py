@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from detrkit.drawing.charts import literal
+from detrkit.drawing.charts import font_properties, literal
 from detrkit.show.look import Detection, Look
 from detrkit.show.panels import LAYER_COLOURS, draw_box, figure_for, show_image
 
@@ -21,7 +21,7 @@ BEST, FARTHEST = 8, 4  # panels of enlarged cells
 
 def draw_paths(look: Look, kept: Sequence[Detection]) -> Figure:
     """The image with the grid, all queries' paths, coloured by layer, and the kept queries' boxes and numbers."""
-    figure, axes = figure_for(look.image, side=8.5)
+    figure, axes = figure_for(look.image, side=8.5, words=7.5)
     panel = axes[0, 0]
     show_image(panel, look.image, faded=True)
     cells, path = look.cells(), look.path.numpy()
@@ -60,10 +60,8 @@ def draw_cells(look: Look, kept: Sequence[Detection]) -> Figure:
     kept, cells, path = _best_and_farthest(look, kept), look.cells(), look.path.numpy()
     columns = min(4, len(kept))
     rows = math.ceil(len(kept) / columns)
-    figure = Figure(
-        figsize=(max(3.0 * columns, 5.0), (0.4 + 2.9 * look.image.height / look.image.width) * rows + 0.7),
-        layout="constrained",
-    )
+    shape = min(max(look.image.height / look.image.width, 0.3), 3.0)  # of a longer strip panels are narrower
+    figure = Figure(figsize=(max(3.0 * columns, 5.0), (0.4 + 2.9 * shape) * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, found in zip(grid.flat, kept, strict=False):
         stations = path[:, found.query]
@@ -84,7 +82,7 @@ def draw_cells(look: Look, kept: Sequence[Detection]) -> Figure:
         if cells is not None:
             share = np.abs(stations - stations[0]).max(0) / (x1 - x0, y1 - y0)
             title += f"\nmoved by {100 * share.max():.0f} % of its cell"
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontproperties=font_properties(title), fontsize=10)
     for axes in grid.flat[len(kept) :]:
         axes.remove()
     figure.legend(handles=_legend(len(path)), loc="outside lower center", ncols=4, frameon=False, fontsize=9)

@@ -18,7 +18,7 @@ def draw_samples(look: Look, query: int, layer: int) -> Figure:
     record = look.layers[layer - 1]
     locations, weights = record.samples(query)
     heads, levels = weights.shape[:2]
-    figure, grid = figure_for(look.image, columns=levels, side=3.6 if levels > 1 else 5.0)
+    figure, grid = figure_for(look.image, columns=levels, side=3.6 if levels > 1 else 5.0, words=3.4)
     for level, axes in enumerate(grid.flat):
         show_image(axes, look.image, faded=True)
         for head in range(heads):

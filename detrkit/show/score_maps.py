@@ -17,7 +17,7 @@ def draw_scores(look: Look) -> Figure:
     layers = len(look.layers)
     columns = min(3, layers)
     rows = math.ceil(layers / columns)
-    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.8)
+    figure, grid = figure_for(look.image, rows=rows, columns=columns, side=3.8, words=2.6)
     cells = look.cells()
     for layer, axes in enumerate(grid.flat[:layers]):
         scores = look.scores[layer].numpy()

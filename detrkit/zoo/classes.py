@@ -10,6 +10,7 @@ from torch import Tensor
 from detrkit.data import Category
 from detrkit.data.records import Labels
 from detrkit.detector import build_detector
+from detrkit.errors import CheckpointError
 from detrkit.recipe import Recipe
 from detrkit.zoo.names import COCO_NAMES, COCO_SLOTS, Config
 from detrkit.zoo.recognising import families_of, recognise
@@ -67,8 +68,13 @@ def named_categories(config: Config | None, classes: int) -> tuple[Category, ...
     """The categories that a configuration's `id2label` names, label i being the i-th; none if it names none.
 
     transformers calls a label without a name LABEL_3, and COCO's ids that have no category N/A.
+
+    Raises CheckpointError if it holds no names by label.
     """
-    said = {str(key): str(name) for key, name in ((config or {}).get("id2label") or {}).items()}
+    named = (config or {}).get("id2label") or {}
+    if not isinstance(named, Mapping):
+        raise CheckpointError(f"config.json: id2label = {named!r}; accepted: an object of names by label")
+    said = {str(key): str(name) for key, name in named.items()}
     names = [said.get(str(label), "N/A") for label in range(classes)]
     if all(name in ("N/A", f"LABEL_{label}") for label, name in enumerate(names)):
         return ()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detrkit.detector import build_detector
 from detrkit.errors import CheckpointError
-from detrkit.reading import not_finite
+from detrkit.reading import not_finite, unlike
 from detrkit.recipe import Recipe
 from detrkit.zoo.recognising import families_of, recognise
 
@@ -31,7 +31,7 @@ class Conversion:
     unexpected: list[str] = field(default_factory=list)
     """official names that the recipe's detector has no place for"""
     mismatched: list[str] = field(default_factory=list)
-    """sentences on tensors of another shape, that are not finite, or on repeats that differ"""
+    """sentences on tensors of another shape or kind, that are not finite, or on repeats that differ"""
     counters: list[str] = field(default_factory=list)
     """official names of batches that norms have counted, left out"""
     prefix: str = ""
@@ -61,7 +61,7 @@ class Conversion:
         for title, names in (
             ("missing in the checkpoint", self.missing),
             ("no place in the recipe's detector", self.unexpected),
-            ("of another shape or value", self.mismatched),
+            ("of another shape, kind or value", self.mismatched),
         ):
             if names:
                 shown = [f"  {name}" for name in names[:20]]
@@ -85,6 +85,8 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
             if tensor.shape != expected[ours].shape:
                 shapes = f"{list(tensor.shape)} in the checkpoint, {list(expected[ours].shape)} in the recipe"
                 result.mismatched.append(f"{name} -> {ours}: {shapes}")
+            elif other := unlike(tensor, expected[ours]):
+                result.mismatched.append(f"{name} -> {ours}: {other}")
             elif not_finite({name: tensor}):
                 result.mismatched.append(f"{name} -> {ours}: holds numbers that are not finite")
             else:

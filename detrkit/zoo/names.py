@@ -100,7 +100,11 @@ def one_label_more(state: Mapping[str, Tensor], name: str) -> Mapping[str, Tenso
     Some codes' tables have K rows; ours has K + 1, of which DINO's denoising does not read the last.
     """
     labels = state.get(name)
-    return state if labels is None else {**state, name: torch.cat((labels, torch.zeros_like(labels[:1])))}
+    return (
+        state
+        if labels is None or not labels.ndim
+        else {**state, name: torch.cat((labels, torch.zeros_like(labels[:1])))}
+    )
 
 
 BACKBONE_AND_ENCODER = (

@@ -35,7 +35,7 @@ def image_settings(recipe: Recipe, said: Config) -> tuple[list[Setting], list[st
     """
     settings, lost = _sizes(recipe, said)
     if said.get("do_resize", True) and said.get("resample", BILINEAR) not in (None, BILINEAR):
-        name = RESAMPLING.get(said["resample"], "unknown")
+        name = next((one for number, one in RESAMPLING.items() if number == said["resample"]), "unknown")
         lost.append(f"resample = {said['resample']!r} ({name}): images are resized bilinearly here")
     if said.get("pad_size"):
         told = "images are padded to the largest of their batch here"

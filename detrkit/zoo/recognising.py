@@ -49,12 +49,20 @@ def family_of_config(config: Config) -> Family:
     """
     known = {family.model_type: family for family in _known() if family.model_type}
     said = config.get("model_type")
-    if said not in known:
+    if not isinstance(said, str) or said not in known:
         raise CheckpointError(
             f"config.json: model_type = {said!r} is no detector that detrkit has a recipe for; known are "
             f"{', '.join(sorted(known))}. Name a recipe to convert to, if there is one of that system"
         )
     return known[said]
+
+
+def is_of_another_model(config: Config, official: Mapping[str, Tensor], recipe: Recipe) -> bool:
+    """Whether a configuration that lies beside an official code's checkpoint, which has none, says another system."""
+    families = families_of(recipe)
+    said = config.get("model_type")
+    of_this_system = said is None or said in [family.model_type for family in families if family.model_type]
+    return not of_this_system and not recognise(official, families).family.model_type
 
 
 def recognise(official: Mapping[str, Tensor], families: Sequence[Family]) -> Recognised:

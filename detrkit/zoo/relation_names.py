@@ -18,7 +18,7 @@ _CLASS, _BOX = r"classes.0.layers.0.\1", r"offset_heads.box.0.\1"
 def _prepare(official: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The relation's 1 x 1 convolution as a linear layer, one label more, and no list of the classes' names."""
     state = {name: tensor for name, tensor in official.items() if name != "_classes_"}
-    if _RELATION in state:
+    if _RELATION in state and state[_RELATION].ndim == 4:
         state[_RELATION] = state[_RELATION].flatten(1)
     return one_label_more(state, _LABELS)
 

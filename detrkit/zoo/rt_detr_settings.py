@@ -7,10 +7,21 @@ from typing import Any
 from detrkit.layers import ACTIVATIONS
 from detrkit.recipe.library import recipe_names
 from detrkit.zoo.names import Setting
-from detrkit.zoo.transformers_settings import FILE, WIDTHS, Config, all_kept, refuse, require
+from detrkit.zoo.transformers_settings import (
+    FILE,
+    Config,
+    all_kept,
+    count,
+    number,
+    numbers,
+    refuse,
+    require,
+    resnet_of,
+    table,
+)
 
 # ResNet-vd by block and blocks a stage, as timm names them.
-RESNETS = {
+RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18vd",
     ("basic", (3, 4, 6, 3)): "resnet34vd",
     ("bottleneck", (3, 4, 6, 3)): "resnet50d",
@@ -40,10 +51,10 @@ def rt_detr(config: Config | None) -> list[Setting]:
     for key, accepted in ALWAYS.items():
         require(config, key, accepted, default=accepted[0])
     width = config.get("d_model", 256)
-    levels = len(config.get("encoder_in_channels", (512, 1024, 2048)))
+    levels = len(numbers(config, "encoder_in_channels", (512, 1024, 2048)))
     require(config, "encoder_hidden_dim", (width,), default=256)
     require(config, "num_feature_levels", (levels,), default=3)
-    if list(config.get("encode_proj_layers", [2])) != [levels - 1]:
+    if list(numbers(config, "encode_proj_layers", [2])) != [levels - 1]:
         refuse("encode_proj_layers", config.get("encode_proj_layers"), f"[{levels - 1}], the coarsest level")
     heads = config.get("encoder_attention_heads", 8)
     require(config, "decoder_attention_heads", (heads,), default=8)
@@ -55,12 +66,12 @@ def rt_detr(config: Config | None) -> list[Setting]:
         "backbone.name": _backbone(config),
         "backbone.norm": "frozen" if config.get("freeze_backbone_batch_norms", True) else "batch",
         "backbone.levels": list(range(-levels, 0)),
-        "position.temperature": float(config.get("positional_encoding_temperature", 10000)),
+        "position.temperature": number(config, "positional_encoding_temperature", 10000),
         "encoder.layers": config.get("encoder_layers", 1),
         "encoder.feedforward": config.get("encoder_ffn_dim", 1024),
         "encoder.activation": config.get("encoder_activation_function", "gelu"),
-        "encoder.expansion": float(config.get("hidden_expansion", 1.0)),
-        "queries.count": config.get("num_queries", 300),
+        "encoder.expansion": number(config, "hidden_expansion", 1.0),
+        "queries.count": count(config, "num_queries", 300),
         "decoder.layers": config.get("decoder_layers", 6),
         "decoder.feedforward": config.get("decoder_ffn_dim", 1024),
         "decoder.activation": config.get("decoder_activation_function", "relu"),
@@ -79,14 +90,9 @@ def rt_detr_recipe(config: Config) -> str:
 
 
 def _backbone(config: Config) -> str:
-    inner = config.get("backbone_config") or {"model_type": "rt_detr_resnet"}
+    inner = table(config, "backbone_config") or {"model_type": "rt_detr_resnet"}
     require(inner, "model_type", ("rt_detr_resnet",), where="backbone_config.")
-    block, depths = inner.get("layer_type", "bottleneck"), tuple(inner.get("depths", (3, 4, 6, 3)))
-    name = RESNETS.get((block, depths))
-    if name is None:
-        refuse("backbone_config.depths", f"{list(depths)} of {block}", "those of ResNet-18, -34, -50 and -101")
-    if list(inner.get("hidden_sizes", WIDTHS["bottleneck"])) != WIDTHS[block]:
-        refuse("backbone_config.hidden_sizes", inner.get("hidden_sizes"), str(WIDTHS[block]))
+    name = resnet_of(inner, RESNETS)
     for key, value in {"embedding_size": 64, "hidden_act": "relu", "downsample_in_first_stage": False}.items():
         require(inner, key, (value,), default=value, where="backbone_config.")
     require(inner, "downsample_in_bottleneck", (False,), default=False, where="backbone_config.")

@@ -24,7 +24,7 @@ def _prepare(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = dict(official)
     for table in CLASS_TABLES:
         for name in (f"{table}.weight", f"{table}.bias"):
-            rows = state[name].shape[0] if name in state else 0
+            rows = state[name].shape[0] if name in state and state[name].ndim else 0
             if rows and rows % COCO_SLOTS == 0:
                 kept = torch.tensor([0, *COCO_NAMES])
                 state[name] = state[name].unflatten(0, (COCO_SLOTS, -1))[kept].flatten(0, 1)

@@ -64,16 +64,18 @@ CONTENT_SCALE = ((r"model\.decoder\.query_scale\.(.+)", r"decoder.content_scale.
 
 
 def pack_projections(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One matrix for queries, keys and values in place of three."""
+    """One matrix for queries, keys and values in place of three, where these are alike."""
     state: dict[str, Tensor] = {}
     for name, tensor in official.items():
         projected = re.fullmatch(r"(.+\.(?:self|encoder)_attn\.)([qkv])_proj\.(weight|bias)", name)
         if projected:
             attention, part, kind = projected.groups()
-            three = [official.get(f"{attention}{letter}_proj.{kind}") for letter in "qkv"]
-            if all(given is not None for given in three):
+            names = [f"{attention}{letter}_proj.{kind}" for letter in "qkv"]
+            three = [official[one] for one in names if one in official]
+            alike = len({(given.shape, given.dtype, given.layout) for given in three}) == 1
+            if len(three) == 3 and alike and tensor.ndim:
                 if part == "q":
-                    state[f"{attention}in_proj_{kind}"] = torch.cat([given for given in three if given is not None])
+                    state[f"{attention}in_proj_{kind}"] = torch.cat(three)
                 continue
         state[name] = tensor
     return state

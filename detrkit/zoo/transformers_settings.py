@@ -24,7 +24,7 @@ Config = Mapping[str, Any]
 FILE = "config.json"
 
 # transformers' own ResNets by block and blocks a stage, as timm names them.
-RESNETS = {
+RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
@@ -38,7 +38,7 @@ def detr(config: Config | None) -> list[Setting]:
     """DETR's."""
     if config is None:
         return [_carried(None)]
-    kept = all_kept(config.get("num_queries", 100))
+    kept = all_kept(count(config, "num_queries", 100))
     return [*_sizes(config, queries=100), *_backbone(config).settings(levels=1), *kept, _carried(config)]
 
 
@@ -56,14 +56,14 @@ def dab_detr(config: Config | None) -> list[Setting]:
     require(config, "normalize_before", (None, False))
     require(config, "keep_query_pos", (None, False))
     require(config, "sine_position_embedding_scale", (None, 2 * math.pi))
-    temperature = config.get("temperature_height", 20)
+    temperature = number(config, "temperature_height", 20)
     require(config, "temperature_width", (temperature,), default=20)
     return [
         clipped,
         *_sizes(config, width="hidden_size", activation="prelu"),
         *_backbone(config).settings(levels=1),
         Setting("queries.patterns", config.get("num_patterns", 0), FILE),
-        Setting("position.temperature", float(temperature), FILE),
+        Setting("position.temperature", temperature, FILE),
     ]
 
 
@@ -71,7 +71,7 @@ def deformable_detr(config: Config | None) -> list[Setting]:
     """Deformable DETR's."""
     if config is None:
         return []
-    levels, two_stage = config.get("num_feature_levels", 4), config.get("two_stage", False)
+    levels, two_stage = count(config, "num_feature_levels", 4), config.get("two_stage", False)
     refined = config.get("with_box_refine", False)
     if two_stage and not refined:
         refuse("two_stage", True, "with_box_refine = true beside it, without which transformers cannot run it either")
@@ -109,7 +109,7 @@ def dab_detr_recipe(config: Config) -> str:
 
 
 def deformable_detr_recipe(config: Config) -> str:
-    if config.get("num_feature_levels", 4) == 1:
+    if count(config, "num_feature_levels", 4) == 1:
         return _nearest("deformable_detr", "50ep", config)
     form = "_refined" if config.get("with_box_refine") else ""
     form = "_two_stage" if config.get("two_stage") else form
@@ -173,35 +173,30 @@ class _Backbone:
 
 
 def _backbone(config: Config, default: Sequence[int] = (1, 2, 3, 4)) -> _Backbone:
-    inner = config.get("backbone_config")
+    inner = table(config, "backbone_config")
     if inner is not None and inner.get("model_type") == "resnet":
         return _own_resnet(inner)
     if inner is not None and inner.get("model_type") != "timm_backbone":
         refuse("backbone_config.model_type", inner.get("model_type"), '"timm_backbone" and "resnet"')
     if inner is None and not config.get("use_timm_backbone", True):
         refuse("use_timm_backbone", False, "true, or a backbone_config")
-    options = inner or config.get("backbone_kwargs") or {}
+    options = inner or table(config, "backbone_kwargs") or {}
     name = (inner or config).get("backbone") or "resnet50"
+    if not isinstance(name, str):
+        refuse("backbone", name, "the name of a timm model")
     strides = needs_of(name).strides
     _check_norms(name)
-    stride = options.get("output_stride") or strides[-1]
+    stride = count(options, "output_stride", strides[-1])
     dilated = bool(config.get("dilation")) or stride != strides[-1]
     if dilated and stride not in (strides[-1], strides[-1] // 2):
         refuse("output_stride", stride, f"{strides[-1]} and {strides[-1] // 2}")
-    count = len(strides)
-    levels = options.get("out_indices") or default
-    return _Backbone(name, dilated, tuple(level % count - count for level in levels))
+    maps = len(strides)
+    levels = numbers(options, "out_indices", default)
+    return _Backbone(name, dilated, tuple(level % maps - maps for level in levels))
 
 
 def _own_resnet(inner: Config) -> _Backbone:
-    block, depths = inner.get("layer_type", "bottleneck"), tuple(inner.get("depths", (3, 4, 6, 3)))
-    name = RESNETS.get((block, depths))
-    if name is None:
-        known = ", ".join(f"{list(d)} of {b}" for b, d in RESNETS)
-        refuse("backbone_config.depths", f"{list(depths)} of {block}", known)
-    widths = inner.get("hidden_sizes", WIDTHS["bottleneck"])
-    if list(widths) != WIDTHS[block]:
-        refuse("backbone_config.hidden_sizes", widths, str(WIDTHS[block]))
+    name = resnet_of(inner, RESNETS)
     for key, value in {
         "embedding_size": 64,
         "hidden_act": "relu",
@@ -209,8 +204,26 @@ def _own_resnet(inner: Config) -> _Backbone:
         "downsample_in_bottleneck": False,
     }.items():
         require(inner, key, (value,), default=value, where="backbone_config.")
-    levels = inner.get("out_indices") or [int(str(n).removeprefix("stage")) for n in inner.get("out_features") or [4]]
+    named = inner.get("out_features") or ["stage4"]
+    if not isinstance(named, list) or not set(named) <= {f"stage{number}" for number in range(1, 5)}:
+        refuse("backbone_config.out_features", named, "a list of stage1 to stage4")
+    levels = numbers(inner, "out_indices", [int(one[-1]) for one in named], where="backbone_config.")
     return _Backbone(name, False, tuple(level % 5 - 5 for level in levels))
+
+
+def resnet_of(inner: Config, known: Mapping[tuple[str, tuple[int, ...]], str]) -> str:
+    """timm's name of a ResNet of transformers' own, which must be among the known ones, by block and depths."""
+    where = "backbone_config."
+    require(inner, "layer_type", tuple(WIDTHS), default="bottleneck", where=where)
+    block = inner.get("layer_type", "bottleneck")
+    depths = tuple(numbers(inner, "depths", (3, 4, 6, 3), where=where))
+    if (block, depths) not in known:
+        told = ", ".join(f"{list(d)} of {b}" for b, d in known)
+        refuse(f"{where}depths", f"{list(depths)} of {block}", told)
+    widths = numbers(inner, "hidden_sizes", WIDTHS["bottleneck"], where=where)
+    if list(widths) != WIDTHS[block]:
+        refuse(f"{where}hidden_sizes", widths, str(WIDTHS[block]))
+    return known[block, depths]
 
 
 def _check_norms(name: str) -> None:
@@ -231,6 +244,35 @@ def require(config: Config, key: str, accepted: tuple, *, default: Any = None, w
     """Raise CheckpointError unless a configuration's value, or transformers' default, is among the accepted ones."""
     if config.get(key, default) not in accepted:
         refuse(where + key, config.get(key, default), " and ".join(map(repr, accepted)))
+
+
+def count(config: Config, key: str, default: int) -> int:
+    """A configuration's whole number, or transformers' default where it has none. CheckpointError where it is none."""
+    value = config.get(key)
+    value = default if value is None else value
+    return value if type(value) is int else refuse(key, value, "a whole number")
+
+
+def number(config: Config, key: str, default: float) -> float:
+    """Any number likewise."""
+    value = config.get(key)
+    value = default if value is None else value
+    return float(value) if type(value) in (int, float) else refuse(key, value, "a number")
+
+
+def numbers(config: Config, key: str, default: Sequence[int], *, where: str = "") -> Sequence[int]:
+    """A list of whole numbers likewise."""
+    value = config.get(key)
+    value = default if value is None else value
+    if not isinstance(value, list | tuple) or any(type(one) is not int for one in value):
+        refuse(where + key, value, "a list of whole numbers")
+    return value
+
+
+def table(config: Config, key: str) -> Config | None:
+    """A configuration within one; None where there is none."""
+    value = config.get(key)
+    return value if value is None or isinstance(value, Mapping) else refuse(key, value, "an object with keys")
 
 
 def refuse(key: str, value: Any, accepted: str) -> NoReturn:

@@ -14,7 +14,16 @@ from PIL import Image
 from detrkit.cli import main
 from detrkit.drawing.saving import save_picture
 from detrkit.errors import UserError
-from detrkit.writing import check_file, check_folder, explain, patient_file, replaced_file, write_bytes, write_text
+from detrkit.writing import (
+    check_file,
+    check_folder,
+    check_place,
+    explain,
+    patient_file,
+    replaced_file,
+    write_bytes,
+    write_text,
+)
 
 from .toys import toy_trainer
 
@@ -61,6 +70,10 @@ def test_places_that_cannot_be_written_to_are_named(tmp_path):
         check_folder(file, "--out")
     with pytest.raises(UserError, match=r"--json .*folder is a folder; it should be a file"):
         check_file(folder, "--json")
+    for name in ("page.html", "new/drawn.JPG"):
+        with pytest.raises(UserError, match=rf"--out .*{name}: several files are written, .* the name of one file"):
+            check_folder(tmp_path / name, "--out")
+        check_place(tmp_path / name, "--out")
     for check in (check_file, check_folder):
         with pytest.raises(UserError, match=r"--out .*file/x/y: .*file is a file"):
             check(file / "x" / "y", "--out")

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import detrkit
+from detrkit.data import Category
 from detrkit.errors import CheckpointError, UserError
 from detrkit.export.card import Card
 from detrkit.export.check import compare
@@ -208,6 +209,8 @@ def test_a_card_survives_and_refuses(tmp_path):
     one = trained("sap_detr_r50_50ep")
     card = Card.of(one, Form(mask=False), ("scores",))
     assert Card.from_json(card.to_json(), tmp_path) == replace(card, resize=dict(card.resize))
+    odd = replace(card, categories=tuple(Category(at, name) for at, name in enumerate(("圆", "<&", "\x01", "\udcff"))))
+    assert Card.from_json(odd.to_json().encode().decode(), tmp_path).categories == odd.categories
     assert card.resize["eval_size"] == 800
     deim = load_recipe("rt_detr_deim_r50_60ep", ["detector.classes=5"])
     card = Card.of(replace(one, recipe=deim), Form(mask=False), ("scores",))

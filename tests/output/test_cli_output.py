@@ -376,6 +376,21 @@ def test_convert(official, tmp_path):
     assert not used & {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # slots without a category
 
 
+def test_a_config_of_another_model_beside_an_official_checkpoint_names_no_classes(official, tmp_path):
+    """Downloads lie together: an image classifier's names would be taken for the detector's."""
+    torch.save(official, tmp_path / "official.pth")
+    (tmp_path / "small.toml").write_text(small_recipe(91).to_toml())
+    said = {"model_type": "vit", "id2label": {str(label): f"fish {label}" for label in range(1000)}}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 0.5, "image_std": 0.5}')
+    weights = tmp_path / "w.safetensors"
+    result = call("convert", tmp_path / "official.pth", tmp_path / "small.toml", "-o", weights)
+    assert "config.json is of a vit, so it is not used" in result.output.replace("\n", " ")
+    metadata = read_weights(weights)[1]
+    assert json.loads(metadata["categories"])[1] == {"id": 1, "name": "person"}
+    assert "mean" not in metadata
+
+
 class Malicious:
     def __init__(self, folder):
         self.folder = folder

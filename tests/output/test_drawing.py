@@ -1,8 +1,13 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
+from detrkit.drawing import labels
+from detrkit.drawing.charts import font_properties, literal, new_figure, to_png
 from detrkit.drawing.labels import class_colour, fitted, font_of
 from detrkit.drawing.predictions import draw_predictions, image_of
 
@@ -155,3 +160,34 @@ def test_image_of_undoes_the_normalisation():
     image = image_of(normalised, mean, std)
     assert image.size == (7, 5)
     assert np.array_equal(np.asarray(image), pixels.permute(1, 2, 0).numpy())
+
+
+def test_letters_that_the_usual_font_has_not_are_drawn_in_one_of_the_system(monkeypatch):
+    """With Pillow's font, which has no Cyrillic, in the usual one's place, and DejaVu as the system's."""
+    dejavu = font_of(20).path
+    monkeypatch.setattr(labels, "_usual_font", ImageFont.load_default)
+    monkeypatch.setattr(labels, "OTHER_FONTS", ("not there.ttf", dejavu))
+    assert font_of(20, "звезда 0.9").path == dejavu
+    for text in ("cat 0.9", "圆形 of no font here"):
+        assert font_of(20, text).path != dejavu
+    assert font_properties("звезда").get_file() == dejavu
+    assert font_properties("cat") is None
+
+
+def test_letters_of_no_font_are_drawn_without_a_word(recwarn):
+    figure = new_figure(3, 2, "light")
+    figure.suptitle(literal("圆形"))
+    assert to_png(figure).startswith(b"\x89PNG")
+    assert not [str(one.message) for one in recwarn]
+
+
+def test_drawing_imports_no_matplotlib():
+    program = (
+        "import sys, torch\n"
+        "from PIL import Image\n"
+        "from detrkit.predictor import draw_predictions\n"
+        "one = {'scores': torch.ones(1), 'labels': torch.zeros(1, dtype=int), 'boxes': torch.ones(1, 4)}\n"
+        "draw_predictions(Image.new('RGB', (40, 40)), one, ['größer'])\n"
+        "assert 'matplotlib' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -60,6 +60,8 @@ def test_find_images(folder):
     assert [below.as_posix() for _, below in again] == ["c.JPG", "b.png", "a broken one.jpg", "d.jpg"]
     apart = find_images([folder], leave_out=folder / "more")
     assert [below.as_posix() for _, below in apart] == ["a broken one.jpg", "b.png", "d.jpg"]
+    around = find_images([folder], leave_out=folder.parent)  # drawings go beside the folder: `--out .`
+    assert around == found
 
 
 class LikesLarge(Brightness):
@@ -96,7 +98,7 @@ def test_folders_behind_links_are_looked_into_once(folder, tmp_path):
 
 def test_nothing_to_be_found(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match=r"no images found .*accepted in folders are \.jpg"):
+    with pytest.raises(UserError, match=r"no images found .*accepted in folders are \.jpg.*a video is named"):
         find_images([tmp_path])
     for address in ("https://example.com/a.jpg", "rtsp://10.0.0.1:554/live"):
         with pytest.raises(UserError, match=f"^{address}: images and videos are not fetched here"):

@@ -107,6 +107,12 @@ def test_an_open_image_is_turned_upright_as_its_file_is(predictor, tmp_path):
     assert torch.equal(of_open.boxes, of_file.boxes)
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_an_open_image_without_pixels_is_told(predictor, size):
+    with pytest.raises(DataError, match=f"an image in memory: has no pixels, being {size[0]} x {size[1]}"):
+        predictor.predict(Image.new("RGB", size))
+
+
 def test_an_open_image_of_a_broken_file_is_named(predictor, photos, tmp_path):
     (tmp_path / "cut.png").write_bytes((photos / "a.png").read_bytes()[:600])
     with pytest.raises(DataError, match=r"cut\.png: cannot be read as an image"):

@@ -69,6 +69,24 @@ def test_where_several_entries_have_weights_the_one_that_is_taken_is_told(tmp_pa
         assert same(read_checkpoint(tmp_path / "b.pth"), WEIGHTS)
 
 
+@pytest.mark.parametrize(
+    ("name", "average"),
+    [
+        ("state_dict_ema", WEIGHTS),  # timm
+        ("ema_state_dict", wrapped("module.")),  # mmengine
+        ("ema", {"shadow": WEIGHTS, "decay": 0.999}),
+        ("teacher", {"net": {"weights": WEIGHTS}}),
+    ],
+)
+def test_averages_under_any_name_are_told_and_can_be_taken(tmp_path, name, average):
+    last = {one: tensor + 1 for one, tensor in WEIGHTS.items()}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}
+    torch.save({"state_dict": last, name: average, "optimizer": optimizer}, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match=rf"its entry state_dict are taken, and there are others in {name}$"):
+        assert same(read_checkpoint(tmp_path / "a.pth"), last)
+    assert same(read_checkpoint(tmp_path / "a.pth", name), WEIGHTS)
+
+
 def test_a_format_is_told_by_what_stands_in_a_file(tmp_path):
     for name in ("a.pth", "A.SAFETENSORS", "a.bin", "a"):
         save_file(WEIGHTS, tmp_path / name)
@@ -160,7 +178,7 @@ def test_cut_short(tmp_path):
     [
         ([1, 2], "holds a list"),
         ({}, "no weights where they usually are"),
-        ({"epoch": 3, "weigths": WEIGHTS}, "there are: epoch, weigths"),
+        ({"epoch": 3, "weigths": WEIGHTS}, r"there are: epoch, weigths; name the one that holds them \(--entry"),
         ({"model": {"a": torch.ones(1), "config": "text"}}, "there are: a, config"),
     ],
 )

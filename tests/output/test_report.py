@@ -19,7 +19,7 @@ from detrkit.report.charts import draw_training, epochs_at
 from detrkit.report.findings import typed
 from detrkit.report.page import HEAT, _matrix, _thresholds
 from detrkit.report.pictures import worst_and_best
-from detrkit.wording import short
+from detrkit.wording import score, short
 
 from ..browser import opened
 from .test_cli_output import call, run  # noqa: F401  (the fixture)
@@ -174,6 +174,11 @@ def test_a_run_that_has_only_begun_has_curves_of_what_there_is():
 def test_a_threshold_that_can_be_typed_is_that_one():
     assert [typed(n / 100) for n in range(101)] == [n / 100 for n in range(101)]
     assert (typed(0.2999), typed(0.999999), typed(None)) == (0.29, 0.99, 0.3)
+    assert (typed(0.00987), typed(0.0349)) == (0.0098, 0.034)  # 0 would count all that there is
+
+
+def test_a_threshold_is_told_as_it_was_asked():
+    assert [score(one) for one in (0.5, 0.005, 0.0098, 0.333, 1.0)] == ["0.50", "0.005", "0.0098", "0.333", "1.00"]
 
 
 def test_columns_of_dashes_are_of_numbers_that_lack(tmp_path):
@@ -300,6 +305,9 @@ def test_a_threshold_is_the_best_only_where_something_is_right(best):
     section = _thresholds(found, faults)
     assert faults == []
     assert ("where F1 is highest: precision 50.0 %, recall 50.0 %" in section) == (best is not None)
+    exact = _thresholds(SimpleNamespace(**{**vars(found), "threshold": 0.005}), faults)
+    assert "At 0.005," in exact
+    assert "predict --threshold 0.005." in exact
     assert ("nothing being right at any threshold: precision unknown, recall unknown" in section) == (best is None)
 
 

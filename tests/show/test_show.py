@@ -1,6 +1,8 @@
 """`detrkit show` on small untrained detectors."""
 
 import re
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ import detrkit
 from detrkit.cli.app import app
 from detrkit.errors import UserError
 from detrkit.runs.checkpoint import format_categories, write_checkpoint
+from detrkit.show.attention_maps import draw_attention, draw_gaussians, draw_heads
 from detrkit.show.look import look_at
+from detrkit.show.query_paths import draw_cells, draw_paths
+from detrkit.show.score_maps import draw_scores
 from tests.show.test_recording import SMALL
 
 SHAPES = ["data.type=shapes", "data.image_size=[64, 96]", "data.train_images=2", "data.val_images=4"]
@@ -73,6 +78,12 @@ def test_a_run_without_a_title(tmp_path):
     assert "pictures and index.html written" in call("show", run, "val:1", "--threshold", 0)
 
 
+def test_a_page_may_be_asked_for_alone(sap, tmp_path):
+    assert "pictures on one page, written to" in call("show", sap, "val:3", "--out", tmp_path / "new" / "x.html")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.html"]
+    assert (tmp_path / "new" / "x.html").read_text().count("data:image/png;base64,") == 6
+
+
 def test_a_picture_that_cannot_be_drawn_is_named_and_the_others_are_there(sap, tmp_path, monkeypatch):
     def fail(*arguments):
         raise ValueError("no such font")
@@ -110,6 +121,30 @@ def test_mistakes_are_named(sap, arguments, message):
     with pytest.raises(UserError, match=message):
         call("show", sap, *arguments, "--out", sap / "never")
     assert not (sap / "never").exists()
+
+
+@pytest.mark.parametrize("size", [(46, 100), (20, 100)])
+def test_of_a_high_image_no_title_is_cut_off_or_lies_over_another(size):
+    recipe = detrkit.load_recipe("sap_detr_r50_50ep", [*SMALL, "queries.grid=[3, 4]"])
+    torch.manual_seed(3)  # a Gaussian's centre lies outside the image, which makes the longest title
+    look = look_at(detrkit.build_detector(recipe).eval(), Image.new("RGB", size, "teal"), ["a", "b", "c"])
+    kept, gaussian = look.detections[:8], "side_directed_gaussian"
+    for figure in (
+        draw_paths(look, kept),
+        draw_cells(look, kept),
+        draw_scores(look),
+        draw_attention(look, 5, 1),
+        draw_heads(look, 5, 1),
+        draw_gaussians(look, 5, 1, gaussian),
+    ):
+        figure.draw_without_rendering()
+        titles = [axes.title for axes in figure.axes if axes.get_title()]
+        whole = [*titles, *([figure._suptitle] if figure._suptitle else [])]
+        boxes = [title.get_window_extent() for title in whole]
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+        assert not any(one.overlaps(other) for one, other in combinations(boxes[: len(titles)], 2))
+    strip = replace(look, image=Image.new("RGB", (4, 3000)))
+    assert max(draw_cells(strip, kept).get_size_inches()) < 40
 
 
 def test_look_tells_what_the_detector_predicts():

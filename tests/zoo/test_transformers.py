@@ -305,6 +305,11 @@ def test_labels_are_named_as_the_config_names_them():
     assert named_categories({}, 2) == named_categories(None, 2) == ()
 
 
+def test_names_of_labels_that_are_none_are_refused():
+    with pytest.raises(CheckpointError, match=r"config\.json: id2label = \['a', 'b'\]; accepted: .* names by label"):
+        named_categories({"id2label": ["a", "b"]}, 2)
+
+
 def test_a_shared_head_that_is_saved_once_stands_for_all_layers():
     model = build("deformable, refined")
     recipe = detrkit.zoo.fit(model.state_dict(), config=model.config.to_dict()).recipe
@@ -405,6 +410,15 @@ def test_at_full_size_next_to_nothing_of_it_is_changed(config, changed):
         ({"model_type": "dab-detr", "keep_query_pos": True}, "keep_query_pos = True"),
         ({"model_type": "dab-detr", "temperature_width": 10}, "temperature_width = 10.*accepted: 20"),
         ({"model_type": "deformable_detr", "two_stage": True}, "two_stage = True.*with_box_refine"),
+        ({"model_type": ["detr"]}, r"model_type = \['detr'\] is no detector"),
+        ({"model_type": "detr", "num_queries": "100"}, "num_queries = '100'.*accepted: a whole number"),
+        ({"model_type": "detr", "backbone_config": "resnet"}, "backbone_config = 'resnet'.*an object with keys"),
+        ({"model_type": "detr", "backbone": 50}, "backbone = 50.*name of a timm model"),
+        ({"model_type": "dab-detr", "temperature_height": "20"}, "temperature_height = '20'.*a number"),
+        ({"model_type": "deformable_detr", "num_feature_levels": [4]}, r"num_feature_levels = \[4\]"),
+        ({"model_type": "detr", "backbone_config": {"model_type": "resnet", "depths": 50}}, "depths = 50.*a list of"),
+        ({"model_type": "detr", "backbone_config": {"model_type": "resnet", "out_features": "c5"}}, "out_features"),
+        ({"model_type": "detr", "backbone_config": {"model_type": "resnet", "layer_type": []}}, "layer_type"),
     ],
 )
 def test_what_no_part_computes_is_refused_by_its_key(config, told):
@@ -468,6 +482,12 @@ def test_no_file_of_a_persons_own_is_written_over(tmp_path):
     with pytest.raises(UserError, match=r"w\.toml is where the recipe of these weights goes, and is a file already"):
         call("convert", tmp_path / "saved", "-o", tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
+    own = tmp_path / "saved" / "model.safetensors"
+    before = own.read_bytes()
+    for checkpoint in (tmp_path / "saved", own):
+        with pytest.raises(UserError, match=r"model\.safetensors is the checkpoint itself, which would be lost"):
+            call("convert", checkpoint, "-o", own)
+    assert own.read_bytes() == before
 
 
 def test_a_folder_that_tells_nothing_is_named(tmp_path):
