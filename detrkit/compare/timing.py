@@ -106,7 +106,7 @@ class Ratio:
 
     @classmethod
     def of(cls, times: Sequence[float], others: Sequence[float]) -> Ratio:
-        """Of two that took turns: round by round, so that what slows a round down slows both. One round has no spread."""
+        """Of two that took turns: round by round, so that what slows a round down slows both. One has no spread."""
         ratios = [a / b for a, b in zip(times, others, strict=True)]
         low, middle, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         return cls(middle, low, high)
