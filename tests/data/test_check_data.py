@@ -16,6 +16,7 @@ from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError, UserError
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry, part
+from .same_set import auto
 
 
 def run(*arguments):
@@ -36,6 +37,21 @@ def test_a_good_set_passes_and_is_counted(good, tmp_path):
     assert report["classes"][0] == {"id": 3, "name": "cat", "boxes": 1, "images": 1, "crowds": 0}
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {f"{split}_{image}.jpg" for split in ("train", "val") for image in (1, 2)}
+
+
+@pytest.mark.parametrize("save", [None, save_yolo])
+def test_an_object_that_stands_twice_is_named_and_kept(write_set, tmp_path, save):
+    twice = [box_entry(n, 1, [1, 1, 20, 20]) for n in (1, 2)]
+    folder = write_set([image_entry(1), image_entry(2)], [*twice, box_entry(3, 2, [1, 1, 20, 20])])
+    if save is not None:
+        source = auto(folder)
+        folder = tmp_path / "saved"
+        save({"train": source.train, "val": source.val}, folder)
+    report = check_split(auto(folder).train)
+    [fault] = report.faults
+    assert (fault.kind, fault.image_id, fault.loses, report.boxes) == ("same object twice", 1, False, 3)
+    assert "1.png: 2 objects of class" in str(fault)
+    assert "have the box 1, 1, 20, 20 (x, y, width, height): used as they stand" in str(fault)
 
 
 def test_faults_in_files_are_found_and_fail(good, tmp_path):
