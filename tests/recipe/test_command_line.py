@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from detrkit.cli.before_torch import set_environment
 from detrkit.cli.console import Console, lasting_output
 from detrkit.errors import DataError
 from detrkit.recipe import list_recipes, load_recipe
+from detrkit.recipe.overrides import is_override
+from detrkit.wording import typed
 from detrkit.zoo.published import find_published
 
 
@@ -170,6 +173,14 @@ def test_errors_and_interruption_have_their_exit_codes(run, monkeypatch, raised,
     got, _, error = run("inspect", "quickstart")
     assert got == code
     assert str(raised) in error
+
+
+def test_arguments_are_values_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    said = ["train.epochs=3", "lr=1", "lr=2", "my lr=1/recipe.toml", "quickstart", f"title={'a' * 300}"]
+    assert [is_override(one) for one in said] == [True, False, True, False, False, True]
+    assert typed(Path("-data")) == "./-data"
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
