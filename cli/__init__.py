@@ -34,6 +34,8 @@ def main() -> None:
         sys.exit(2)
 
     try:
+        if "" in sys.argv[1:]:  # as a path it would be the folder that one is in
+            raise UserError("an argument is empty: a shell's variable without a value, perhaps")
         app(prog_name="detrkit")
     except UserError as error:
         end(str(error))

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import detrkit
 from detrkit.cli import main
 from detrkit.cli.app import VERBS
 from detrkit.cli.before_torch import set_environment
 from detrkit.cli.console import Console, lasting_output
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UserError
 from detrkit.recipe import list_recipes, load_recipe
 from detrkit.recipe.overrides import is_override
 from detrkit.wording import typed
@@ -173,6 +174,20 @@ def test_errors_and_interruption_have_their_exit_codes(run, monkeypatch, raised,
     got, _, error = run("inspect", "quickstart")
     assert got == code
     assert str(raised) in error
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 252, ""])
+def test_names_that_can_be_none_are_told_of(name):
+    for load in (load_recipe, detrkit.load):
+        with pytest.raises(UserError, match=r"too long|is empty|no known recipe of that name|no such run"):
+            load(name)
+    with pytest.raises(UserError, match=r"too long|is empty|there is no a"):
+        _ = load_recipe("quickstart_coco", [f"data.root={name}"]).section("data")().train
+
+
+def test_an_empty_argument_is_not_the_folder_that_one_is_in(run):
+    code, _, told = run("check-data", "")
+    assert (code, told) == (2, "an argument is empty: a shell's variable without a value, perhaps\n")
 
 
 def test_arguments_are_values_unless_a_file_is_called_so(tmp_path, monkeypatch):
