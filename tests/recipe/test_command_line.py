@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from detrkit.cli import main
 from detrkit.cli.app import VERBS
 from detrkit.cli.before_torch import set_environment
 from detrkit.cli.console import Console, lasting_output
+from detrkit.engine.interrupt import stop_signals
 from detrkit.errors import DataError, UserError
 from detrkit.recipe import list_recipes, load_recipe
 from detrkit.recipe.overrides import is_override
+from detrkit.runs.run_folder import new_run_folder
 from detrkit.wording import typed
 from detrkit.zoo.published import find_published
 
@@ -196,6 +199,25 @@ def test_arguments_are_values_unless_a_file_is_called_so(tmp_path, monkeypatch):
     said = ["train.epochs=3", "lr=1", "lr=2", "my lr=1/recipe.toml", "quickstart", f"title={'a' * 300}"]
     assert [is_override(one) for one in said] == [True, False, True, False, False, True]
     assert typed(Path("-data")) == "./-data"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_training_sets_up_leaves_no_empty_folder(run, tmp_path, monkeypatch, sent):
+    monkeypatch.chdir(tmp_path)
+    before = {each: signal.getsignal(each) for each in stop_signals()}
+
+    def begin(**_):
+        with new_run_folder(Path("runs"), "quickstart") as folder:
+            assert folder.is_dir()
+            signal.raise_signal(sent)
+
+    monkeypatch.setattr("detrkit.cli.app.app", begin)
+    try:
+        assert run("train", "quickstart")[0] == 128 + sent
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
