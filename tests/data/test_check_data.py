@@ -207,9 +207,11 @@ def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp
     assert again.exit_code == 0, again.output
     assert "2 images, 2 boxes" in again.output
     assert "no faults" in again.output
-    refused = run(folder, "--save-as", form, "--out", copy)
-    assert isinstance(refused.exception, UserError)
-    assert "is there already" in str(refused.exception)
+    for other in ("coco", "yolo"):  # one copy on top of another would be a set of both
+        refused = run(folder, "--save-as", other, "--out", copy)
+        assert isinstance(refused.exception, UserError)
+        assert "copy is not empty; name a folder that is new or empty" in str(refused.exception)
+    assert "makes its images" in str(run("quickstart", "--save-as", form, "--out", tmp_path / "new").exception)
     assert "go together" in str(run(folder, "--save-as", form).exception)
 
 
