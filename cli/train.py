@@ -132,8 +132,12 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
     """
     from detrkit.runs.run_folder import RunFolder
 
+    if recipe is not None and run is not None:
+        of = Path(recipe).parent if Path(recipe).name in ("last", "best") else Path(recipe)
+        if RunFolder(of).exists and of.resolve() != run.resolve():
+            raise UserError(f"{recipe} and --run-dir {run} are two runs: take one away")
     called = name or recipe
-    for folder in (run, Path(recipe) if recipe else None, Path("runs", called) if called else None):
+    for folder in (Path(recipe) if recipe else None, run, Path("runs", called) if called else None):
         found: tuple[Path, Literal["last", "best"]] | None = None
         if folder is not None and RunFolder(folder).exists:
             found = folder, "last"
@@ -146,7 +150,7 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
     if run is None and recipe is None and name is None:
         raise UserError("which run? detrkit train --resume runs/NAME")
     raise UserError(
-        f"{run or recipe or name} is not the folder of a run, so nothing to resume: "
+        f"{run or (Path('runs', name) if name else recipe)} is not the folder of a run, so nothing to resume: "
         f"one has {RunFolder.RECIPE} and {RunFolder.CATEGORIES}"
     )
 
