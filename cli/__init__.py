@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 for success, 2 for a mistake in the input, 130 when interrupted."""
+    """Runs the command line and exits: 0 for success, 2 for a mistake in the input, 130 at Ctrl-C, 143 at SIGTERM."""
     from .before_torch import set_environment
 
     set_environment()
@@ -19,6 +21,7 @@ def main() -> None:
 
     from rich.text import Text
 
+    from detrkit.engine.interrupt import stop_signals
     from detrkit.errors import UserError
     from detrkit.writing import explain
 
@@ -28,12 +31,19 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no UTF-8
 
+    if "RANK" not in os.environ:  # torchrun's processes may wait in each other's calls, where no handler runs
+        for each in stop_signals():
+            if each != signal.SIGINT:  # Python's own does the same
+                signal.signal(each, _leave)
+
     def end(message: str) -> None:
         # As plain text: a message may hold brackets, which rich would read as markup.
         Console(stderr=True, soft_wrap=True).print(Text(message, style="red"))
         sys.exit(2)
 
     try:
+        if "" in sys.argv[1:]:  # as a path it would be the folder that one is in
+            raise UserError("an argument is empty: a shell's variable without a value, perhaps")
         app(prog_name="detrkit")
     except UserError as error:
         end(str(error))
@@ -51,3 +61,8 @@ def main() -> None:
         if not str(error).startswith("Symlink loop"):  # what Python up to 3.12 makes of one
             raise
         end(f"{error}: these links go in a circle")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """What was half done is taken away on the way out, as after Ctrl-C."""
+    sys.exit(128 + number)

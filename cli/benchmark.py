@@ -11,13 +11,16 @@ import typer
 from .options import Device, Trust
 
 PARTS = ("detection", "training", "loader")
+STEP_BATCH = 2
 
 
 def benchmark(
     targets: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipes (names or files), and KEY=VALUE.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Size of the images.")] = "640x640",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a detection.", show_default="1, 8")] = None,
-    step_batch: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 2,
+    step_batch: Annotated[
+        int | None, typer.Option(min=1, help="Images of a training step, and of the loader's batch.", show_default="2")
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="detection, training or loader; several times for several.")
     ] = None,
@@ -39,7 +42,7 @@ def benchmark(
     from detrkit.errors import UserError
     from detrkit.evaluation.precision import choose_device, choose_precision
     from detrkit.recipe import load_recipe
-    from detrkit.writing import check_folder, write_text
+    from detrkit.writing import check_file, write_text
 
     from .compare import size_of
     from .console import open_console, progress_bar
@@ -49,8 +52,15 @@ def benchmark(
     chosen = list(dict.fromkeys(only or PARTS))
     if unknown := [part for part in chosen if part not in PARTS]:
         raise UserError(f"--only is {unknown[0]!r}; accepted are {', '.join(PARTS)}")
+    for option, given, parts in (
+        ("--batch", batch, {"detection"}),
+        ("--step-batch", step_batch, {"training", "loader"}),
+    ):
+        if given and not parts & set(chosen):
+            raise UserError(f"{option} is of {' and '.join(sorted(parts))}, which --only leaves out")
+    at_once = step_batch or STEP_BATCH
     if out is not None:
-        check_folder(out.parent, "--out")
+        check_file(out, "--out")
     names, overrides = split_arguments(targets)
     recipes = [load_recipe(name, overrides, trust=trust) for name in dict.fromkeys(names)]
     if not recipes:
@@ -72,13 +82,13 @@ def benchmark(
             subjects,
             **how,
             batches=batches,
-            step_batch=step_batch if training else 0,
+            step_batch=at_once if training else 0,
             rounds=rounds,
             progress=advance,
         )
     if "loader" in chosen:
         for recipe, speed in zip(recipes, found.speeds, strict=True):
-            speed.loaded = loaded_images(recipe, step_batch)
+            speed.loaded = loaded_images(recipe, at_once)
         if all(speed.loaded is None for speed in found.speeds):
             console.print("the loader is not measured: the data are not here, or are one batch at most", style="yellow")
     for sheet in benchmark_sheets(found):

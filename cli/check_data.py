@@ -55,6 +55,7 @@ def check_data(
     from rich.text import Text
 
     from detrkit.data.check import check_split
+    from detrkit.data.file_dataset import FileDataset
     from detrkit.errors import UserError
     from detrkit.wording import in_a_line
     from detrkit.writing import check_file, check_folder
@@ -67,12 +68,16 @@ def check_data(
         raise UserError("--save-as and --out go together: the format of the clean copy, and a folder for it")
     if out is not None:
         check_folder(out, "--out")
+        if out.is_dir() and any(out.iterdir()):  # what is left of an older copy would count among this one
+            raise UserError(f"--out {out} is not empty; name a folder that is new or empty for the clean copy")
     if json_file is not None:
         check_file(json_file, "--json")
     if pictures is not None:
         check_folder(pictures, "--pictures")
     console, errors = open_console(soft_wrap=True), Console(stderr=True)
     told, lack, datasets = open_splits(target, overrides or [], images, trust=trust)
+    if save_as is not None and not any(isinstance(dataset, FileDataset) for dataset in datasets.values()):
+        raise UserError("--save-as copies images that are files, and this data set makes its images")
     reports: dict[str, SplitReport] = {}
     for name, dataset in datasets.items():
         with progress_bar(errors, f"reading {name}", len(dataset)) as advance:
@@ -158,14 +163,11 @@ def save(
     """Writes a clean copy, with a bar where somebody looks, and says what of the images and regions it has not."""
     from detrkit.data.file_dataset import FileDataset
     from detrkit.data.save import FORMATS
-    from detrkit.errors import UserError
     from detrkit.wording import counted
 
     from .console import progress_bar
 
     files = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, FileDataset)}
-    if not files:
-        raise UserError("--save-as copies images that are files, and this data set makes its images")
     without = {
         name: reports[name].unusable | {dataset.records.given_id(image_id) for image_id, _ in dataset.missing_files}
         for name, dataset in files.items()

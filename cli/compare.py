@@ -99,13 +99,13 @@ def compare(
     if baseline is not None:
         find_row(rows, baseline)
     _check_rows(rows, overrides, {"--baseline": baseline, "--epochs-to": epochs_to}, run=run)
-    for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     failed = False
     if run:
         jobs = make_jobs(rows, _seeds("1" if seeds is None else seeds), overrides, runs=runs, trust=trust)
         failed = not _train(console, jobs, parallel or 1)
-        rows = gather_rows(wanted, overrides, runs=runs, trust=trust)
+        rows = gather_rows(wanted, overrides, runs=runs, warn=warnings, trust=trust)
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     costs = _count(console, rows, height=height, width=width, coco_mean=coco_mean)
     timings = _time(console, [r for r in rows if r.name in costs], height=height, width=width) if time else {}
     images, notes = _score(console, rows, baseline, evaluate=evaluate, trust=trust) if baseline else ({}, [])

@@ -48,6 +48,7 @@ def convert(
     from detrkit.paths import with_home
     from detrkit.reading import files_of, read_checkpoint, read_json
     from detrkit.recipe import load_recipe
+    from detrkit.recipe.overrides import is_override
     from detrkit.runs.checkpoint import format_categories, pixels_metadata, save_weights
     from detrkit.wording import in_a_line, typed
     from detrkit.writing import check_file, replaced_file, write_text
@@ -59,7 +60,7 @@ def convert(
     from .console import open_console, print_notes
 
     changes = list(overrides or ())
-    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+    if recipe is not None and is_override(recipe):
         changes.insert(0, recipe)
         recipe = None
     if output.suffix != ".safetensors":

@@ -9,6 +9,8 @@ import typer
 
 from .options import Run, Trust, Weights, Which
 
+TOLERANCE = 1e-3
+
 
 def export(
     run: Run,
@@ -29,8 +31,13 @@ def export(
         Path | None, typer.Option(metavar="IMAGES", help="An image or a folder to run the file on, beside PyTorch.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="How far scores, and boxes as shares of the image, may differ in --check.")
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="With --check: how far scores, and boxes as shares of the image, may differ.",
+            show_default=f"{TOLERANCE}",
+        ),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Write a detector as a file that runs without detrkit: ONNX, a program of torch.export, or OpenVINO.
@@ -54,6 +61,9 @@ def export(
 
     from .console import Console
 
+    if tolerance is not None and check is None:
+        raise UserError("--tolerance goes with --check; without it nothing is compared")
+    allowed = TOLERANCE if tolerance is None else tolerance
     kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
     kind = format or kinds.get(out.suffix.lower())
     if kind is None or out.suffix.lower() != SUFFIXES[kind]:
@@ -79,13 +89,13 @@ def export(
         open_written(out, card),
         images,
         transform=trained.source.augment.evaluate,
-        tolerance=tolerance,
+        tolerance=allowed,
     )
     told = f"scores differ by {found.scores:.1e}, boxes by {found.boxes:.1e} of the image; "
     console.print(
         f"beside PyTorch on {counted(len(images), 'image')}, all detections as sets: {told}"
-        f"{found.unpaired} have no counterpart within {tolerance:g}"
+        f"{found.unpaired} have no counterpart within {allowed:g}"
     )
-    if not found.within(tolerance):
+    if not found.within(allowed):
         console.print("the file does not compute what PyTorch does", style="red")
         raise typer.Exit(1)

@@ -39,9 +39,11 @@ def recipes(
     if not entries:
         raise UserError(f"no shipped recipe has {' and '.join(map(repr, wanted))} in its name or title")
     if table is not None:
-        entries = [e for e in entries if (row := _published_row(e)) and row["table"] == table]
+        rows = [(entry, row) for entry in entries if (row := _published_row(entry))]
+        entries = [entry for entry, row in rows if row["table"] == table]
         if not entries:
-            raise UserError(f"none of these recipes has a row of Table {table}")
+            there = ", ".join(sorted({row["table"] for _, row in rows})) or "none"
+            raise UserError(f"none of these recipes has a row of Table {table}; there are rows of {there}")
     console = open_console()
     place = attrgetter("package", "folder")
     entries.sort(key=lambda entry: (entry.package != OWN, *place(entry), entry.name))

@@ -23,7 +23,7 @@ def report(
     split: Split = "val",
     data: Data = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page, .html, or a folder for report.html; RUN if not given.")
+        Path | None, typer.Option(help="The page, .html, or a folder that is there for report.html; RUN if not given.")
     ] = None,
     threshold: Annotated[
         float | None,

@@ -50,11 +50,12 @@ def train(
     from detrkit.engine.distributed import processes
     from detrkit.engine.launch import count_processes, launch, told_to_launcher
     from detrkit.engine.train import train as run_training
+    from detrkit.recipe.overrides import is_override
     from detrkit.runs.run_folder import new_run_folder
     from detrkit.wording import typed
 
     values = list(overrides or [])
-    if recipe is not None and "=" in recipe:
+    if recipe is not None and is_override(recipe):
         values, recipe = [recipe, *values], None
     with told_to_launcher():
         goes_on = resume and not _begins(recipe, run)
@@ -104,6 +105,10 @@ def _load(
         raise UserError(f"{recipe} is a run. Go on with it: detrkit train --resume {typed(recipe)}")
     else:
         loaded = load_recipe(recipe, values, trust=trust)
+    if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name):
+        raise UserError(f"--name is {name!r}; should be the name of a folder below runs/, or --run-dir any folder")
+    if not resume and run is not None and name is not None and run.resolve() != Path("runs", name).resolve():
+        raise UserError(f"--run-dir {run} and --name {name}, which is runs/{name}, are two places: take one away")
     if run is not None:
         check_folder(run, "--run-dir")
     return loaded, folder, which
@@ -127,8 +132,12 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
     """
     from detrkit.runs.run_folder import RunFolder
 
+    if recipe is not None and run is not None:
+        of = Path(recipe).parent if Path(recipe).name in ("last", "best") else Path(recipe)
+        if RunFolder(of).exists and of.resolve() != run.resolve():
+            raise UserError(f"{recipe} and --run-dir {run} are two runs: take one away")
     called = name or recipe
-    for folder in (run, Path(recipe) if recipe else None, Path("runs", called) if called else None):
+    for folder in (Path(recipe) if recipe else None, run, Path("runs", called) if called else None):
         found: tuple[Path, Literal["last", "best"]] | None = None
         if folder is not None and RunFolder(folder).exists:
             found = folder, "last"
@@ -141,7 +150,7 @@ def _run_to_resume(recipe: str | None, run: Path | None, name: str | None) -> tu
     if run is None and recipe is None and name is None:
         raise UserError("which run? detrkit train --resume runs/NAME")
     raise UserError(
-        f"{run or recipe or name} is not the folder of a run, so nothing to resume: "
+        f"{run or (Path('runs', name) if name else recipe)} is not the folder of a run, so nothing to resume: "
         f"one has {RunFolder.RECIPE} and {RunFolder.CATEGORIES}"
     )
 

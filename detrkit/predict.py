@@ -20,6 +20,7 @@ from detrkit.data.decode import decode, name_of, open_to_rgb
 from detrkit.data.files import walk
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects, autocast, detect
+from detrkit.paths import with_home
 from detrkit.video import Frame, frames, is_video
 from detrkit.wording import counted
 
@@ -74,7 +75,7 @@ def find_images(inputs: Sequence[Path | str], *, leave_out: Path | None = None) 
     """
     apart = None if leave_out is None else leave_out.resolve()
     found: dict[Path, tuple[Path, Path]] = {}
-    for given in map(Path, inputs):
+    for given in map(with_home, inputs):
         if given.is_file():
             found.setdefault(given.resolve(), (given, Path(given.name)))
         elif given.is_dir():

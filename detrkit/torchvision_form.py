@@ -63,7 +63,8 @@ class AsTorchvision(nn.Module):
             raise UserError("there is no image; name one at least")
         for image in images:
             _check_image(image)
-        stacked, mask = stack(images, _normalised)
+        own = (one.dtype for one in self.detector.parameters() if one.is_floating_point())
+        stacked, mask = stack(images, _normalised, next(own, torch.float32))
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if not self.training:
             found = self.detector.detect(stacked, mask, sizes)

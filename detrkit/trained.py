@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.errors import CheckpointError, UserError
+from detrkit.paths import with_home
 
 if TYPE_CHECKING:
     from detrkit.data import Category, DataSource
@@ -65,8 +66,9 @@ def open_trained(
     from detrkit.runs.history import is_run
 
     overrides = list(overrides)
-    path = Path(target)
-    if path.is_dir():
+    path = with_home(target)
+    is_of_run = is_run(path) or is_run(path.parent)  # a project of `detrkit init` is a recipe
+    if path.is_dir() and (weights is None or is_of_run):
         if weights is not None:
             raise UserError(f"{target} is a run, which has weights of its own; --weights goes with a recipe")
         run, folder = locate(path, which or "best")

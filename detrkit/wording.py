@@ -37,8 +37,9 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 
 
 def typed(path: Path | str) -> str:
-    """A path as a person types it in a command: in quotes where it has spaces, say."""
-    return shlex.quote(str(path))
+    """A path as a person types it in a command: in quotes where it has spaces, say, and not as an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def visible(text: str) -> str:

@@ -48,6 +48,8 @@ class PlacedAttention(nn.Module):
         first: bool = False,
     ):
         super().__init__()
+        if min(width, heads) < 1:
+            raise UserError(f"width = {width} and heads = {heads} should be 1 at least")
         if width % heads:
             raise UserError(f"width = {width} is no multiple of heads = {heads}")
         self.positions = QueryPositions(positions, width=width, heads=heads)

@@ -16,7 +16,7 @@ from detrkit.engine.cores import available_cores
 from detrkit.engine.interrupt import stop_on_signals
 from detrkit.errors import UserError
 from detrkit.recipe import Recipe
-from detrkit.runs.history import differences, is_run, read_run
+from detrkit.runs.history import RecordError, differences, is_run, read_run
 from detrkit.runs.lock import HANDED_OVER, take_lock
 
 OUTPUT = "output.log"
@@ -71,7 +71,7 @@ def run_stem(recipe: str) -> str:
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
-    """Marks the jobs that are finished already.
+    """Marks the jobs that are finished already, and as failed those whose run has damaged metrics.
 
     Raises UserError that names every folder which holds a run of another recipe: nothing is trained then.
     """
@@ -79,7 +79,11 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not is_run(job.folder):
             continue
-        run = read_run(job.folder, trust=job.trust)
+        try:
+            run = read_run(job.folder, trust=job.trust)
+        except RecordError as error:  # the others can be trained all the same
+            job.state, job.note = "failed", str(error)
+            continue
         told = differences(job.recipe, run.recipe)
         if run.seed != job.seed:
             told.insert(0, f"train.seed is {run.seed}, not {job.seed}")
@@ -151,7 +155,7 @@ def _start(job: Job, running: list[Job], parallel: int) -> None:
             except UserError as error:
                 job.state, job.note = "failed", str(error)
                 return
-            if job.state == "done":
+            if job.state in ("done", "failed"):
                 return
             arguments = ["--resume", str(job.folder), *job.overrides]  # those that a run may change on its way
         else:
@@ -184,11 +188,17 @@ def _collect(running: list[Job]) -> None:
         if code is None:
             continue
         running.remove(job)
-        run = read_run(job.folder, trust=job.trust) if is_run(job.folder) else None
-        if code == 0 and run is not None and run.finished:
+        finished, fault = False, ""
+        try:
+            finished = is_run(job.folder) and read_run(job.folder, trust=job.trust).finished
+        except RecordError as error:
+            fault = str(error)
+        if code == 0 and finished:
             job.state, job.note = "done", ""
         elif code == 130 or job.note == "stopping":
             job.state, job.note = "stopped", "interrupted"
+        elif code == 0 and fault:
+            job.state, job.note = "failed", fault
         elif code == 0:
             job.state, job.note = "stopped", "train.max_minutes"
         else:

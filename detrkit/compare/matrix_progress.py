@@ -14,7 +14,7 @@ from rich.table import Table
 
 from detrkit.compare.matrix import Job
 from detrkit.engine.progress import duration
-from detrkit.runs.history import read_metrics
+from detrkit.runs.history import RecordError, read_metrics
 from detrkit.runs.run_folder import RunFolder
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -44,7 +44,10 @@ class _Standing:
         if (now := (stat.st_mtime_ns, stat.st_size)) == self.seen:
             return False
         self.seen, before = now, self.evaluate
-        last = {line["kind"]: line for line in read_metrics(self.job.folder)}
+        try:
+            last = {line["kind"]: line for line in read_metrics(self.job.folder)}
+        except RecordError:
+            return False  # what is damaged is told when the training has ended
         self.train, self.evaluate = last.get("train"), last.get("evaluate")
         if self.start is None and self.job.state == "running" and (self.train or self.evaluate):
             self.start = time.monotonic(), self.share

@@ -11,9 +11,9 @@ from typing import Any
 from detrkit.compare.matrix import Job, run_name, run_stem
 from detrkit.errors import UserError
 from detrkit.recipe import Recipe, list_recipes, load_recipe
-from detrkit.recipe.overrides import parse_path
+from detrkit.recipe.overrides import is_override
 from detrkit.recipe.problems import dotted, format_value
-from detrkit.runs.history import Run, differences, is_run, read_run
+from detrkit.runs.history import RecordError, Run, differences, is_run, read_run
 from detrkit.runs.lock import LOCK
 from detrkit.runs.run_folder import RunFolder
 from detrkit.zoo.published import PublishedError, find_published, published_results
@@ -52,10 +52,8 @@ class Row:
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Targets and `key=value` overrides, which the command line mixes."""
-    is_override = {
-        a: parse_path(a.partition("=")[0]) is not None and "=" in a and not Path(a).exists() for a in arguments
-    }
-    return [a for a in arguments if not is_override[a]], [a for a in arguments if is_override[a]]
+    values = [argument for argument in arguments if is_override(argument)]
+    return [argument for argument in arguments if argument not in values], values
 
 
 def recipes_of_table(table: str) -> list[str]:
@@ -89,8 +87,9 @@ def gather_rows(
         overrides: laid over the recipes; a run is what it was.
         runs: the folder below which `--run` trains; its runs of the recipes come along.
         trust: see `load_recipe`.
-        warn: takes a line for each run there that does not belong to its recipe any more, and for each empty folder
-            among the targets, which is passed over: `runs/*` names it where a training was killed while it set up.
+        warn: takes a line for each run there that does not belong to its recipe any more or has damaged metrics, and
+            for each empty folder among the targets, which is passed over: `runs/*` names it where a training was
+            killed while it set up.
 
     Raises UserError for a target that is neither, two recipes of one name, or a `reproduces` without its row.
     """
@@ -148,7 +147,12 @@ def _runs_below(folder: Path, row: Row, warn: list[str] | None, trust: bool) -> 
     for path in sorted(folder.glob(f"{_escaped(run_stem(row.name))}-seed*")):
         if not re.fullmatch(r"\d+", path.name.removeprefix(f"{run_stem(row.name)}-seed")) or not is_run(path):
             continue
-        run = read_run(path, trust=trust)
+        try:
+            run = read_run(path, trust=trust)
+        except RecordError as error:
+            if warn is not None:
+                warn.append(f"{path} is left out: {error}")
+            continue
         told = differences(row.recipe, run.recipe)
         if not told:
             found.append(run)

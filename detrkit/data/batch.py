@@ -119,14 +119,16 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def stack(
-    images: Sequence[torch.Tensor], prepare: Callable[[torch.Tensor], torch.Tensor]
+    images: Sequence[torch.Tensor],
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Images [3, h, w], each as `prepare` makes it float32, in the form of a `Batch`: images and mask."""
+    """Images [3, h, w], each as `prepare` makes it, in the form of a `Batch` of that type: images and mask."""
     shapes = [tuple(image.shape[-2:]) for image in images]
     height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
     padded = any(shape != (height, width) for shape in shapes)
     device = images[0].device
-    stacked = torch.zeros(len(images), 3, height, width, device=device)
+    stacked = torch.zeros(len(images), 3, height, width, dtype=dtype, device=device)
     mask = torch.ones(len(images), height, width, dtype=torch.bool, device=device) if padded else None
     for index, (image, (h, w)) in enumerate(zip(images, shapes, strict=True)):
         stacked[index, :, :h, :w] = prepare(image)

@@ -14,7 +14,7 @@ import numpy as np
 from detrkit.data.dataset import Dataset
 from detrkit.data.decode import WrongSizeError, decode, open_orientation
 from detrkit.data.file_dataset import FileDataset
-from detrkit.data.records import MEDIUM, SMALL, Fault
+from detrkit.data.records import MEDIUM, SMALL, Fault, Records
 from detrkit.errors import DataError
 
 FILE_FAULTS = ("missing file", "other size", "unreadable image")
@@ -80,6 +80,7 @@ def check_split(dataset: Dataset, *, files: bool = True, advance: Callable[[], N
             faults += [fault] if fault else []
             advance()
     image_index = np.repeat(np.arange(len(records)), np.diff(records.first))
+    faults += _told_twice(records, image_index)
     ordinary = ~records.crowd
     per_image = records.objects()
     annotated = np.bincount(image_index, minlength=len(records))
@@ -111,6 +112,21 @@ def check_split(dataset: Dataset, *, files: bool = True, advance: Callable[[], N
         images_without_boxes=[records.given_id(image_id) for image_id in records.image_ids[annotated == 0].tolist()],
         faults=faults,
     )
+
+
+def _told_twice(records: Records, image_index: np.ndarray) -> Iterator[Fault]:
+    """Objects of one class and one box in an image, which are learned twice."""
+    objects = np.flatnonzero(~records.crowd)
+    values = np.column_stack([image_index, records.category_ids, records.boxes])[objects]
+    _, first, counts = np.unique(values, axis=0, return_index=True, return_counts=True)
+    for row, count in sorted(zip(objects[first][counts > 1].tolist(), counts[counts > 1].tolist(), strict=True)):
+        index = int(image_index[row])
+        box = ", ".join(f"{number:g}" for number in records.boxes[row].tolist())
+        detail = f"{records.file_names[index]}: {count} objects of class {records.category_ids[row]} have the box {box}"
+        given = records.given_id(int(records.image_ids[index]))
+        yield Fault(
+            "same object twice", given, None, f"{detail} (x, y, width, height): used as they stand", loses=False
+        )
 
 
 def _check_files(dataset: FileDataset) -> Iterator[Fault | None]:

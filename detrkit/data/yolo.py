@@ -1,4 +1,7 @@
-"""Reading YOLO's format: data.yaml, and a text file of relative boxes for each image."""
+"""Reading YOLO's format: data.yaml, and a text file of relative boxes for each image.
+
+Paths that files name are looked for with os.path, which takes what this machine keeps from us (/root/...) for absent.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ from detrkit.data.file_dataset import Annotations
 from detrkit.data.files import TEXT, walk
 from detrkit.data.records import Category, Fault
 from detrkit.errors import DataError
-from detrkit.paths import with_home
 
 IMAGES = frozenset(["bmp", "dib", "jpe", "jpeg", "jpg", "jp2", "png", "ppm", "pgm", "tif", "tiff", "webp", "avif"])
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}
@@ -173,8 +175,8 @@ def _truth(words: list[str], size: tuple[int, int], classes: int, keypoint_numbe
 def _base(file: Path, path: Any) -> Path:
     """The folder that entries are relative to. Exporters write paths of their own machine: those are passed over."""
     here = file.parent.resolve()
-    said = with_home(path) if isinstance(path, str) else Path()
-    return next(folder.resolve() for folder in (here / said, here / said.name, here) if folder.is_dir())
+    said = Path(os.path.expanduser(path)) if isinstance(path, str) else Path()
+    return next(folder.resolve() for folder in (here / said, here / said.name, here) if os.path.isdir(folder))
 
 
 def _entry(file: Path, base: Path, split: str, said: str) -> Path:
@@ -182,7 +184,7 @@ def _entry(file: Path, base: Path, split: str, said: str) -> Path:
     parts = Path(said.replace("\\", "/")).parts
     plain = Path(*[part for part in parts if part not in ("..", ".", "/")])
     near = (base / said, base / Path(*parts), base / plain, file.parent / said, file.parent / plain)
-    found = next((path for path in near if path.exists()), None) or without_its_start(base, str(plain), least=2)
+    found = next(filter(os.path.exists, near), None) or without_its_start(base, str(plain), least=2)
     if found:
         return _plain(found)
     raise DataError(f"{file}: {split}: there is no {said} below {base}")
@@ -227,7 +229,7 @@ def _images_of(entry: Path, base: Path) -> Iterator[Path]:
     for line in filter(None, map(str.strip, lines)):
         written = line.replace("\\", "/")
         near = (entry.parent / written.removeprefix("./"), base / written.removeprefix("./"), Path(written))
-        found = next((path for path in near if path.is_file()), None) or without_its_start(base, written, least=2)
+        found = next(filter(os.path.isfile, near), None) or without_its_start(base, written, least=2)
         yield _plain(found) if found else near[1]
 
 
@@ -238,7 +240,7 @@ def without_its_start(base: Path, written: str, least: int = 1) -> Path | None:
     """
     parts = [part for part in Path(written).parts if part not in ("/", ".", "..")]
     ends = (base / Path(*parts[start:]) for start in range(len(parts) - least + 1))
-    return next((path for path in ends if path.exists()), None)
+    return next(filter(os.path.exists, ends), None)
 
 
 def _plain(path: Path) -> Path:

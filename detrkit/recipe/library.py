@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def find_recipe(name: str) -> Path | None:
     if not name or PurePosixPath(name).as_posix() != name or {"..", "/"} & set(PurePosixPath(name).parts):
         return None  # another way to write a path is no name
     files = (folder.path / f"{name}.toml" for folder in recipe_folders())
-    return next((path for path in files if path.is_file()), None)
+    return next((path for path in files if os.path.isfile(path)), None)  # also where a name is too long for a file
 
 
 def list_recipes() -> list[RecipeEntry]:

@@ -39,6 +39,12 @@ def parse_overrides(overrides: Iterable[str]) -> tuple[Layer, list[Problem]]:
     return layer_of(pairs, Source(COMMAND_LINE)), problems
 
 
+def is_override(argument: str) -> bool:
+    """Whether an argument of the command line is `key.path=value`: not where a file or folder is called so."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and parse_path(key) is not None and not os.path.exists(argument)
+
+
 def layer_from_values(values: Mapping[str, Any], source: str) -> Layer:
     """A layer from dotted keys and Python values; None is written "none", a path or a tuple as TOML has them.
 

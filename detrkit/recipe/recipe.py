@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,8 @@ def recipe_file(name: str) -> Path:
     known = find_recipe(name)
     if known:
         return known
+    if not name:
+        raise UserError("the name of the recipe is empty; `detrkit recipes` lists the known ones")
     path = with_home(name)
     candidates = [
         path,
@@ -185,7 +188,7 @@ def recipe_file(name: str) -> Path:
         find_recipe(name.removesuffix(".toml")),
     ]
     for candidate in candidates:
-        if candidate is not None and candidate.is_file():
+        if candidate is not None and os.path.isfile(candidate):
             return candidate
     if path.is_dir():
         raise UserError(f"{name} is a folder without a recipe.toml; name a .toml file in it, or the folder of a run")

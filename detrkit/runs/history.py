@@ -40,6 +40,10 @@ _NOT_THE_TRAINING = {
 }
 
 
+class RecordError(UserError):
+    """A line of a run's metrics that is no record."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation of a run.
@@ -88,7 +92,8 @@ def is_run(path: Path) -> bool:
 def read_run(path: Path, *, trust: bool = False) -> Run:
     """A run's recipe and evaluations. trust: see `load_recipe`.
 
-    Raises UserError if the folder's recipe cannot be read, imports what is not trusted, or a line of its metrics.
+    Raises UserError if the folder's recipe cannot be read or imports what is not trusted, RecordError for a damaged
+    line of its metrics.
     """
     from detrkit.recipe import load_run_recipe
 
@@ -99,7 +104,7 @@ def read_run(path: Path, *, trust: bool = False) -> Run:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; a last line that is still being written is left out.
 
-    Raises UserError for any other line that is no record.
+    Raises RecordError for any other line that is no record.
     """
     file = path / RunFolder.METRICS
     if not file.is_file():
@@ -110,9 +115,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}:{number}: is not JSON: {error}") from None
+            raise RecordError(f"{file}:{number}: is not JSON: {error}; mend the line, or take it out") from None
         if fault := _fault(record):
-            raise UserError(f"{file}:{number}: {fault}; mend the line, or take it out")
+            raise RecordError(f"{file}:{number}: {fault}; mend the line, or take it out")
         found.append(record)
     return found
 
@@ -157,7 +162,7 @@ def _is_same_place(there: Any, here: Any) -> bool:
         return False
     try:
         return with_home(there).samefile(with_home(here))
-    except (OSError, ValueError):  # no path, or nothing there
+    except (OSError, ValueError, UserError):  # no path, or nothing there
         return False
 
 

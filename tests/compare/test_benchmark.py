@@ -1,6 +1,7 @@
 """What is measured side by side: turns, ratios, the parts of a step, and the limit."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -118,6 +119,19 @@ def test_the_verb_writes_what_it_measured(tmp_path):
     assert len(json.loads(out.read_text())["rows"][0]["detection"]["1"]) == 2
     with pytest.raises(UserError, match="accepted are detection, training, loader"):
         CliRunner().invoke(app, ["benchmark", "quickstart", "--only", "speed"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--only", "training", "--batch", "4"], "--batch is of detection, which --only leaves out"),
+        (["--only", "detection", "--step-batch", "4"], "--step-batch is of loader and training, which --only leaves"),
+        (["--out", "."], "--out . is a folder"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_measured(asked, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        CliRunner().invoke(app, ["benchmark", "quickstart", *asked], catch_exceptions=False)
 
 
 def test_a_loader_that_cannot_be_measured_is_told(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import io
 import json
 import os
 import re
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from detrkit.cli.app import app
 from detrkit.cli.compare import _seeds
 from detrkit.compare.matrix import Job, check_jobs, run_name, train_all
+from detrkit.compare.matrix_progress import MatrixProgress
 from detrkit.compare.targets import gather_rows, recipes_of_table
 from detrkit.detector import build_detector
 from detrkit.errors import UserError
@@ -302,6 +305,38 @@ def test_a_run_of_another_recipe_is_refused_and_a_finished_one_left_alone(tmp_pa
     (tmp_path / "quickstart-seed0").rename(tmp_path / "quickstart-seed5")
     with pytest.raises(UserError, match=r"train\.seed is 0, not 5"):
         check_jobs([job_of(tmp_path, seed=5)])
+
+
+def test_damaged_metrics_of_one_run_are_named_and_the_others_go_on(tmp_path, make_run):
+    for seed in (0, 1):
+        make_run(tmp_path / f"quickstart-seed{seed}", "quickstart", {1: 10, 4: 20}, seed=seed)
+    metrics = tmp_path / "quickstart-seed1" / "metrics.jsonl"
+    metrics.write_text("{nonsense\n" + metrics.read_text())
+    asked = ["quickstart", "--run", "--seeds", "2", "--runs", tmp_path, "--size", "64x64"]
+    result = CliRunner().invoke(app, ["compare", *map(str, asked)])
+    assert result.exit_code == 1
+    assert "quickstart-seed1 failed" in result.output
+    assert f"quickstart-seed1 is left out: {metrics}:1: is not JSON" in result.output.replace("\n", "")
+    assert "Average precision" in result.output  # of the other
+
+
+def test_metrics_that_are_damaged_meanwhile_end_one_training_alone(tmp_path, monkeypatch):
+    """A training that writes nonsense and ends well, while the table of all looks at it."""
+    writes = "import sys; open(sys.argv[-1] + '/metrics.jsonl', 'w').write('nonsense\\n')"
+    started, popen = [], subprocess.Popen
+
+    def start(command, **more):
+        started.append(command)
+        (Path(command[-1]) / "recipe.toml").write_text('extends = "quickstart"\n')
+        return popen([sys.executable, "-c", writes, command[-1]], **more)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    jobs = [job_of(tmp_path, seed=seed) for seed in (0, 1)]
+    with MatrixProgress(Console(file=io.StringIO())) as progress:
+        assert train_all(jobs, parallel=1, watch=progress) is None
+    assert len(started) == 2
+    assert [job.state for job in jobs] == ["failed", "failed"]
+    assert all("metrics.jsonl:1: is not JSON" in job.note for job in jobs)
 
 
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path, make_run):

@@ -16,6 +16,7 @@ from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError, UserError
 
 from .conftest import CATEGORIES, box_entry, coco, image_entry, part
+from .same_set import auto
 
 
 def run(*arguments):
@@ -36,6 +37,21 @@ def test_a_good_set_passes_and_is_counted(good, tmp_path):
     assert report["classes"][0] == {"id": 3, "name": "cat", "boxes": 1, "images": 1, "crowds": 0}
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {f"{split}_{image}.jpg" for split in ("train", "val") for image in (1, 2)}
+
+
+@pytest.mark.parametrize("save", [None, save_yolo])
+def test_an_object_that_stands_twice_is_named_and_kept(write_set, tmp_path, save):
+    twice = [box_entry(n, 1, [1, 1, 20, 20]) for n in (1, 2)]
+    folder = write_set([image_entry(1), image_entry(2)], [*twice, box_entry(3, 2, [1, 1, 20, 20])])
+    if save is not None:
+        source = auto(folder)
+        folder = tmp_path / "saved"
+        save({"train": source.train, "val": source.val}, folder)
+    report = check_split(auto(folder).train)
+    [fault] = report.faults
+    assert (fault.kind, fault.image_id, fault.loses, report.boxes) == ("same object twice", 1, False, 3)
+    assert "1.png: 2 objects of class" in str(fault)
+    assert "have the box 1, 1, 20, 20 (x, y, width, height): used as they stand" in str(fault)
 
 
 def test_faults_in_files_are_found_and_fail(good, tmp_path):
@@ -191,9 +207,11 @@ def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp
     assert again.exit_code == 0, again.output
     assert "2 images, 2 boxes" in again.output
     assert "no faults" in again.output
-    refused = run(folder, "--save-as", form, "--out", copy)
-    assert isinstance(refused.exception, UserError)
-    assert "is there already" in str(refused.exception)
+    for other in ("coco", "yolo"):  # one copy on top of another would be a set of both
+        refused = run(folder, "--save-as", other, "--out", copy)
+        assert isinstance(refused.exception, UserError)
+        assert "copy is not empty; name a folder that is new or empty" in str(refused.exception)
+    assert "makes its images" in str(run("quickstart", "--save-as", form, "--out", tmp_path / "new").exception)
     assert "go together" in str(run(folder, "--save-as", form).exception)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,23 @@ def test_a_path_of_another_machine_is_passed_over_wherever_one_stands(tmp_path, 
         assert list(truth(auto(root).train)) == ["a.png"]
     with pytest.raises(DataError, match="there is no ~nobody-of-that-name/set"):
         _ = auto(Path("~nobody-of-that-name/set")).train
+
+
+def test_paths_that_this_machine_keeps_from_us_are_another_machine_s(tmp_path, monkeypatch):
+    """As /root/... of a container, for whoever is not root here."""
+    stat = os.stat
+
+    def refusing(path, *args, **more):
+        if os.fspath(path).startswith("/root/other"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return stat(path, *args, **more)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    said = {"path": "/root/other/set", "train": "/root/other/set/i/t", "val": "v.txt", "names": ["a", "b"]}
+    yolo(tmp_path, said, {"i/t/a.png": None, "i/t/a.txt": LINE, "v/c.png": None})
+    (tmp_path / "v.txt").write_text("/root/other/set/v/c.png\n")
+    source = auto(tmp_path)
+    assert (list(truth(source.train)), list(truth(source.val))) == (["a.png"], ["c.png"])
 
 
 def test_polygons_become_boxes_and_other_lines_are_named(tmp_path):

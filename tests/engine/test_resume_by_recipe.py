@@ -194,6 +194,14 @@ def test_a_project_is_not_taken_for_the_run_of_its_name(tmp_path, monkeypatch):
     for given in [(str(run), None, "other"), (str(run / "last"), None, "other"), (None, run, "other")]:
         with pytest.raises(UserError, match="runs/mine and --name other are two runs"):
             _run_to_resume(*given)
+    for given in (str(run), str(run / "last")):
+        with pytest.raises(UserError, match="and --run-dir runs/other are two runs: take one away"):
+            _run_to_resume(given, Path("runs/other"), None)
+        assert _run_to_resume(given, run, None) == (run, "last")
+    (run / "best").mkdir()
+    assert _run_to_resume(str(run / "best"), run, None) == (run, "best")
+    with pytest.raises(UserError, match="runs/none is not the folder of a run"):
+        _run_to_resume("quickstart", None, "none")
 
 
 def test_one_command_begins_a_run_and_goes_on_with_it(copy, tmp_path):

@@ -209,9 +209,21 @@ def test_command_line(tmp_path, monkeypatch):
     assert "nothing is left to do; a larger train.epochs" in run("--resume", "runs/mine").output
 
 
+def test_a_recipe_in_a_folder_called_like_a_value_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    (tmp_path / "lr=1" / "recipe.toml").write_text('extends = "quickstart"\n')
+    assert "recipe lr=1/recipe.toml:\n  command line: train.epochs" in str(
+        run("lr=1/recipe.toml", "train.epochs=0").exception
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("quickstart", "--name", ".."), "--name is '..'; should be the name of a folder below runs/"),
+        (("quickstart", "--name", "/tmp/x"), "--name is '/tmp/x'"),
+        (("quickstart", "--run-dir", "a", "--name", "b"), "--run-dir a and --name b, which is runs/b, are two places"),
         ((), "which recipe"),
         (("--resume",), "which run"),
         (("--resume", "runs/none"), "runs/none is not the folder of a run"),

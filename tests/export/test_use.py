@@ -119,6 +119,11 @@ def test_a_file_that_differs_fails_the_check(run, photos, tmp_path, monkeypatch)
     assert call("export", run, "--out", tmp_path / "a.pt2", "--check", photos, "--tolerance", 0.1).exit_code == 0
 
 
+def test_a_tolerance_without_a_check_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--tolerance goes with --check"):
+        call("export", "runs/x", "--out", tmp_path / "a.onnx", "--tolerance", 0.1)
+
+
 def test_what_a_check_lacks_is_said_before_the_export(run, photos, tmp_path, monkeypatch):  # noqa: F811
     for module in ("onnx", "onnxscript"):
         monkeypatch.setitem(sys.modules, module, SimpleNamespace())

@@ -98,6 +98,8 @@ def test_what_does_not_fit_is_named():
     terms = part("cross_attention", "terms", terms=["content", "point"])
     with pytest.raises(UserError, match="width = 32 is no multiple of heads = 5"):
         PlacedAttention(width=WIDTH, heads=5, cross_attention=terms)
+    with pytest.raises(UserError, match="width = 32 and heads = 0 should be 1 at least"):
+        PlacedAttention(width=WIDTH, heads=0, cross_attention=terms)
     look = PlacedAttention(width=WIDTH, heads=HEADS, cross_attention=terms, positions=["point"])
     for wrong in (boxes[..., :2], boxes[:, :5], boxes[0]):
         with pytest.raises(UserError, match=r"no boxes of content \[2, 7, 32\]; they are \[B, N, 4\] of \[B, N, D\]"):

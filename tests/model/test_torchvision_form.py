@@ -51,6 +51,16 @@ def test_losses_are_those_of_the_padded_batch():
     assert losses["class"].requires_grad
 
 
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+def test_images_come_in_the_type_of_the_detector(given):
+    single, double = model(), model().double()
+    images = [image.to(given) for image in IMAGES]
+    expected, losses = single(IMAGES, TRUTHS), double(images, TRUTHS)
+    assert losses["class"].dtype == torch.float64
+    assert sum(losses.values()).item() == pytest.approx(sum(expected.values()).item(), rel=1e-4)
+    assert len(double.eval()(images)) == 2
+
+
 def test_detections_are_those_of_the_padded_batch_within_the_images():
     ours = model().eval()
     images, mask = padded()

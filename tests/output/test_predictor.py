@@ -86,6 +86,8 @@ def test_whatever_an_image_is(predictor, photos, monkeypatch):
         (torch.full((3, 4, 4), -2.0), r"not normalised, but goes from -2 to -2"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "of uint8, or of floats"),
         ("nowhere.jpg", "nowhere.jpg: there is no such file"),
+        ("", "a path is empty; . is the folder that you are in"),
+        ("a" * 300, "a: File name too long. The name is longer than the file system takes"),
     ],
 )
 def test_what_is_no_image_is_told_what_is(predictor, odd, message):
@@ -161,6 +163,15 @@ def test_a_recipe_with_weights_and_the_other_checkpoint(run):  # noqa: F811
     assert "8 classes, cpu" in repr(predictor)
     with pytest.raises(UserError, match="name its weights"):
         detrkit.load("quickstart")
+
+
+def test_a_project_is_a_recipe_for_weights_and_a_run_is_none(run, tmp_path):  # noqa: F811
+    weights = run / "last" / "weights.safetensors"
+    (tmp_path / "recipe.toml").write_text((run / "recipe.toml").read_text())
+    assert "8 classes" in repr(detrkit.load(tmp_path, weights=weights, device="cpu"))
+    for target in (run, run / "last"):
+        with pytest.raises(UserError, match="is a run, which has weights of its own"):
+            detrkit.load(target, weights=weights)
 
 
 @pytest.mark.parametrize("device", ["mps", "xpu", "meta", "cuda", "quantum"])

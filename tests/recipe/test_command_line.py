@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import detrkit
 from detrkit.cli import main
 from detrkit.cli.app import VERBS
 from detrkit.cli.before_torch import set_environment
 from detrkit.cli.console import Console, lasting_output
-from detrkit.errors import DataError
+from detrkit.engine.interrupt import stop_signals
+from detrkit.errors import DataError, UserError
 from detrkit.recipe import list_recipes, load_recipe
+from detrkit.recipe.overrides import is_override
+from detrkit.runs.run_folder import new_run_folder
+from detrkit.wording import typed
 from detrkit.zoo.published import find_published
 
 
@@ -117,7 +124,7 @@ def test_recipes_of_a_table_alone(run):
     named = {line.split()[0] for line in out.splitlines() if line.startswith("sap_")}
     assert named == {f"sap_detr_{backbone}_50ep" for backbone in ("r50", "r101", "dc5_r50", "dc5_r101")}
     code, _, err = run("recipes", "sap", "--table", "9")
-    assert (code, "none of these recipes has a row of Table 9" in err) == (2, True)
+    assert (code, "none of these recipes has a row of Table 9; there are rows of 1, 2, 3, 4" in err) == (2, True)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in list_recipes()])
@@ -170,6 +177,47 @@ def test_errors_and_interruption_have_their_exit_codes(run, monkeypatch, raised,
     got, _, error = run("inspect", "quickstart")
     assert got == code
     assert str(raised) in error
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 252, ""])
+def test_names_that_can_be_none_are_told_of(name):
+    for load in (load_recipe, detrkit.load):
+        with pytest.raises(UserError, match=r"too long|is empty|no known recipe of that name|no such run"):
+            load(name)
+    with pytest.raises(UserError, match=r"too long|is empty|there is no a"):
+        _ = load_recipe("quickstart_coco", [f"data.root={name}"]).section("data")().train
+
+
+def test_an_empty_argument_is_not_the_folder_that_one_is_in(run):
+    code, _, told = run("check-data", "")
+    assert (code, told) == (2, "an argument is empty: a shell's variable without a value, perhaps\n")
+
+
+def test_arguments_are_values_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    said = ["train.epochs=3", "lr=1", "lr=2", "my lr=1/recipe.toml", "quickstart", f"title={'a' * 300}"]
+    assert [is_override(one) for one in said] == [True, False, True, False, False, True]
+    assert typed(Path("-data")) == "./-data"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_training_sets_up_leaves_no_empty_folder(run, tmp_path, monkeypatch, sent):
+    monkeypatch.chdir(tmp_path)
+    before = {each: signal.getsignal(each) for each in stop_signals()}
+
+    def begin(**_):
+        with new_run_folder(Path("runs"), "quickstart") as folder:
+            assert folder.is_dir()
+            signal.raise_signal(sent)
+
+    monkeypatch.setattr("detrkit.cli.app.app", begin)
+    try:
+        assert run("train", "quickstart")[0] == 128 + sent
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
