@@ -187,7 +187,7 @@ def _laid_out(kept: Mapping[str, Tensor], parameter: Tensor) -> dict[str, Tensor
     """A copy of a parameter's moments, with its own strides.
 
     With others PyTorch 2.14's fused kernel for a CPU gives each number the moments of another one, for it takes them in
-    the order of memory; that for CUDA refuses.
+    the order of memory.
     """
     return {
         key: value.clone() if key == "step" else value.new_empty_strided(value.shape, parameter.stride()).copy_(value)
