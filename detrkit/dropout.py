@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +25,8 @@ class Dropout(nn.Dropout):
         # The first is for torch.compile, which draws in its own kernels.
         if torch.compiler.is_compiling() or input.device.type != "cpu" or is_watched() or self.p == 1:
             return super().forward(input)
-        return _Scaled.apply(input, keep(draw(input.shape), self.p, input.dtype), 1 / kept_share(self.p))
-
-
-class _Scaled(torch.autograd.Function):
-    """input * kept * factor, in one pass over them forward and one backward."""
-
-    @staticmethod
-    def forward(input: Tensor, kept: Tensor, factor: float) -> Tensor:
-        return torch.addcmul(input.new_zeros(()), input, kept, value=factor)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.factor = inputs[2]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Scaled.apply(grad, *ctx.saved_tensors, ctx.factor), None, None
+        kept = keep(draw(input.shape), self.p, input.dtype)
+        return (input * kept) / kept_share(self.p)
 
 
 def draw(shape: Sequence[int]) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -35,24 +33,4 @@ def attend_written_out(
     elif allowed is not None:
         logits = logits + allowed
     weights = logits.softmax(-1)
-    return _Thinned.apply(weights, keep(drawn, dropout, weights.dtype)) @ (value / kept_share(dropout))
-
-
-class _Thinned(torch.autograd.Function):
-    """Weights [B, H, N, L] of a softmax times 1 or 0, of which no more is kept than what the next product keeps anyway.
-
-    A weight that is 0 of itself gets no gradient here, and would get none from the softmax either.
-    """
-
-    @staticmethod
-    def forward(weights: Tensor, kept: Tensor) -> Tensor:
-        return weights * kept
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        [thinned] = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(grad, thinned, 0), None
+    return weights * keep(drawn, dropout, weights.dtype) @ (value / kept_share(dropout))
