@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--step-batch", type=int, default=1)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto", help="of both: auto, fp32 or bf16")
+    parser.add_argument("--precision", default="auto", help="of both: auto, fp32, bf16 or fp16")
     parser.add_argument("--also-bf16", action="store_true", help="ours in bf16 too, in turn with the others")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

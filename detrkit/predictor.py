@@ -17,7 +17,7 @@ from detrkit.data import Category
 from detrkit.drawing.predictions import draw_predictions
 from detrkit.errors import DataError, UserError
 from detrkit.evaluation.evaluate import Detects
-from detrkit.evaluation.precision import choose_device, choose_precision, has_bf16
+from detrkit.evaluation.precision import choose_device, choose_precision, has_precision
 from detrkit.export.loading import is_exported, open_exported
 from detrkit.paths import with_home
 from detrkit.predict import Unreadable, find_images, of_categories, predict, with_frames
@@ -99,7 +99,7 @@ class Predictor:
         categories: by label.
         transform: RGB image to RGB image as the detector is to see it.
         device: where it is.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
     """
 
     def __init__(
@@ -232,8 +232,8 @@ def load(
         weights: a .safetensors file, with a recipe.
         which: "best" (as if None) or "last", of a run.
         device: auto, cpu, cuda, cuda:1, mps, ...
-        precision: auto (see `choose_precision`), fp32 or bf16; None: as the recipe trains, fp32 with a warning where
-            that is bf16 and the device has none. An exported file runs in fp32, an OpenVINO file in bf16 too where it
+        precision: auto (see `choose_precision`), fp32, bf16 or fp16; None: as the recipe trains, fp32 with a warning
+            where the device has no such. An exported file runs in fp32, an OpenVINO file in bf16 too where it
             is asked for.
         trust: run also the code that the run or recipe brings along; see `load_recipe`.
 
@@ -252,8 +252,10 @@ def load(
     for note in trained.notes:
         warnings.warn(note, stacklevel=2)
     wanted = precision or trained.recipe.section("train").precision
-    if precision is None and wanted == "bf16" and not has_bf16(chosen):
-        warnings.warn(f"trained in bf16, which {chosen} here has not: detections are computed in fp32", stacklevel=2)
+    if precision is None and not has_precision(wanted, chosen):
+        warnings.warn(
+            f"trained in {wanted}, which {chosen} here has not: detections are computed in fp32", stacklevel=2
+        )
         wanted = "fp32"
     return Predictor(
         detector=cast(Detects, trained.detector.to(chosen).for_inference()),

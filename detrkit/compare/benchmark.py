@@ -20,6 +20,7 @@ from detrkit.detector import build_criterion, build_detector
 from detrkit.engine.optimiser import build_optimiser, clip_and_step
 from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import autocast, detect
+from detrkit.evaluation.precision import HALF
 from detrkit.losses.criterion import Criterion
 from detrkit.matching.base import Matcher
 from detrkit.onednn import linear
@@ -125,7 +126,7 @@ def measure(
     """Detection of batches and training steps of all subjects, in turns, so that what slows the machine slows all.
 
     Args:
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
         batches: how many images are detected at once; () for no detection.
         step_batch: how many a training step takes; 0 for no training.
         progress: called after each run; see `runs_of`.
@@ -258,7 +259,7 @@ def matrix_rows(device: torch.device) -> int:
 
 def _matrix_product(device: torch.device, precision: str) -> Callable[[], float]:
     """What measures the milliseconds of a large matrix product."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = HALF.get(precision, torch.float32)
     rows = matrix_rows(device)
     a, b = (torch.randn(rows, rows, device=device, dtype=dtype) for _ in range(2))
     return partial(milliseconds, lambda: linear(a, b), device)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from detrkit.engine.ema import MovingAverage
+from detrkit.engine.loss_scale import LossScale
 from detrkit.engine.meter import Meter
 from detrkit.engine.optimiser import restore_optimiser
 from detrkit.engine.options import TrainOptions
@@ -56,7 +57,7 @@ class Checkpoints:
         run: the folder
         is_first: whether this is the first process
         options, precision, workload: of the training
-        detector, average, optimiser, meter: what has a state
+        detector, average, optimiser, scale, meter: what has a state
         metadata: strings that go into the weights' files
     """
 
@@ -71,13 +72,15 @@ class Checkpoints:
         detector: nn.Module,
         average: MovingAverage | None,
         optimiser: torch.optim.Optimizer,
+        scale: LossScale,
         meter: Meter,
         metadata: Mapping[str, str],
     ) -> None:
         self.run, self.is_first = run, is_first
         self.options, self.precision, self.workload = options, precision, workload
         self.metadata = dict(metadata)
-        self.detector, self.average, self.optimiser, self.meter = detector, average, optimiser, meter
+        self.detector, self.average, self.optimiser = detector, average, optimiser
+        self.scale, self.meter = scale, meter
         self._soundness = Soundness(detector, average, optimiser)
         self._saved_at, self._saved_step = time.monotonic(), 0
 
@@ -113,6 +116,7 @@ class Checkpoints:
                 "meter": self.meter.state(),
                 "metrics_size": self.run.metrics_size(),
                 "optimiser": self.optimiser.state_dict(),
+                "loss_scale": self.scale.state(),
                 "average_updates": self.average.updates if self.average is not None else 0,
                 "steps_per_epoch": self.workload.steps_per_epoch,
             },
@@ -164,6 +168,7 @@ class Checkpoints:
                 f"{folder} cannot be gone on from: {first_of(faults)} are not finite. {way_out(folder)}"
             )
         self._saved_step = position.step
+        self.scale.load_state(state.loss_scale)
         self.meter.load_state(state.meter)
         if self.is_first:
             if find_folder(self.run.last) != folder:

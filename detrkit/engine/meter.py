@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from detrkit.engine.progress import Clock, Reporter, Status, memory_gb
 from detrkit.engine.schedule import rate_factor
 from detrkit.engine.workload import Workload
 from detrkit.runs.run_folder import RunFolder
+
+LEFT_OUT = "left_out"  # updates that were not made, among the steps of a line
+FURTHER = ("norm", "loss_scale", LEFT_OUT)  # numbers of a step that are no losses
 
 
 class Meter:
@@ -40,17 +44,26 @@ class Meter:
         self._count = 0
 
     def add(self, done: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of the step that makes `done` steps done: losses by name, and `norm`."""
-        for name, value in values.items():
+        """Take the numbers of the step that makes `done` steps done: losses by name, `norm` and `loss_scale`.
+
+        A norm that is not finite is of a gradient that was left out, since its loss scale was too high.
+        """
+        kept = values if math.isfinite(values["norm"]) else {**values, "norm": 0.0, LEFT_OUT: 1.0}
+        for name, value in kept.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         if self._run is not None:
             self._reporter.show(self._status(done, values))
         if done % self._options.log_every == 0 or done == self._workload.total_steps:
             means = {name: value / self._count for name, value in self._sums.items()}
+            left_out = round(self._sums.get(LEFT_OUT, 0.0))
+            made = self._count - left_out
+            further: dict[str, Any] = {"norm": self._sums["norm"] / made if made else None}
+            if "loss_scale" in values:
+                further |= {"loss_scale": values["loss_scale"], LEFT_OUT: left_out}
             self._sums, self._count = {}, 0
             if self._run is not None:
-                self._write(self._run, self._status(done, means), means["norm"])
+                self._write(self._run, self._status(done, means), further)
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -60,7 +73,7 @@ class Meter:
         """Go on from a checkpoint."""
         self._sums, self._count = dict(state["sums"]), state["count"]
 
-    def _write(self, run: RunFolder, status: Status, norm: float) -> None:
+    def _write(self, run: RunFolder, status: Status, further: Mapping[str, Any]) -> None:
         run.log(
             "train",
             status.step,
@@ -68,7 +81,7 @@ class Meter:
                 "epoch": status.epoch,
                 "loss": status.losses["total"],
                 "losses": {name: value for name, value in status.losses.items() if name != "total"},
-                "norm": norm,
+                **further,
                 "rate": status.rate,
                 "images_per_second": round(status.images_per_second, 3),
                 "memory_gb": round(status.memory, 3),
@@ -85,7 +98,7 @@ class Meter:
         return Status(
             step=done,
             epoch=(done - 1) // per_epoch + 1,
-            losses={name: value for name, value in values.items() if name != "norm"},
+            losses={name: value for name, value in values.items() if name not in FURTHER},
             rate=self._options.learning_rate * factor,
             images_per_second=self.clock.images_per_second(),
             memory=memory_gb(self._device),

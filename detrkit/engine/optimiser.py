@@ -117,17 +117,23 @@ def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["full_rate"] * factor
 
 
-def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float) -> Tensor:
+def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float, scale: Tensor | None = None) -> Tensor:
     """Clip the gradients, update the weights and clear the gradients, without waiting for the device.
 
     If the gradient is not finite, the weights and the optimiser's state stay as they were: what follows can
     still be stopped, saved and resumed in a sound state.
 
+    Args:
+        scale: [] what the gradients are to be divided by; None for nothing
+
     Returns:
-        [] the gradient's norm before clipping, over all parameters
+        [] the divided gradient's norm before clipping, over all parameters
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
     norm = get_total_norm([p.grad for p in parameters])
+    if scale is not None:
+        norm = norm / scale  # clipping asks for the norm's share alone, and the fused kernels divide the rest
+        vars(optimiser)["grad_scale"] = scale
     if clip_norm > 0:
         clip_grads_with_norm_(parameters, clip_norm, norm)
     _begin_momentum(optimiser)

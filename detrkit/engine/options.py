@@ -74,9 +74,10 @@ class TrainOptions(Options):
 
     ema_decay: Rate = 0.0
     """keep a moving average of the weights with this decay, and evaluate it; 0 keeps none"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """of the detector's forward pass; matching, boxes and losses are float32. auto: bf16 where the GPU has it,
-    or the CPU has it and was measured to gain by it"""
+    or the CPU has it and was measured to gain by it. fp16 is for GPUs before Ampere (V100, T4): gradients are computed
+    of a loss times a scale that follows them"""
 
     compile: bool = False
     """let `torch.compile` make a graph of the detector's forward pass, and one of the backward pass: the same losses to

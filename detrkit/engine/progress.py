@@ -200,8 +200,8 @@ def memory_gb(device: torch.device) -> float:
 
 
 def last_layer(losses: Mapping[str, float]) -> dict[str, float]:
-    """The loss terms of the last layer, without the total and without other numbers of the step."""
-    return {name: value for name, value in losses.items() if "." not in name and name not in ("total", "norm", "stop")}
+    """The loss terms of the last layer, without the total."""
+    return {name: value for name, value in losses.items() if "." not in name and name != "total"}
 
 
 def duration(seconds: float) -> str:

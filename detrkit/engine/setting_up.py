@@ -34,7 +34,7 @@ class Place:
     device: torch.device
     """of this process"""
     precision: str
-    """of all processes: "fp32" or "bf16" """
+    """of all processes: "fp32", "bf16" or "fp16" """
 
 
 @contextmanager

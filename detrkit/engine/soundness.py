@@ -13,7 +13,7 @@ from detrkit.reading import not_finite
 
 
 def may_help(precision: str) -> str:
-    """What to try in a training that has diverged, computed in a precision ("fp32" or "bf16")."""
+    """What to try in a training that has diverged, computed in a precision ("fp32", "bf16" or "fp16")."""
     if precision == "fp32":
         return "A lower train.learning_rate or a longer train.warmup_steps may help."
     return "A lower train.learning_rate, a longer train.warmup_steps or train.precision=fp32 may help."

@@ -18,6 +18,7 @@ from detrkit.engine.distributed import Processes, accumulating
 from detrkit.engine.ema import MovingAverage
 from detrkit.engine.interrupt import StopRequest, stop_on_signals
 from detrkit.engine.learner import AVERAGED, Learner
+from detrkit.engine.loss_scale import LossScale
 from detrkit.engine.meter import Meter
 from detrkit.engine.microbatch import cut
 from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
@@ -96,6 +97,7 @@ class Trainer:
         self.at = Position()
         self.optimiser = build_optimiser(detector, options)  # which may freeze parts
         self._learner = here.join(Learner(detector, criterion, device, precision, compiled=options.compile))
+        self._scale = LossScale(device, precision)
         self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
         self.meter = Meter(
             options=options,
@@ -115,6 +117,7 @@ class Trainer:
             detector=detector,
             average=self.average,
             optimiser=self.optimiser,
+            scale=self._scale,
             meter=self.meter,
             metadata=self._metadata,
         )
@@ -236,17 +239,19 @@ class Trainer:
             short_of_memory = str(error)
         if short_of_memory is not None:  # what the step held is free only now, and a checkpoint needs some
             self._fail_for_memory(batch, short_of_memory)
-        norm = clip_and_step(self.optimiser, self.options.clip_norm)
+        scale = self._scale.numbers()
+        norm = clip_and_step(self.optimiser, self.options.clip_norm, self._scale.value)
+        self._scale.update(norm)
         if self.average is not None:
             self.average.update()
-        names = (*totals, "norm", "stop")
         # With the numbers goes whether a signal has come here, so that all processes stop after the same step.
         stopping = torch.full((), float(request.reason is not None), device=self.device)
-        numbers = torch.stack([value.float() for value in (*totals.values(), norm, stopping)])
+        told = {**totals, "norm": norm, **scale, "stop": stopping}
+        numbers = torch.stack([value.float() for value in told.values()])
         self._recent.add(step, batch, count / world)
         self.at.step += 1
         self.meter.clock.step(len(batch.targets) * world)
-        return self._readback.push(step, names, self.here.sum(numbers) / world)
+        return self._readback.push(step, tuple(told), self.here.sum(numbers) / world)
 
     def _gradients(self, batch: Any, count: float) -> dict[str, Tensor]:
         """Add up the gradients of a batch piece by piece, losses divided by `count` objects; gives the losses."""
@@ -257,7 +262,7 @@ class Trainer:
         for number, piece in enumerate(cut(batch, self.workload.micro_batch, self.device), start=1):
             with accumulating(self._learner, more=number < pieces):
                 losses = self._learner(piece, objects, len(batch.targets))
-                losses["total"].backward()
+                self._scale.scaled(losses["total"]).backward()
             share = len(piece.targets) / len(batch.targets)
             for name, value in losses.items():
                 value = value.detach() * share if name in AVERAGED else value.detach()
@@ -268,7 +273,9 @@ class Trainer:
         """Act on what has come back from the device."""
         for reading in readings:
             values = reading.values
-            if not (np.isfinite(values["total"]) and np.isfinite(values["norm"])):
+            # A gradient may be too large for float16 only times its scale, which is halved then.
+            scaled = values.get("loss_scale", 1) > 1
+            if not (np.isfinite(values["total"]) and (scaled or np.isfinite(values["norm"]))):
                 self._fail(reading)
             if self._after_first_step is not None:
                 self._after_first_step()
@@ -281,7 +288,7 @@ class Trainer:
     def _fail(self, reading: Reading) -> None:
         """Save what is sound and stop: the update of a gradient that is not finite was left out."""
         values = reading.values
-        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop"))
+        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop", "loss_scale"))
         faults = self.checkpoints.faults()
         again = self._recent.keep(reading.step, weights_step=self.at.step)
         self._readback.flush()

@@ -22,7 +22,7 @@ from detrkit.data.loader import WorkerPool, plan_batches
 from detrkit.data.transforms import Augment, Sample
 from detrkit.errors import UserError
 from detrkit.evaluation.coco_stats import EvalResult, coco_stats
-from detrkit.evaluation.precision import choose_precision
+from detrkit.evaluation.precision import HALF, choose_precision
 from detrkit.evaluation.scoring import Scoring
 from detrkit.structures import Sizes
 from detrkit.wording import counted
@@ -54,7 +54,7 @@ def evaluate(
         source: the data set (``detrkit.data``)
         batch_size: images at once in each process
         workers: worker processes of the loader
-        precision: "auto", "bf16" or "fp32"; see `choose_precision`
+        precision: "auto", "fp32", "bf16" or "fp16"; see `choose_precision`
         split: "val", or "train": the training images as they would be evaluated, each once and not augmented
         progress: called after each batch with (batches done, batches) of this process
 
@@ -156,14 +156,13 @@ def detect(detector: nn.Module | Detects, images: Tensor, mask: Tensor | None, s
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bfloat16 autocast where ``precision`` ("auto", "bf16", "fp32") means that on this device, else nothing.
+    """Autocast to what ``precision`` ("auto", "fp32", "bf16", "fp16") means on this device; nothing for float32.
 
     Raises:
-        UserError: "bf16" on a device that does not have it
+        UserError: half precision on a device that does not have it
     """
-    if choose_precision(precision, device) == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    dtype = HALF.get(choose_precision(precision, device))
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 @dataclass(frozen=True)

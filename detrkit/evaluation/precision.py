@@ -14,6 +14,7 @@ from detrkit.errors import UserError
 from detrkit.onednn import linear
 
 WORTHWHILE = 1.25  # less would be lost to casts
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -43,19 +44,21 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16` for what `train.precision` says.
+    """`fp32`, `bf16` or `fp16` for what `train.precision` says.
 
-    "auto" takes bf16 on a CUDA GPU that has it, and on a CPU that has it where products were measured to gain by it.
+    "auto" takes bf16 on a CUDA GPU that has it, and on a CPU that has it where products were measured to gain by it. It
+    never takes fp16, whose numbers end at 65504.
 
-    Raises UserError for another name, or if bf16 is asked for where it cannot be had.
+    Raises UserError for another name, or if half precision is asked for where it cannot be had.
     """
-    if name not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision is {name!r}; accepted are auto, fp32 and bf16")
-    if name == "bf16" and not has_bf16(device):
-        raise UserError(
-            "precision is 'bf16', which needs a CUDA GPU that has it or a processor with AVX512_BF16 or AMX, "
-            f"and {device} here is none; use 'auto'"
-        )
+    if name not in ("auto", "fp32", *HALF):
+        raise UserError(f"precision is {name!r}; accepted are auto, fp32, bf16 and fp16")
+    if not has_precision(name, device):
+        needed = {
+            "bf16": "a CUDA GPU that has it or a processor with AVX512_BF16 or AMX",
+            "fp16": "a GPU",
+        }
+        raise UserError(f"precision is {name!r}, which needs {needed[name]}, and {device} here is none; use 'auto'")
     if name != "auto":
         return name
     gains = has_bf16(device) and (device.type == "cuda" or bf16_gain() >= WORTHWHILE)
@@ -65,9 +68,21 @@ def choose_precision(name: str, device: torch.device) -> str:
 def describe_precision(name: str, device: torch.device) -> str:
     """What `choose_precision` chose, and what "auto" measured, in a few words."""
     chosen = choose_precision(name, device)
+    if name == "auto" and device.type == "cuda" and not has_bf16(device):
+        return f"{chosen}: this GPU has no bf16; train.precision=fp16 may be much faster"
     if name != "auto" or device.type != "cpu" or not has_bf16(device):
         return chosen
     return f"{chosen}: products in bf16 are {bf16_gain():.1f} times as fast as in fp32 here"
+
+
+def has_precision(name: str, device: torch.device) -> bool:
+    """Whether a device computes in this precision by instructions of its own; "auto" and "fp32" every device does."""
+    return {"bf16": has_bf16, "fp16": has_fp16}[name](device) if name in HALF else True
+
+
+def has_fp16(device: torch.device) -> bool:
+    """Whether a device is made for float16: every GPU. On a CPU a step takes more than ten times as long in it."""
+    return device.type != "cpu"
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -26,6 +26,7 @@ class TrainerState:
     position: "step", "evaluated", "best_ap" (in [0, 1] or None), "best_step", "minutes", and
         "waited", which older runs do not have.
     names: of the parameters, by group; moments: of each parameter by its place among all, tensors by name.
+    loss_scale: "value" and "sound"; empty if there was none.
     """
 
     position: Mapping[str, Any]
@@ -35,6 +36,7 @@ class TrainerState:
     meter: Mapping[str, Any]
     names: Sequence[Sequence[str]]
     moments: Mapping[int, Mapping[str, Tensor]]
+    loss_scale: Mapping[str, float]
 
 
 def read_trainer_state(folder: Path) -> TrainerState:
@@ -94,6 +96,7 @@ def _checked(state: Mapping[str, Any]) -> TrainerState:
         meter={"sums": dict(sums), "count": _count(meter, "count", "meter.")},
         names=names,
         moments=moments,
+        loss_scale=_loss_scale(state),
     )
 
 
@@ -118,6 +121,15 @@ def _optimiser(optimiser: Mapping[str, Any]) -> tuple[list[list[str]], dict[int,
             raise _DamageError(f"{where} should hold tensors of floating-point numbers")
         moments[place] = {name: value for name, value in kept.items() if value is not None}
     return names, moments
+
+
+def _loss_scale(state: Mapping[str, Any]) -> Mapping[str, float]:
+    found = _table(state, "loss_scale") if "loss_scale" in state else {}  # older runs have none
+    if found:
+        if _number(found, "value", "loss_scale.") < 1:
+            raise _DamageError(f"loss_scale.value is {found['value']}, not 1 or more")
+        _count(found, "sound", "loss_scale.")
+    return found
 
 
 def _is_plain(value: Any) -> bool:

@@ -111,6 +111,7 @@ def toy_trainer(
     aps=None,
     draw=None,
     device="cpu",
+    precision="fp32",
     **options,
 ):
     """A trainer of toys, or of what is given, in `folder`; `aps` are what its evaluations find, in turn."""
@@ -136,7 +137,7 @@ def toy_trainer(
         workload=plan(options, images=source.images, steps_per_epoch=len(loader), world=here.world),
         workers=0,
         device=torch.device(device),
-        precision="fp32",
+        precision=precision,
         here=here,
         run=run,
         reporter=Reporter(run=run if here.is_first else None, console=None),

@@ -1,7 +1,7 @@
 """Nothing of a step or of detection is on another device than the rest.
 
-On a CUDA device without memory (tests/fake_cuda.py), with the parts of every kind under bfloat16 autocast: where a CPU
-takes anything, a GPU refuses an operation on tensors of two devices.
+On a CUDA device without memory (tests/fake_cuda.py), with the parts of every kind under autocast to half precision:
+where a CPU takes anything, a GPU refuses an operation on tensors of two devices.
 """
 
 import traceback
@@ -115,8 +115,8 @@ def test_a_step_and_a_detection_stay_on_the_device(name, monkeypatch):
         sends.pin(within)
         with sends:
             given = batch().to(CUDA)
-            for mask in (given.mask, None):
-                with autocast(CUDA, "bf16"):
+            for mask, precision in ((given.mask, "bf16"), (None, "fp16")):
+                with autocast(CUDA, precision):
                     output = detector(given.images, mask, given.targets)
                 losses = criterion(output, given.targets)
                 assert devices((vars(output), losses)) == {"cuda"}

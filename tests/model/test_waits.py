@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import detrkit
 from detrkit.data import Batch
 from detrkit.engine.interrupt import StopRequest
+from detrkit.engine.loss_scale import LossScale
 from detrkit.layers import Arriving
 from tests.engine.toys import toy_trainer
 from tests.small import SMALL
@@ -155,7 +156,8 @@ def test_the_trainers_own_step_waits_no_more(copies, monkeypatch, tmp_path):
     trainer.device = trainer._learner.device = META
     pushed = []
     monkeypatch.setattr(trainer._readback, "push", lambda step, names, values: pushed.append(values) or [])
-    for _ in range(2):
+    for precision in ("fp32", "fp16"):
+        trainer._scale = LossScale(META, precision)
         with copies:
             trainer._step(batch, 1.0, StopRequest())
     assert copies.waiting == []

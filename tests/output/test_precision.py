@@ -1,4 +1,4 @@
-"""bfloat16: on a CPU taken by "auto" where it was measured to be faster, and by nobody where there is none."""
+"""Half precision: taken by "auto" where it was measured to be faster, and by nobody where there is none."""
 
 import os
 from types import SimpleNamespace
@@ -21,8 +21,8 @@ def test_auto_wants_both_the_instructions_and_the_gain(monkeypatch, there, gain,
     monkeypatch.setattr(precision, "bf16_gain", lambda: gain)
     assert precision.choose_precision("auto", CPU) == chosen
     assert precision.choose_precision("fp32", CPU) == "fp32"
-    with pytest.raises(UserError, match="precision is 'fp16'; accepted are auto, fp32 and bf16"):
-        precision.choose_precision("fp16", CPU)
+    with pytest.raises(UserError, match="precision is 'half'; accepted are auto, fp32, bf16 and fp16"):
+        precision.choose_precision("half", CPU)
     said = precision.describe_precision("auto", CPU)
     assert said.startswith(chosen)
     assert (f"{gain:.1f} times as fast" in said) == there
@@ -43,6 +43,16 @@ def test_a_gpu_that_emulates_bfloat16_has_none(monkeypatch, major, chosen):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
     assert precision.choose_precision("auto", torch.device("cuda", 0)) == chosen
+    assert ("no bf16; train.precision=fp16" in precision.describe_precision("auto", torch.device("cuda", 0))) == (
+        chosen == "fp32"
+    )
+
+
+def test_float16_is_a_gpu_s():
+    """On a CPU PyTorch has it, and takes more than ten times as long for a step."""
+    assert precision.choose_precision("fp16", torch.device("cuda", 0)) == "fp16"
+    with pytest.raises(UserError, match=r"precision is 'fp16', which needs a GPU, and cpu here is none; use 'auto'"):
+        precision.choose_precision("fp16", CPU)
 
 
 def test_what_is_measured_decides_whatever_the_processor_says():

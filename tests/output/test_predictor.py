@@ -198,10 +198,12 @@ def test_the_precision_is_the_recipe_s_as_of_the_verb(run, monkeypatch):  # noqa
     monkeypatch.setattr(precision, "bf16_gain", lambda: 2.0)
     assert detrkit.load(run, ["train.precision=fp32"], device="cpu").precision == "fp32"
     assert detrkit.load(run, ["train.precision=auto"], device="cpu").precision == "bf16"
-    for module in (precision, detrkit.predictor):
-        monkeypatch.setattr(module, "has_bf16", lambda device: False)
-    with pytest.warns(UserWarning, match="trained in bf16, which cpu here has not: detections are computed in fp32"):
-        assert detrkit.load(run, ["train.precision=bf16"], device="cpu").precision == "fp32"
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    for half in ("bf16", "fp16"):
+        with pytest.warns(
+            UserWarning, match=f"trained in {half}, which cpu here has not: detections are computed in fp32"
+        ):
+            assert detrkit.load(run, [f"train.precision={half}"], device="cpu").precision == "fp32"
     with pytest.raises(UserError, match="precision is 'bf16', which needs"):
         detrkit.load(run, precision="bf16", device="cpu")
 
