@@ -26,7 +26,7 @@ def benchmark(
     ] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Rounds that are measured.")] = 10,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Where to write all that was measured.")] = None,
     trust: Trust = False,
 ) -> None:

@@ -92,8 +92,8 @@ def predict(
     told = f"{found}, written to {out}"
     if found.images and not found.rows:
         told += f"; the best score was {found.best:.3f}, so try a lower --threshold"
-    if predictor.precision == "bf16":
-        told += "; computed in bf16"
+    if predictor.precision != "fp32":
+        told += f"; computed in {predictor.precision}"
     console.print(told, soft_wrap=True)
     for count, what in ((unread, "read"), (undrawn, "drawn; predictions.json has what was found there")):
         if count:

@@ -17,7 +17,9 @@ SHOWN = 5
 def replay(
     step: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/not_finite/step_N_process_R.safetensors.")],
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", show_default="the training's")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="the training's")
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Compute a step that ended a training once more: its losses, and where it stops to be finite.
