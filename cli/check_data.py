@@ -48,7 +48,7 @@ def check_data(
     out: Annotated[Path | None, typer.Option(help="With --save-as: a new folder for the copy.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Report classes, sizes and faults of a data set, in COCO's, YOLO's or Pascal VOC's format.
+    """Report classes, sizes and faults of a data set, in COCO's, YOLO's, Pascal VOC's or LabelMe's format.
 
     Exit code 1 if images or annotations are lost to faults.
     """

@@ -25,6 +25,7 @@ import detrkit.data.auto_source
 import detrkit.data.by_epoch
 import detrkit.data.coco_source
 import detrkit.data.dense
+import detrkit.data.labelme_source
 import detrkit.data.shapes
 import detrkit.data.square
 import detrkit.data.transforms

@@ -11,6 +11,8 @@ from detrkit.data.darknet import find_darknet
 from detrkit.data.dataset import Split
 from detrkit.data.file_dataset import Annotations
 from detrkit.data.file_source import FileSource
+from detrkit.data.labelme import find_labelme
+from detrkit.data.labelme_source import LabelMeSource
 from detrkit.data.records import Category
 from detrkit.data.voc import find_voc
 from detrkit.data.voc_source import VocSource
@@ -25,7 +27,7 @@ SHARE = 0.2
 
 @register("data", "auto")
 class AutoSource(FileSource):
-    """A data set in COCO's, YOLO's or Pascal VOC's format, told by looking at the folder.
+    """A data set in COCO's, YOLO's, Pascal VOC's or LabelMe's format, told by looking at the folder.
 
     Args:
         root: the folder, or a YOLO set's data.yaml.
@@ -52,6 +54,8 @@ class AutoSource(FileSource):
             return YoloSource(**common)
         if root.is_dir() and find_voc(root) is not None:
             return VocSource(**common)
+        if root.is_dir() and find_labelme(root) is not None:
+            return LabelMeSource(**common)
         if find_darknet(root) is not None:
             return YoloSource(**common)
         raise DataError(f"data.root: {root} {_seen(root)}")
@@ -79,7 +83,8 @@ def _seen(root: Path) -> str:
     """What a folder holds, and what it should hold."""
     wanted = (
         "COCO (annotations/instances_train.json and train/, train/_annotations.coco.json, or one .json of all images), "
-        "YOLO (data.yaml with names, obj.data or classes.txt), Pascal VOC (.xml files in Annotations/ or beside images)"
+        "YOLO (data.yaml with names, obj.data or classes.txt), Pascal VOC (.xml in Annotations/ or beside images), "
+        "LabelMe (.json beside images)"
     )
     if root.is_file():
         return f"is a file in none of the known formats; a folder is looked for: {wanted}"

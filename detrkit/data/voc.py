@@ -13,11 +13,10 @@ from detrkit.data.building import RecordsBuilder, Truth
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.file_dataset import Annotations
 from detrkit.data.files import TEXT
+from detrkit.data.per_image import ENDINGS, SPLITS, image_of_name, names_in, split_folder
+from detrkit.data.per_image import all_names as all_names_of
 from detrkit.data.records import Category, Fault
 from detrkit.errors import DataError
-
-LISTS = {"train": ("train", "trainval"), "val": ("val", "valid", "test")}
-ENDINGS = ("jpg", "jpeg", "png", "JPG", "JPEG", "PNG", "bmp", "tif", "webp")
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ def _first_name(annotations: Path) -> str | None:
 def _images_near(folder: Path, name: str) -> Path:
     """The folder of the images: of these that there are, the first that has the image of this name."""
     near = [place for place in (folder / "JPEGImages", folder / "images", folder) if place.is_dir()]
-    files = [(place, f"{name}.{ending}") for place in near for ending in ENDINGS]
-    return next((place for place, file in files if (place / file).is_file()), near[0])
+    return next((place for place in near if image_of_name(place, name)), near[0])
 
 
 def _is_annotation(path: Path) -> bool:
@@ -77,21 +75,15 @@ def _is_annotation(path: Path) -> bool:
 
 def all_names(annotations: Path) -> list[str]:
     """The names of all images that have an annotation, those in folders of a split too, sorted."""
-    splits = [annotations / name for names in LISTS.values() for name in names]
-    return sorted(_names_in(annotations) + [name for split in splits for name in _names_in(split, split.name)])
-
-
-def _names_in(place: Path, before: str = "") -> list[str]:
-    return sorted(os.path.join(before, path.stem) for path in place.glob("*.xml"))
+    return all_names_of(annotations, "xml")
 
 
 def find_list(folder: VocFolder, split: str) -> Path | None:
     """The text file that names the images of a split, or the folder with their annotations; None without either."""
-    names = LISTS[split]
-    lists = [folder.root / place / f"{name}.txt" for place in ("ImageSets/Main", "ImageSets") for name in names]
-    folders = [folder.annotations / name for name in names]
+    places = ("ImageSets/Main", "ImageSets")
+    lists = [folder.root / place / f"{name}.txt" for place in places for name in SPLITS[split]]
     found = next((path for path in lists if path.is_file()), None)
-    return found or next((path for path in folders if any(path.glob("*.xml"))), None)
+    return found or split_folder(folder.annotations, split, "xml")
 
 
 def find_names(folder: VocFolder, split: str) -> list[str] | None:
@@ -100,7 +92,7 @@ def find_names(folder: VocFolder, split: str) -> list[str] | None:
     if path is None:
         return None
     if path.is_dir():
-        return _names_in(path, path.name)
+        return names_in(path, "xml", path.name)
     val = find_list(folder, "val") if split == "train" and path.stem == "trainval" else None
     others = set(listed(val, folder)) if val and val.is_file() else set()
     return [name for name in listed(path, folder) if name not in others]
@@ -183,10 +175,9 @@ def read_voc(
 
 def _image_name(images: Path, name: str, file: VocFile) -> str:
     """The image's file: of the annotation's own name, as VOC has it, or what the annotation says."""
-    names = [f"{name}.{ending}" for ending in ENDINGS]
     said = (file.file_name or "").replace("\\", "/").rpartition("/")[2]
-    there = next((one for one in names if (images / one).is_file()), None)
-    return there or (os.path.join(os.path.dirname(name), said) if said else names[0])
+    there = image_of_name(images, name)
+    return there or (os.path.join(os.path.dirname(name), said) if said else f"{name}.{ENDINGS[0]}")
 
 
 def _number(text: str | None) -> float | None:

@@ -42,6 +42,32 @@ def write_voc(splits, out):
         (out / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
 
 
+def write_labelme(splits, out):
+    """A folder for each split, a JSON file beside each image; rectangles from any corner to the opposite one."""
+    for split, dataset in splits.items():
+        names = {category.id: category.name for category in dataset.real_categories}
+        (out / split).mkdir(parents=True)
+        for index in range(len(dataset)):
+            source, rows = dataset.image_path(index), dataset.records.of_image(index)
+            shutil.copy(source, out / split / source.name)
+            height, width = dataset.records.sizes[index].tolist()
+            shapes = [
+                {
+                    "label": names[number],
+                    "points": [[x + w, y], [x, y + h]] if place % 2 else [[x, y], [x + w, y + h]],
+                    "group_id": None,
+                    "shape_type": "rectangle",
+                    "flags": {},
+                }
+                for place, ((x, y, w, h), number) in enumerate(
+                    zip(dataset.records.boxes[rows].tolist(), dataset.records.category_ids[rows].tolist(), strict=True)
+                )
+            ]
+            content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": source.name, "imageData": None}
+            sides = {"imageHeight": height, "imageWidth": width}
+            (out / split / f"{source.stem}.json").write_text(json.dumps({**content, **sides}))
+
+
 def write_roboflow(splits, out):
     """COCO's format as Roboflow exports it: a folder for each split, its JSON among the images."""
     for split, dataset in splits.items():
@@ -74,6 +100,7 @@ def write_whole(splits, out):
 WRITERS: dict[str, Callable[[dict[str, Dataset], Path], Any]] = {
     "yolo": save_yolo,
     "voc": write_voc,
+    "labelme": write_labelme,
     "roboflow": write_roboflow,
     "coco": save_coco,
     "whole": write_whole,

@@ -331,7 +331,9 @@ def test_images_that_val_has_are_not_trained_on_where_a_trainval_has_them_too(sm
 
 def test_a_folder_in_no_format_is_told_what_is_looked_for(tmp_path):
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(DataError, match=r"none of the known formats: COCO .* YOLO .* VOC .* It holds photo\.jpg"):
+    with pytest.raises(
+        DataError, match=r"none of the known formats: COCO .* YOLO .* VOC .* LabelMe .* It holds photo\.jpg"
+    ):
         _ = auto(tmp_path).train
     with pytest.raises(DataError, match="there is no"):
         _ = auto(tmp_path / "gone").train
@@ -357,6 +359,7 @@ def test_each_format_says_what_was_found(small_set, tmp_path):
     assert said == {
         "yolo": "YOLO: data.yaml, 2 classes, train in 1 place, val in 1 place",
         "voc": "Pascal VOC: voc, 2 classes, train.txt, val.txt",
+        "labelme": "LabelMe: labelme, 2 classes, train, val",
         "roboflow": "COCO: train/_annotations.coco.json, valid/_annotations.coco.json",
         "coco": "COCO: annotations/instances_train.json, annotations/instances_val.json",
     }

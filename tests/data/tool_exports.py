@@ -10,7 +10,7 @@ from typing import Any
 from detrkit.data.dataset import Dataset
 from detrkit.data.save import save_coco, save_yolo
 
-from .formats import write_voc, write_whole
+from .formats import write_labelme, write_voc, write_whole
 
 
 def cvat_coco(splits, out):
@@ -116,6 +116,23 @@ def labelimg_voc(splits, out):
     beside(out / "t", out)
 
 
+def labelme_flat(splits, out):
+    write_labelme(splits, out / "t")
+    for path in [*(out / "t").rglob("*.png"), *(out / "t").rglob("*.json")]:
+        path.rename(out / path.name)
+
+
+def labelme_of_two_folders(splits, out):
+    """Windows wrote the paths from the annotations to the images."""
+    labelme_flat(splits, out)
+    for folder, ending in (("images", "png"), ("labels", "json")):
+        (out / folder).mkdir()
+        for path in out.glob(f"*.{ending}"):
+            path.rename(out / folder / path.name)
+    for path in (out / "labels").iterdir():
+        path.write_text(path.read_text().replace('"imagePath": "', r'"imagePath": "..\\images\\'))
+
+
 def plain_voc(splits, out):
     """Without a list of a split, and with names in small letters, as sets for download often are."""
     write_voc(splits, out / "t")
@@ -133,4 +150,12 @@ SPLIT: list[Export] = [
     roboflow_voc,
     voc_of_two_trees,
 ]
-WHOLE: list[Export] = [cvat_coco_default, label_studio_yolo, labelimg_yolo, labelimg_voc, plain_voc]
+WHOLE: list[Export] = [
+    cvat_coco_default,
+    label_studio_yolo,
+    labelimg_yolo,
+    labelimg_voc,
+    labelme_flat,
+    labelme_of_two_folders,
+    plain_voc,
+]

@@ -290,7 +290,7 @@ def test_mistakes_laid_over_a_run_are_told_of_its_folder(base, monkeypatch):
 def test_an_option_of_another_type_names_that_type():
     with pytest.raises(
         UserError,
-        match=r'no such option of data "shapes"; accepted: .*"val_images"; data "auto", "coco", "voc" or "yolo" has it',
+        match=r'no such option of data "shapes"; .*"val_images"; data "auto", "coco", "labelme", "voc" or "yolo"',
     ):
         load_recipe("quickstart", ["data.root=/x"])
 
