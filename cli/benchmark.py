@@ -11,12 +11,12 @@ import typer
 from .options import Device, Trust
 
 PARTS = ("detection", "training", "loader")
-STEP_BATCH = 2
+STEP_BATCH, ROUNDS = 2, 10
 
 
 def benchmark(
     targets: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipes (names or files), and KEY=VALUE.")],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Size of the images.")] = "640x640",
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Size of the images.", show_default="640x640")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a detection.", show_default="1, 8")] = None,
     step_batch: Annotated[
         int | None, typer.Option(min=1, help="Images of a training step, and of the loader's batch.", show_default="2")
@@ -24,7 +24,7 @@ def benchmark(
     only: Annotated[
         list[str] | None, typer.Option(help="detection, training or loader; several times for several.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds that are measured.")] = 10,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Rounds that are measured.", show_default="10")] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Where to write all that was measured.")] = None,
@@ -48,17 +48,19 @@ def benchmark(
     from .console import open_console, progress_bar
     from .sheets import print_sheet
 
-    height, width = size_of(size)
+    height, width = size_of(size or "640x640")
     chosen = list(dict.fromkeys(only or PARTS))
     if unknown := [part for part in chosen if part not in PARTS]:
         raise UserError(f"--only is {unknown[0]!r}; accepted are {', '.join(PARTS)}")
     for option, given, parts in (
         ("--batch", batch, {"detection"}),
         ("--step-batch", step_batch, {"training", "loader"}),
+        ("--size", size, {"detection", "training"}),
+        ("--rounds", rounds, {"detection", "training"}),
     ):
         if given and not parts & set(chosen):
             raise UserError(f"{option} is of {' and '.join(sorted(parts))}, which --only leaves out")
-    at_once = step_batch or STEP_BATCH
+    at_once, rounds = step_batch or STEP_BATCH, rounds or ROUNDS
     if out is not None:
         check_file(out, "--out")
     names, overrides = split_arguments(targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from textwrap import shorten
 
 from gpu.checks import CHECKS
 from gpu.record import Record
@@ -15,7 +16,9 @@ def summary(record: Record) -> str:
     lines = []
     for check in CHECKS:
         lines.append(f"\n{check.title}: {record.state(check.name) or 'not run'}")
-        lines += [f"  {_name(line)}: {_values(line)[:200]}" for line in record.latest(check.name)]
+        lines += [
+            f"  {_name(line)}: {shorten(_values(line), 240, placeholder=' ...')}" for line in record.latest(check.name)
+        ]
     return "\n".join(lines)
 
 

@@ -125,6 +125,8 @@ def test_the_verb_writes_what_it_measured(tmp_path):
     ("asked", "message"),
     [
         (["--only", "training", "--batch", "4"], "--batch is of detection, which --only leaves out"),
+        (["--only", "loader", "--size", "64x64"], "--size is of detection and training, which --only leaves out"),
+        (["--only", "loader", "--rounds", "3"], "--rounds is of detection and training, which --only leaves out"),
         (["--only", "detection", "--step-batch", "4"], "--step-batch is of loader and training, which --only leaves"),
         (["--out", "."], "--out . is a folder"),
     ],
@@ -136,7 +138,7 @@ def test_what_cannot_be_is_said_before_anything_is_measured(asked, message):
 
 def test_a_loader_that_cannot_be_measured_is_told(tmp_path):
     for said in (["data.type=coco", f"data.root={tmp_path}"], ["data.train_images=2"]):
-        asked = ["benchmark", "quickstart", *said, "--size", "64x64", "--only", "loader"]
+        asked = ["benchmark", "quickstart", *said, "--only", "loader"]
         done = CliRunner().invoke(app, asked, catch_exceptions=False)
         assert "the loader is not measured: the data are not here, or are one batch at most" in done.output
 
