@@ -18,11 +18,10 @@ import numpy as np
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.files import find_files
 from detrkit.data.masks import box_of_mask
-from detrkit.data.records import FEWEST_TO_TELL, Category, Fault, Records, check_boxes
+from detrkit.data.records import FEWEST_TO_TELL, Category, Fault, Records, check_boxes, usable_size
 from detrkit.errors import DataError
 
 _PIECE = 4_000_000  # bytes at the start and at the end of a file, where its categories are looked for
-LONGEST_SIDE = 2**31 - 1  # pixels; no image format in use can say more
 
 
 def read_categories(path: Path) -> tuple[Category, ...]:
@@ -295,10 +294,7 @@ def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) of an image's entry; None where it gives none that an image can have."""
-    height, width = _finite(entry.get("height")), _finite(entry.get("width"))
-    if height is None or width is None or not 1 <= min(height, width) <= max(height, width) <= LONGEST_SIDE:
-        return None
-    return int(height), int(width)
+    return usable_size(_finite(entry.get("height")), _finite(entry.get("width")))
 
 
 def _annotation(

@@ -15,7 +15,7 @@ from detrkit.data.decode import Exif, stored_size
 from detrkit.data.file_dataset import Annotations
 from detrkit.data.files import TEXT
 from detrkit.data.per_image import ENDINGS, all_names, image_of_name
-from detrkit.data.records import Category, Fault
+from detrkit.data.records import Category, Fault, usable_size
 from detrkit.errors import DataError
 
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
@@ -70,8 +70,7 @@ def read_labelme_file(path: Path) -> LabelMeFile:
         raise DataError(f"{path}: is not JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DataError(f'{path}: is not a LabelMe annotation ("shapes" is missing, a list)')
-    sides = [_number(content.get(side)) for side in ("imageHeight", "imageWidth")]
-    size = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] and min(sides[0], sides[1]) >= 1 else None
+    size = usable_size(_number(content.get("imageHeight")), _number(content.get("imageWidth")))
     image = content.get("imagePath")
     parts: list[tuple[str, Corners, bool]] = []
     groups: dict[tuple[str, Any], int] = {}

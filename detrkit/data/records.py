@@ -18,6 +18,7 @@ from detrkit.errors import DataError
 # Boxes are commonly written to two decimals, and the sum of two such numbers is not exact.
 EDGE_TOLERANCE = 0.001
 FEWEST_TO_TELL = 10  # boxes, before their form is judged by where they lie
+LONGEST_SIDE = 2**31 - 1  # pixels; no image format in use can say more
 MOST_LABELS = 100_000  # with category ids as labels: a detector has an output for each
 SMALL, MEDIUM = 32.0**2, 96.0**2  # square pixels up to which COCO calls an object small, medium
 
@@ -212,6 +213,13 @@ class Records:
         with contextlib.redirect_stdout(io.StringIO()):
             truth.createIndex()
         return truth
+
+
+def usable_size(height: float | None, width: float | None) -> tuple[int, int] | None:
+    """(height, width) of an image as a file says it; None where it says none that an image can have."""
+    if height is None or width is None or not 1 <= min(height, width) <= max(height, width) <= LONGEST_SIDE:
+        return None
+    return int(height), int(width)
 
 
 def clip_boxes(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from detrkit.data.file_dataset import Annotations
 from detrkit.data.files import TEXT
 from detrkit.data.per_image import ENDINGS, SPLITS, image_of_name, names_in, split_folder
 from detrkit.data.per_image import all_names as all_names_of
-from detrkit.data.records import Category, Fault
+from detrkit.data.records import Category, Fault, usable_size
 from detrkit.errors import DataError
 
 
@@ -126,8 +126,7 @@ def read_xml(path: Path) -> VocFile:
         raise DataError(f"{path}:{error.position[0]}: is not XML: {error}") from error
     if tree.tag != "annotation":
         raise DataError(f"{path}: is not a VOC annotation (<annotation> is missing, there is <{tree.tag}>)")
-    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
-    size = (int(height), int(width)) if height and width and min(height, width) >= 1 else None
+    size = usable_size(*(_number(tree.findtext(f"size/{side}")) for side in ("height", "width")))
     objects, faults = [], []
     for place, one in enumerate(tree.findall("object"), start=1):
         name = (one.findtext("name") or "").strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -363,3 +364,14 @@ def test_each_format_says_what_was_found(small_set, tmp_path):
         "roboflow": "COCO: train/_annotations.coco.json, valid/_annotations.coco.json",
         "coco": "COCO: annotations/instances_train.json, annotations/instances_val.json",
     }
+
+
+@pytest.mark.parametrize("form", ["voc", "labelme"])
+def test_a_size_that_no_image_has_is_read_from_the_image(small_set, tmp_path, form):
+    source = coco(small_set)
+    WRITERS[form]({"train": source.train, "val": source.val}, tmp_path)
+    for path in [*tmp_path.rglob("*.xml"), *tmp_path.rglob("train/*.json")]:
+        said = re.sub(r"(<width>|imageWidth\": )\d+", r"\g<1>1e30", path.read_text())
+        assert "1e30" in said
+        path.write_text(said)
+    assert auto(tmp_path).train.records.sizes.tolist() == source.train.records.sizes.tolist()
