@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,6 +57,7 @@ def check_data(
 
     from detrkit.data.check import check_split
     from detrkit.data.file_dataset import FileDataset
+    from detrkit.data.same_images import same_images
     from detrkit.errors import UserError
     from detrkit.wording import in_a_line
     from detrkit.writing import check_file, check_folder
@@ -82,6 +84,10 @@ def check_data(
     for name, dataset in datasets.items():
         with progress_bar(errors, f"reading {name}", len(dataset)) as advance:
             reports[name] = check_split(dataset, files=files, advance=advance)
+    if files:
+        twice = same_images({name: data for name, data in datasets.items() if isinstance(data, FileDataset)})
+        for name, faults in twice.items():
+            reports[name] = replace(reports[name], faults=[*reports[name].faults, *faults])
     if told:
         console.print(Text(in_a_line(told)))
     for name, report in reports.items():

@@ -11,6 +11,7 @@ from detrkit.cli.app import app
 from detrkit.data.auto_source import AutoSource
 from detrkit.data.check import check_split
 from detrkit.data.records import check_boxes
+from detrkit.data.same_images import same_images
 from detrkit.data.save import save_yolo
 from detrkit.data.transforms import NoAugment
 from detrkit.errors import DataError, UserError
@@ -69,6 +70,7 @@ def test_faults_in_files_are_found_and_fail(good, tmp_path):
         ("train", "missing file", 2),
         ("val", "other size", 1),
         ("val", "other size", 2),
+        ("val", "same image twice", 2),
     }
     assert "missing file: 1" in result.output
     assert run(good, "--no-files").exit_code == 0
@@ -250,3 +252,27 @@ def test_a_box_is_told_without_the_noise_of_arithmetic():
     boxes, sizes = np.array([[0.1 + 0.2, 5, 0, 1]]), np.array([[48, 64]])
     _, [fault] = check_boxes(boxes, sizes, np.array([7]), [1])
     assert fault.detail == "box [0.3, 5.0, 0.0, 1.0] has no area: left out (image 64 x 48)"
+
+
+def test_images_that_stand_twice_are_named_in_a_split_and_across(small_set, tmp_path):
+    """By their bytes; those of one size alone are no proof, and a missing file is another fault."""
+    train, val = small_set / "train", small_set / "val"
+    (train / "train_5.png").write_bytes((train / "train_2.png").read_bytes())
+    (val / "val_3.png").write_bytes((train / "train_2.png").read_bytes())
+    other = bytearray((train / "train_1.png").read_bytes())
+    other[-1] ^= 1
+    (val / "val_4.png").write_bytes(bytes(other))
+    (val / "val_1.png").unlink()
+    source = coco(small_set)
+    found = same_images({"train": source.train, "val": source.val})
+    [[twice], [leak]] = found.values()
+    assert (twice.kind, twice.image_id, twice.loses) == ("same image twice", 50, False)
+    assert twice.detail == "train_5.png is the same as train_2.png: both are used"
+    assert (leak.kind, leak.image_id, leak.loses) == ("image of train", 30, False)
+    assert leak.detail == "val_3.png is train_2.png of train: what is learned there by heart counts as found here"
+    result = run(small_set, "--json", tmp_path / "report.json")
+    assert "same image twice: 1" in result.output
+    assert "image of train: 1" in result.output
+    kinds = [fault["kind"] for fault in json.loads((tmp_path / "report.json").read_text())["splits"]["val"]["faults"]]
+    assert "image of train" in kinds
+    assert "image of train" not in run(small_set, "--no-files").output
