@@ -79,7 +79,8 @@ class Checkpoints:
         self.metadata = dict(metadata)
         self.detector, self.average, self.optimiser, self.meter = detector, average, optimiser, meter
         self._soundness = Soundness(detector, average, optimiser)
-        self._saved_at, self._saved_step = time.monotonic(), 0
+        self.saved_step = 0  # after which `last` was written
+        self._saved_at = time.monotonic()
 
     def are_due(self, step: int) -> bool:
         """Whether one is to be written after so many steps, within an epoch."""
@@ -118,7 +119,7 @@ class Checkpoints:
             },
             metadata={**self.metadata, "step": str(at.step)},
         )
-        self._saved_step = at.step
+        self.saved_step = at.step
 
     def keep_best(self) -> None:
         """Make `best` what `last` is."""
@@ -129,7 +130,7 @@ class Checkpoints:
         """What there is beside a state that cannot be saved."""
         if find_folder(self.run.last) is None:
             return "There is no checkpoint yet"
-        return f"{self.run.last} is of step {self._saved_step} and stays as it was"
+        return f"{self.run.last} is of step {self.saved_step} and stays as it was"
 
     def restore(self, folder: Path | None = None) -> Position:
         """Go back to a checkpoint's folder, by default the run's last; to where the run stood there.
@@ -163,7 +164,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{folder} cannot be gone on from: {first_of(faults)} are not finite. {way_out(folder)}"
             )
-        self._saved_step = position.step
+        self.saved_step = position.step
         self.meter.load_state(state.meter)
         if self.is_first:
             if find_folder(self.run.last) != folder:

@@ -95,6 +95,7 @@ class Trainer:
         self._after_first_step = after_first_step
         self.at = Position()
         self.optimiser = build_optimiser(detector, options)  # which may freeze parts
+        self.optimiser.zero_grad(set_to_none=True)  # of whatever the detector's owner, or a step cut short, has left
         self._learner = here.join(Learner(detector, criterion, device, precision, compiled=options.compile))
         self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
         self.meter = Meter(
@@ -180,7 +181,20 @@ class Trainer:
         return self._stop_at is not None or (self.here.world == 1 and request.reason is not None)
 
     def _run_epoch(self, request: StopRequest) -> None:
-        """The rest of the epoch that the run stands in, and a checkpoint at its end."""
+        """The rest of the epoch that the run stands in, and a checkpoint at its end.
+
+        Whatever ends it before, an image, another process or somebody's own part, what has been trained is saved.
+        """
+        try:
+            self._take_steps(request)
+        except Exception:
+            if self.at.step > self.checkpoints.saved_step:
+                with suppress(Exception):  # what ended the training is to be told, not what came of that
+                    self._save()
+            raise
+        self._save()
+
+    def _take_steps(self, request: StopRequest) -> None:
         epoch, done = divmod(self.at.step, self.workload.steps_per_epoch)
         self._learner.train()
         loader = self.source.loader(
@@ -203,21 +217,12 @@ class Trainer:
                 break
             if self.checkpoints.are_due(self.at.step):
                 self._save()
-        self._save()
 
     def _counted(self, loader: Iterable[Any]) -> Iterator[tuple[Any, float]]:
-        """Each batch with the number of objects in those of all processes, at least 1.
-
-        An image, a worker or another process that fails is met here, between two steps: what has been trained is saved.
-        """
-        try:
-            for batch in loader:
-                own = torch.tensor(float(sum(len(target["labels"]) for target in batch.targets)))
-                yield batch, max(1.0, self.here.sum(own).item())  # on the CPU: no wait for the device
-        except Exception:
-            with suppress(OSError, NotFiniteError):
-                self._save()
-            raise
+        """Each batch with the number of objects in those of all processes, at least 1."""
+        for batch in loader:
+            own = torch.tensor(float(sum(len(target["labels"]) for target in batch.targets)))
+            yield batch, max(1.0, self.here.sum(own).item())  # on the CPU: no wait for the device
 
     def _step(self, batch: Any, count: float, request: StopRequest) -> list[Reading]:
         """One optimiser step. Nothing in it waits for the device (what the criterion does is its own affair).
@@ -298,14 +303,8 @@ class Trainer:
         )
 
     def _fail_for_memory(self, batch: Any, said: str) -> NoReturn:
-        """Save what has been trained and stop: the GPU has no memory for a step.
-
-        Nothing is left of that step, but for what norms that learn have counted.
-        """
+        """Stop: the GPU has no memory for a step. Nothing is left of it, but for what norms that learn have counted."""
         self.optimiser.zero_grad(set_to_none=True)
-        if self.at.step:
-            with suppress(OSError, NotFiniteError):
-                self._save()
         at_once = min(self.workload.micro_batch, len(batch.targets))
         height, width = batch.images.shape[-2:]
         if at_once > 1:

@@ -129,8 +129,14 @@ class RunFolder:
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl, and hand its finite numbers to the loggers."""
         line = json.dumps({"kind": kind, "step": step, **_finite(values)}, allow_nan=False)
-        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        size = self.metrics_size()
+        try:
+            with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError:
+            with suppress(OSError):  # half a line would spoil the one that a resumed training adds
+                os.truncate(self.metrics_path, size)
+            raise
         self.loggers.log(kind, step, _numbers(values))
 
     def print(self, text: str) -> None:

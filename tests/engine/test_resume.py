@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import signal
@@ -98,6 +99,54 @@ def test_what_was_trained_before_an_image_that_cannot_be_read_is_kept(tmp_path, 
     assert resumed.fit().finished
     assert same(whole.detector.state_dict(), resumed.detector.state_dict())
     assert comparable_metrics(tmp_path) == comparable_metrics(whole_folder)
+
+
+@pytest.mark.parametrize("call", [15, 16], ids=["a step", "half a step"])
+def test_what_was_trained_before_a_step_that_fails_is_kept(tmp_path, call):
+    """As where a part of somebody's own fails, or another process is gone while gradients are averaged."""
+
+    def hook(calls, criterion):
+        if calls == call:
+            raise RuntimeError("Connection closed by peer")
+
+    options = {**OPTIONS, "micro_batch": 2}
+    whole = toy_trainer(tmp_path / "whole", **options)
+    assert whole.fit().finished
+    cut = toy_trainer(tmp_path / "cut", hook=hook, **options)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        cut.fit()
+    resumed = toy_trainer(tmp_path / "cut", detector=cut.detector, **options)  # in a notebook, say
+    resumed.resume()
+    assert resumed.at.step == 7
+    assert resumed.fit().finished
+    assert same(whole.detector.state_dict(), resumed.detector.state_dict())
+    assert comparable_metrics(tmp_path / "cut") == comparable_metrics(tmp_path / "whole")
+
+
+def test_a_training_that_cannot_write_a_line_keeps_its_steps(tmp_path, monkeypatch):
+    """A disk that is full for a moment: what has been trained is saved, and no half line is left to be added to."""
+    opened = Path.open
+
+    def full(path, *mode, **how):
+        file = opened(path, *mode, **how)
+        if path == tmp_path / "metrics.jsonl" and mode == ("a",) and path.exists() and path.stat().st_size:
+
+            def write(line, write=file.write):
+                write(line[:9])
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            file.write = write
+        return file
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        toy_trainer(tmp_path).fit()
+    monkeypatch.undo()
+    resumed = toy_trainer(tmp_path)
+    resumed.resume()
+    assert resumed.at.step == 4
+    assert resumed.fit().finished
+    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [2, 6, 8, 10, 12, 14, 15]
 
 
 def test_a_resumed_run_keeps_its_momentum(tmp_path):
