@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from detrkit.data.dataset import DataSource
 from detrkit.engine.distributed import Processes
+from detrkit.engine.learner import frozen_norms
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import UserError
 from detrkit.wording import counted
@@ -134,7 +135,8 @@ def unlike_one_batch(workload: Workload, detector: nn.Module) -> list[str]:
     at_once, whole = workload.micro_batch, workload.effective_batch
     if at_once == whole:
         return []
-    norms = [one for one in detector.modules() if isinstance(one, BatchNorm) and not isinstance(one, nn.SyncBatchNorm)]
+    norms = {one for one in detector.modules() if isinstance(one, BatchNorm) and not isinstance(one, nn.SyncBatchNorm)}
+    norms -= set(frozen_norms(detector))
     found = [
         f"images are padded to the largest of {at_once}, not of all {whole}: parts to which the amount of padding "
         "matters (docs/parity.md) compute a little otherwise than with the whole batch at once"
