@@ -1,10 +1,12 @@
 """Training without a recipe."""
 
+import copy
 import json
 from contextlib import contextmanager
 
 import pytest
 import torch
+from torch import nn
 
 from detrkit.data.shapes import ShapesSource
 from detrkit.detections import DetectOptions
@@ -14,7 +16,7 @@ from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.errors import CheckpointError, UserError
 from detrkit.runs.checkpoint import read_weights
 from detrkit.runs.history import read_metrics
-from tests.engine.toys import ToyCriterion, ToyDetector
+from tests.engine.toys import ToyCriterion, ToyDetector, same
 
 SETTINGS = {"batch_size": 4, "warmup_steps": 0, "drop_epochs": (), "device": "cpu", "workers": 0, "log_every": 2}
 
@@ -82,6 +84,31 @@ def test_a_training_starts_from_another_s_weights(tmp_path, source):
         backbone_learning_rate=1e-12,
     )
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_other_classes_on_resume(tmp_path, source):
+    run(tmp_path / "run", source, epochs=1)
+    other = ShapesSource(image_size=32, train_images=10, val_images=3, classes=("bar", "circle", "square"))
+    with pytest.raises(CheckpointError, match=r"3 classes.*circle.*the data set now has 3 .*bar"):
+        run(tmp_path / "run", other, resume=True)
+    assert run(tmp_path / "run", source, resume=True)[1].finished
+
+
+class Normed(Detector):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+
+
+@pytest.mark.parametrize("frozen", [{"freeze": ("backbone",)}, {"backbone_learning_rate": 0.0}])
+def test_a_frozen_part_stays_as_it_was_until_another_training(tmp_path, source, frozen):
+    detector = Normed()
+    before = copy.deepcopy(detector.backbone)
+    run(tmp_path / "first", source, detector=detector, **frozen)
+    assert same(detector.backbone.state_dict(), before.state_dict())
+    run(tmp_path / "second", source, detector=detector, backbone_learning_rate=0.1)
+    for own, old in zip(detector.backbone.state_dict().values(), before.state_dict().values(), strict=True):
+        assert not torch.equal(own, old)
 
 
 def test_a_process_computes_in_the_precision_of_the_first(tmp_path, source, monkeypatch):
