@@ -17,7 +17,7 @@ from detrkit.losses.base import BaseCriterion
 if TYPE_CHECKING:
     from detrkit.system import BaseDetector
 
-AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
+AVERAGED = ("class_error",)  # numbers of the criterion that are means over objects, the others being sums
 
 
 class Learner(nn.Module):

@@ -19,7 +19,7 @@ from detrkit.engine.ema import MovingAverage
 from detrkit.engine.interrupt import StopRequest, stop_on_signals
 from detrkit.engine.learner import AVERAGED, Learner
 from detrkit.engine.meter import Meter
-from detrkit.engine.microbatch import cut
+from detrkit.engine.microbatch import count_objects, cut
 from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
@@ -31,10 +31,13 @@ from detrkit.engine.skipped_images import SkippedImages
 from detrkit.engine.soundness import NotFiniteError, may_help
 from detrkit.engine.workload import Workload
 from detrkit.errors import DataError, UserError
+from detrkit.layers import sent
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import counted, first_of, percent
 from detrkit.writing import explain
+
+COUNTS = ("bad_costs", "stop")  # numbers of a step that are no means
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,6 @@ class Trainer:
             # The numbers are the same in all processes; one of them writes them down.
             run=run if here.is_first else None,
             reporter=reporter,
-            bad_costs=lambda: criterion.bad_costs,
         )
         self.checkpoints = Checkpoints(
             run=run,
@@ -221,7 +223,7 @@ class Trainer:
     def _counted(self, loader: Iterable[Any]) -> Iterator[tuple[Any, float]]:
         """Each batch with the number of objects in those of all processes, at least 1."""
         for batch in loader:
-            own = torch.tensor(float(sum(len(target["labels"]) for target in batch.targets)))
+            own = torch.tensor(float(count_objects(batch)))
             yield batch, max(1.0, self.here.sum(own).item())  # on the CPU: no wait for the device
 
     def _step(self, batch: Any, count: float, request: StopRequest) -> list[Reading]:
@@ -232,6 +234,7 @@ class Trainer:
         """
         step, world = self.at.step, self.here.world
         seed_step(self.options.seed, step, self.here.rank)
+        bad_costs = self.criterion.bad_costs
         factor = rate_factor(step, steps_per_epoch=self.workload.steps_per_epoch, options=self.options)
         set_rate(self.optimiser, factor)
         short_of_memory = None
@@ -244,10 +247,12 @@ class Trainer:
         norm = clip_and_step(self.optimiser, self.options.clip_norm)
         if self.average is not None:
             self.average.update()
-        names = (*totals, "norm", "stop")
-        # With the numbers goes whether a signal has come here, so that all processes stop after the same step.
-        stopping = torch.full((), float(request.reason is not None), device=self.device)
-        numbers = torch.stack([value.float() for value in (*totals.values(), norm, stopping)])
+        # With the numbers goes whether a signal has come here, so that all processes stop after the same step. Costs
+        # are counted in all of them together, all else is a mean.
+        counts = torch.tensor([(self.criterion.bad_costs - bad_costs) * world, request.reason is not None])
+        names = (*totals, "norm", *COUNTS)
+        numbers = torch.stack([value.float() for value in (*totals.values(), norm)])
+        numbers = torch.cat((numbers, sent(counts.float(), self.device)))
         self._recent.add(step, batch, count / world)
         self.at.step += 1
         self.meter.clock.step(len(batch.targets) * world)
@@ -263,7 +268,7 @@ class Trainer:
             with accumulating(self._learner, more=number < pieces):
                 losses = self._learner(piece, objects, len(batch.targets))
                 losses["total"].backward()
-            share = len(piece.targets) / len(batch.targets)
+            share = count_objects(piece) / count
             for name, value in losses.items():
                 value = value.detach() * share if name in AVERAGED else value.detach()
                 totals[name] = totals[name] + value if name in totals else value
@@ -281,12 +286,13 @@ class Trainer:
             if values["stop"] > 0 and self._stop_at is None:
                 # A checkpoint may bring readings early in one process; all of them stop after the same step.
                 self._stop_at = reading.step + 1 + (self.device.type == "cuda")
-            self.meter.add(reading.step + 1, {name: value for name, value in values.items() if name != "stop"})
+            means = {name: value for name, value in values.items() if name not in COUNTS}
+            self.meter.add(reading.step + 1, means, bad_costs=round(values["bad_costs"]))
 
     def _fail(self, reading: Reading) -> None:
         """Save what is sound and stop: the update of a gradient that is not finite was left out."""
         values = reading.values
-        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop"))
+        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", *COUNTS))
         faults = self.checkpoints.faults()
         again = self._recent.keep(reading.step, weights_step=self.at.step)
         self._readback.flush()

@@ -91,7 +91,11 @@ def _checked(state: Mapping[str, Any]) -> TrainerState:
         steps_per_epoch=steps_per_epoch,
         metrics_size=_count(state, "metrics_size"),
         average_updates=_count(state, "average_updates"),
-        meter={"sums": dict(sums), "count": _count(meter, "count", "meter.")},
+        meter={
+            "sums": dict(sums),
+            "count": _count(meter, "count", "meter."),
+            "bad_costs": _count(meter, "bad_costs", "meter.") if "bad_costs" in meter else 0,  # of an older run
+        },
         names=names,
         moments=moments,
     )
