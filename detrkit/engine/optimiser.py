@@ -102,9 +102,20 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
 
 
 def idle_rules(detector: nn.Module, options: TrainOptions) -> list[str]:
-    """What to say of each of `train.parameters` that changes nothing, since all that it is about is frozen by now."""
-    trained = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
-    return [
+    """What to say of the backbone's rate where no parameter has it, though some part is called a backbone, and of each
+    of `train.parameters` that changes nothing, since all that it is about is frozen by now.
+    """
+    named = dict(detector.named_parameters())
+    trained = {name for name, parameter in named.items() if parameter.requires_grad}
+    found = []
+    inner = {before + "backbone" for name in named for before, part, _ in [name.partition("backbone.")] if part}
+    if options.backbone == ("backbone",) and inner and "backbone" not in inner:
+        part = min(inner, key=len)
+        found = [
+            'train.backbone_learning_rate is of no parameter: train.backbone = ["backbone"], and none begins with that. '
+            f'All have train.learning_rate now; of this detector the backbone is ["{part}"], as it seems'
+        ]
+    return found + [
         f"train.parameters.{key} changes nothing: it is about {counted(len(chosen), 'parameter')}, all of them frozen"
         for key, (_, chosen) in _rules(detector, options).items()
         if not chosen & trained

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -13,6 +14,11 @@ from detrkit.engine.learner import frozen_norms
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import UserError
 from detrkit.wording import counted
+
+READ_WITH: dict[str, dict[str, tuple[str, ...]]] = {  # what is read with one value of another option alone
+    "schedule": {"flat_cosine": ("flat_epochs", "low_epochs", "lowest"), "step": ("drop_epochs", "drop_factor")},
+    "optimizer": {"sgd": ("momentum",)},
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,28 @@ def warnings(workload: Workload, options: TrainOptions) -> list[str]:
     late = [epoch for epoch in options.drop_epochs if epoch >= options.epochs]
     if late and options.schedule == "step":
         found.append(f"train.drop_epochs has {late}, but training ends after epoch {options.epochs}")
-    return [*found, *_unfallen(options)]
+    return [*found, *_unfallen(options), *_unread(options)]
+
+
+def _unread(options: TrainOptions) -> list[str]:
+    """Which options were given that another one leaves without effect."""
+    usual, found = {field.name: field.default for field in fields(TrainOptions)}, []
+    for by, read in READ_WITH.items():
+        for value, keys in read.items():
+            given = [key for key in keys if getattr(options, key) not in (usual[key], ())]
+            if given and getattr(options, by) != value:
+                them = "it" if len(given) == 1 else "them"
+                found.append(
+                    f'{_listed(given)} nothing with train.{by} = "{getattr(options, by)}"; only "{value}" reads {them}'
+                )
+    if not options.warmup_steps:
+        given = [key for key in ("warmup_factor", "warmup_power") if getattr(options, key) != usual[key]]
+        found += [f"{_listed(given)} nothing with train.warmup_steps = 0"] if given else []
+    return found
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return " and ".join(f"train.{key}" for key in keys) + (" changes" if len(keys) == 1 else " change")
 
 
 def _unfallen(options: TrainOptions) -> list[str]:
