@@ -112,7 +112,7 @@ def idle_rules(detector: nn.Module, options: TrainOptions) -> list[str]:
     if options.backbone == ("backbone",) and inner and "backbone" not in inner:
         part = min(inner, key=len)
         found = [
-            'train.backbone_learning_rate is of no parameter: train.backbone = ["backbone"], and none begins with that. '
+            'train.backbone_learning_rate is of no parameter: train.backbone is ["backbone"], and none begins so. '
             f'All have train.learning_rate now; of this detector the backbone is ["{part}"], as it seems'
         ]
     return found + [
