@@ -19,6 +19,7 @@ from detrkit.engine.workload import Workload
 from detrkit.errors import CheckpointError
 from detrkit.runs.checkpoint import (
     AVERAGE,
+    STATE,
     WEIGHTS,
     copy_checkpoint,
     find_folder,
@@ -56,7 +57,7 @@ class Checkpoints:
         run: the folder
         is_first: whether this is the first process
         options, precision, workload: of the training
-        detector, average, optimiser, meter: what has a state
+        detector, criterion, average, optimiser, meter: what has a state
         metadata: strings that go into the weights' files
     """
 
@@ -69,6 +70,7 @@ class Checkpoints:
         precision: str,
         workload: Workload,
         detector: nn.Module,
+        criterion: nn.Module,
         average: MovingAverage | None,
         optimiser: torch.optim.Optimizer,
         meter: Meter,
@@ -77,7 +79,8 @@ class Checkpoints:
         self.run, self.is_first = run, is_first
         self.options, self.precision, self.workload = options, precision, workload
         self.metadata = dict(metadata)
-        self.detector, self.average, self.optimiser, self.meter = detector, average, optimiser, meter
+        self.detector, self.criterion, self.average = detector, criterion, average
+        self.optimiser, self.meter = optimiser, meter
         self._soundness = Soundness(detector, average, optimiser)
         self.saved_step = 0  # after which `last` was written
         self._saved_at = time.monotonic()
@@ -114,6 +117,7 @@ class Checkpoints:
                 "meter": self.meter.state(),
                 "metrics_size": self.run.metrics_size(),
                 "optimiser": self.optimiser.state_dict(),
+                "criterion": self.criterion.state_dict(),
                 "average_updates": self.average.updates if self.average is not None else 0,
                 "steps_per_epoch": self.workload.steps_per_epoch,
             },
@@ -155,6 +159,11 @@ class Checkpoints:
                 f"weights with train.init_from={typed(self.run.path)}"
             )
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
+        if state.criterion is not None:
+            try:
+                self.criterion.load_state_dict(dict(state.criterion))
+            except RuntimeError as error:
+                raise CheckpointError(f"{folder / STATE} is of another criterion: {error}") from None
         restore_optimiser(self.optimiser, state.names, state.moments, folder)
         if self.average is not None:
             path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)

@@ -15,7 +15,7 @@ from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import Part
 from detrkit.recipe import as_factory
 from detrkit.recipe.problems import nearest, one_of
-from detrkit.wording import counted
+from detrkit.wording import counted, first_of
 
 
 class OtherGroupsError(CheckpointError):
@@ -99,6 +99,17 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
     if options.optimizer == "sgd":
         return torch.optim.SGD(list(groups.values()), momentum=options.momentum, fused=True)
     return torch.optim.AdamW(list(groups.values()), betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def require_none_to_train(criterion: nn.Module, detector: nn.Module) -> None:
+    """Raise UserError if a criterion has parameters that are not the detector's: nothing would train them."""
+    own = {id(parameter) for parameter in detector.parameters()}
+    left = [name for name, one in criterion.named_parameters() if one.requires_grad and id(one) not in own]
+    if left:
+        raise UserError(
+            f"the criterion has parameters of its own, {first_of(left)}, and only the detector's are trained and kept: "
+            "make them the detector's too (detector.weighing = criterion.weighing), or buffers"
+        )
 
 
 def idle_rules(detector: nn.Module, options: TrainOptions) -> list[str]:

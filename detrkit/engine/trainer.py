@@ -20,7 +20,7 @@ from detrkit.engine.interrupt import StopRequest, stop_on_signals
 from detrkit.engine.learner import AVERAGED, Learner
 from detrkit.engine.meter import Meter
 from detrkit.engine.microbatch import count_objects, cut
-from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
+from detrkit.engine.optimiser import build_optimiser, clip_and_step, require_none_to_train, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
@@ -97,6 +97,7 @@ class Trainer:
         self._evaluate, self._draw, self._metadata = evaluate, draw, dict(metadata or {})
         self._after_first_step = after_first_step
         self.at = Position()
+        require_none_to_train(criterion, detector)
         self.optimiser = build_optimiser(detector, options)  # which may freeze parts
         self.optimiser.zero_grad(set_to_none=True)  # of whatever the detector's owner, or a step cut short, has left
         self._learner = here.join(Learner(detector, criterion, device, precision, compiled=options.compile))
@@ -116,6 +117,7 @@ class Trainer:
             precision=precision,
             workload=workload,
             detector=detector,
+            criterion=criterion,
             average=self.average,
             optimiser=self.optimiser,
             meter=self.meter,

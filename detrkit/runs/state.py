@@ -26,6 +26,7 @@ class TrainerState:
     position: "step", "evaluated", "best_ap" (in [0, 1] or None), "best_step", "minutes", and
         "waited", which older runs do not have.
     names: of the parameters, by group; moments: of each parameter by its place among all, tensors by name.
+    criterion: its tensors by name; None in the state of an older run.
     """
 
     position: Mapping[str, Any]
@@ -35,6 +36,7 @@ class TrainerState:
     meter: Mapping[str, Any]
     names: Sequence[Sequence[str]]
     moments: Mapping[int, Mapping[str, Tensor]]
+    criterion: Mapping[str, Tensor] | None
 
 
 def read_trainer_state(folder: Path) -> TrainerState:
@@ -98,6 +100,7 @@ def _checked(state: Mapping[str, Any]) -> TrainerState:
         },
         names=names,
         moments=moments,
+        criterion=_criterion(state),
     )
 
 
@@ -124,13 +127,21 @@ def _optimiser(optimiser: Mapping[str, Any]) -> tuple[list[list[str]], dict[int,
     return names, moments
 
 
+def _criterion(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    if "criterion" not in state:
+        return None
+    kept = _table(state, "criterion")
+    if not all(isinstance(name, str) and _is_tensor(value) for name, value in kept.items()):
+        raise _DamageError("criterion should be tensors by name")
+    return dict(kept)
+
+
 def _is_plain(value: Any) -> bool:
-    return (
-        type(value) is Tensor
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and value.is_floating_point()
-    )
+    return _is_tensor(value) and value.is_floating_point()
+
+
+def _is_tensor(value: Any) -> bool:
+    return type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _table(of: Mapping[str, Any], key: str, where: str = "") -> Mapping[Any, Any]:

@@ -12,10 +12,10 @@ from detrkit.engine.distributed import Processes
 from detrkit.engine.optimiser import build_optimiser, restore_optimiser
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.train import _say_where
-from detrkit.errors import CheckpointError, DataError
+from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.runs.checkpoint import read_state, read_weights
 from detrkit.runs.history import Evaluation, Run, read_metrics
-from tests.engine.toys import Killed, ToyDetector, ToySource, kill_at, same, toy_trainer
+from tests.engine.toys import Killed, ToyCriterion, ToyDetector, ToySource, kill_at, same, toy_trainer
 
 
 def interrupt_at(call, number=signal.SIGINT):
@@ -147,6 +147,45 @@ def test_a_training_that_cannot_write_a_line_keeps_its_steps(tmp_path, monkeypat
     assert resumed.at.step == 4
     assert resumed.fit().finished
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [2, 6, 8, 10, 12, 14, 15]
+
+
+class Remembering(ToyCriterion):
+    """Weighs its loss by what it was before, as those do that divide by a running mean."""
+
+    def __init__(self, hook=None):
+        super().__init__(hook)
+        self.register_buffer("mean", torch.ones(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, *given):
+        losses = super().forward(*given)
+        self.mean.lerp_(losses["total"].detach(), 0.1)
+        self.seen += 1
+        return {**losses, "total": losses["total"] / (1 + self.mean.abs())}
+
+
+def test_a_criterion_goes_on_with_what_it_has_gathered(tmp_path):
+    whole = toy_trainer(tmp_path / "whole", criterion=Remembering())
+    assert whole.fit().finished
+    with pytest.raises(Killed):
+        toy_trainer(tmp_path / "cut", criterion=Remembering(kill_at(8))).fit()
+    resumed = toy_trainer(tmp_path / "cut", criterion=Remembering())
+    resumed.resume()
+    assert resumed.criterion.seen == 5
+    assert resumed.fit().finished
+    assert same(resumed.detector.state_dict(), whole.detector.state_dict())
+    assert same(resumed.criterion.state_dict(), whole.criterion.state_dict())
+    with pytest.raises(CheckpointError, match=r"state\.pt is of another criterion: (.*\n)+.*\"mean\""):
+        toy_trainer(tmp_path / "cut").resume()
+
+
+def test_a_criterion_s_own_parameters_are_refused_and_not_left_untrained(tmp_path):
+    criterion, detector = ToyCriterion(), ToyDetector()
+    criterion.scale = torch.nn.Parameter(torch.zeros(()))
+    with pytest.raises(UserError, match=r"criterion has parameters of its own, scale, .*detector\.weighing"):
+        toy_trainer(tmp_path, criterion=criterion, detector=detector)
+    detector.scale = criterion.scale
+    assert toy_trainer(tmp_path, criterion=criterion, detector=detector).fit().finished
 
 
 def test_a_resumed_run_keeps_its_momentum(tmp_path):
