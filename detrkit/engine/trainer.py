@@ -191,10 +191,12 @@ class Trainer:
         """
         try:
             self._take_steps(request)
-        except Exception:
+        except Exception as error:
             if self.at.step > self.checkpoints.saved_step:
                 with suppress(Exception):  # what ended the training is to be told, not what came of that
                     self._save()
+                    if not isinstance(error, UserError | OSError):  # which are told with what goes on
+                        self.reporter.say(f"what was trained is saved, after step {self.at.step}: {self.run.way_on}")
             raise
         self._save()
 

@@ -115,6 +115,7 @@ def test_what_was_trained_before_a_step_that_fails_is_kept(tmp_path, call):
     cut = toy_trainer(tmp_path / "cut", hook=hook, **options)
     with pytest.raises(RuntimeError, match="Connection closed by peer"):
         cut.fit()
+    assert "what was trained is saved, after step 7: fit(" in (tmp_path / "cut" / "log.txt").read_text()
     resumed = toy_trainer(tmp_path / "cut", detector=cut.detector, **options)  # in a notebook, say
     resumed.resume()
     assert resumed.at.step == 7
