@@ -111,11 +111,12 @@ def fit(
 
 
 def _ended_early(run: RunFolder) -> bool:
-    """Whether a run wrote records and no checkpoint; one that was evaluated had one, which is gone."""
+    """Whether a run was begun and wrote no checkpoint; one that was evaluated had one, which is gone."""
     if any(find_folder(folder) for folder in (run.last, run.best)):
         return False
     kinds = {line["kind"] for line in read_metrics(run.path)}
-    return bool(kinds) and "evaluate" not in kinds
+    is_begun = bool(kinds) or (run.path / run.ENVIRONMENT).is_file()
+    return is_begun and "evaluate" not in kinds
 
 
 def _open(run: RunFolder, held: ExitStack, *, resume: bool) -> None:

@@ -13,7 +13,7 @@ from detrkit.detections import DetectOptions
 from detrkit.engine.distributed import Processes
 from detrkit.engine.fit import fit
 from detrkit.engine.options import EvaluateOptions, TrainOptions
-from detrkit.errors import CheckpointError, UserError
+from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.runs.checkpoint import read_weights
 from detrkit.runs.history import read_metrics
 from tests.engine.toys import ToyCriterion, ToyDetector, same
@@ -154,6 +154,17 @@ def test_a_training_that_ended_before_its_first_checkpoint_begins_again(tmp_path
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     steps = [one["step"] for one in read_metrics(folder) if one["kind"] == "train"]
     assert steps == [2, 4]
+
+
+def test_a_training_that_ended_before_its_first_line_begins_again(tmp_path, source, monkeypatch):
+    def unreadable(*_, **__):
+        raise DataError("7.jpg: cannot be read")
+
+    monkeypatch.setattr("detrkit.engine.trainer.seed_step", unreadable)
+    with pytest.raises(DataError, match=r"go on: fit\(\.\.\., resume=True\)"):
+        run(tmp_path / "run", source)
+    monkeypatch.undo()
+    assert run(tmp_path / "run", source, resume=True)[1].finished
 
 
 def test_a_run_without_a_recipe_is_logged_to_mlflow(tmp_path, source, monkeypatch):
