@@ -18,10 +18,6 @@ from detrkit.recipe.problems import nearest, one_of
 from detrkit.wording import counted, first_of
 
 
-class OtherGroupsError(CheckpointError):
-    """A checkpoint's parameters are grouped otherwise than the optimiser's."""
-
-
 def freeze(detector: nn.Module, parts: Sequence[str]) -> None:
     """Stop the training of parts, by the beginnings of their parameters' names, up to a dot.
 
@@ -178,30 +174,34 @@ def restore_optimiser(
     moments: Mapping[int, Mapping[str, Tensor]],
     origin: Path,
 ) -> None:
-    """Load the moments of a checkpoint; rates, decays and all else are as the recipe says now.
+    """Load the moments of a checkpoint; rates, decays and by them the groups are as the recipe says now.
 
     Args:
         names: of the parameters there, by group
         moments: of each parameter by its place among all; a counter is [], the others have the parameter's shape
 
-    Raises CheckpointError if the parameters are grouped otherwise there, or moments do not fit them.
+    Raises CheckpointError if other parameters were trained there, or moments do not fit them.
     """
-    if [group["names"] for group in optimiser.param_groups] != names:
-        raise OtherGroupsError(
-            f"{origin} was trained with other parameter groups: train.decay_norms, and which of the rates and decays "
-            "are equal or 0 (by train.parameters too), cannot change when a run is resumed"
+    places = {name: place for place, name in enumerate(name for group in names for name in group)}
+    own_names = [name for group in optimiser.param_groups for name in group["names"]]
+    if others := sorted(places.keys() ^ set(own_names)):
+        raise CheckpointError(
+            f"{origin} was trained with other parameters ({first_of(others)}): what is frozen, by train.freeze or by "
+            "train.backbone_learning_rate = 0, cannot change when a run is resumed"
         )
     wanted = {"momentum_buffer"} if isinstance(optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     parameters = [(n, p) for g in optimiser.param_groups for n, p in zip(g["names"], g["params"], strict=True)]
-    for place, kept in moments.items():
-        name, parameter = parameters[place]
+    own = {}
+    for place, (name, parameter) in enumerate(parameters):
+        if (kept := moments.get(places[name])) is None:
+            continue
         if set(kept) != wanted:
             raise CheckpointError(f"{origin}: {', '.join(sorted(kept))} of {name} are no moments of this optimiser")
         for key, value in kept.items():
             shape = torch.Size() if key == "step" else parameter.shape
             if value.shape != shape:
                 raise CheckpointError(f"{origin}: {key} of {name} is {list(value.shape)}, should be {list(shape)}")
-    own = {place: _laid_out(kept, parameters[place][1]) for place, kept in moments.items()}
+        own[place] = _laid_out(kept, parameter)
     optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

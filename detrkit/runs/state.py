@@ -115,6 +115,8 @@ def _optimiser(optimiser: Mapping[str, Any]) -> tuple[list[list[str]], dict[int,
             raise _DamageError("optimiser.param_groups should have the names of their parameters")
         names.append(list(found))
     total, moments = sum(map(len, names)), {}
+    if len({name for group in names for name in group}) < total:
+        raise _DamageError("optimiser.param_groups have a parameter twice")
     for place, kept in _table(optimiser, "state", "optimiser.").items():
         where = f"optimiser.state.{place if isinstance(place, int) else '?'}"
         if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < total:

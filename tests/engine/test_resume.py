@@ -203,6 +203,25 @@ def test_a_resumed_run_keeps_its_momentum(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_moments_go_by_names_where_rates_and_decays_put_parameters_into_other_groups(kind):
+    before, now = ToyDetector(), ToyDetector()
+    first = build_optimiser(before, TrainOptions(optimizer=kind))
+    before(torch.rand(2, 3, 4, 4)).boxes.sum().backward()  # the labels' layer has no gradient, so no moments
+    first.step()
+    names = [group["names"] for group in first.param_groups]
+    rates = {"learning_rate": 1e-5, "backbone_learning_rate": 1e-5}  # both, as where the first is lowered
+    second = build_optimiser(now, TrainOptions(optimizer=kind, decay_norms=False, **rates))
+    assert [group["names"] for group in second.param_groups] != names
+    restore_optimiser(second, names, first.state_dict()["state"], Path("state.pt"))
+    theirs = dict(before.named_parameters())
+    for name, parameter in now.named_parameters():
+        assert same(second.state.get(parameter, {}), first.state.get(theirs[name], {}))
+    assert {group["lr"] for group in second.param_groups} == {1e-5}
+    with pytest.raises(CheckpointError, match=r"other parameters \(backbone\.bias, backbone\.weight\)"):
+        restore_optimiser(build_optimiser(now, TrainOptions(freeze=("backbone",))), names, {}, Path("state.pt"))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_moments_take_the_strides_of_their_parameter(kind):
     """As where a detector has gone over to channels-last since; their numbers belong to the same weights."""
     before, now = (torch.nn.Conv2d(4, 3, 3, bias=False) for _ in range(2))
