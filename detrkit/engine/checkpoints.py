@@ -20,6 +20,7 @@ from detrkit.engine.workload import Workload
 from detrkit.errors import CheckpointError
 from detrkit.runs.checkpoint import (
     AVERAGE,
+    STATE,
     WEIGHTS,
     copy_checkpoint,
     find_folder,
@@ -57,7 +58,7 @@ class Checkpoints:
         run: the folder
         is_first: whether this is the first process
         options, precision, workload: of the training
-        detector, average, optimiser, scale, meter: what has a state
+        detector, criterion, average, optimiser, scale, meter: what has a state
         metadata: strings that go into the weights' files
     """
 
@@ -70,6 +71,7 @@ class Checkpoints:
         precision: str,
         workload: Workload,
         detector: nn.Module,
+        criterion: nn.Module,
         average: MovingAverage | None,
         optimiser: torch.optim.Optimizer,
         scale: LossScale,
@@ -79,10 +81,11 @@ class Checkpoints:
         self.run, self.is_first = run, is_first
         self.options, self.precision, self.workload = options, precision, workload
         self.metadata = dict(metadata)
-        self.detector, self.average, self.optimiser = detector, average, optimiser
-        self.scale, self.meter = scale, meter
+        self.detector, self.criterion, self.average = detector, criterion, average
+        self.optimiser, self.scale, self.meter = optimiser, scale, meter
         self._soundness = Soundness(detector, average, optimiser)
-        self._saved_at, self._saved_step = time.monotonic(), 0
+        self.saved_step = 0  # after which `last` was written
+        self._saved_at = time.monotonic()
 
     def are_due(self, step: int) -> bool:
         """Whether one is to be written after so many steps, within an epoch."""
@@ -117,12 +120,13 @@ class Checkpoints:
                 "metrics_size": self.run.metrics_size(),
                 "optimiser": self.optimiser.state_dict(),
                 "loss_scale": self.scale.state(),
+                "criterion": self.criterion.state_dict(),
                 "average_updates": self.average.updates if self.average is not None else 0,
                 "steps_per_epoch": self.workload.steps_per_epoch,
             },
             metadata={**self.metadata, "step": str(at.step)},
         )
-        self._saved_step = at.step
+        self.saved_step = at.step
 
     def keep_best(self) -> None:
         """Make `best` what `last` is."""
@@ -133,7 +137,7 @@ class Checkpoints:
         """What there is beside a state that cannot be saved."""
         if find_folder(self.run.last) is None:
             return "There is no checkpoint yet"
-        return f"{self.run.last} is of step {self._saved_step} and stays as it was"
+        return f"{self.run.last} is of step {self.saved_step} and stays as it was"
 
     def restore(self, folder: Path | None = None) -> Position:
         """Go back to a checkpoint's folder, by default the run's last; to where the run stood there.
@@ -158,6 +162,11 @@ class Checkpoints:
                 f"weights with train.init_from={typed(self.run.path)}"
             )
         load_exactly(self.detector, read_weights(folder / WEIGHTS)[0], folder / WEIGHTS)
+        if state.criterion is not None:
+            try:
+                self.criterion.load_state_dict(dict(state.criterion))
+            except RuntimeError as error:
+                raise CheckpointError(f"{folder / STATE} is of another criterion: {error}") from None
         restore_optimiser(self.optimiser, state.names, state.moments, folder)
         if self.average is not None:
             path = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
@@ -167,7 +176,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{folder} cannot be gone on from: {first_of(faults)} are not finite. {way_out(folder)}"
             )
-        self._saved_step = position.step
+        self.saved_step = position.step
         self.scale.load_state(state.loss_scale)
         self.meter.load_state(state.meter)
         if self.is_first:

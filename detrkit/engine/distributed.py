@@ -90,14 +90,16 @@ def accumulating(module: nn.Module, *, more: bool) -> AbstractContextManager:
 def processes(device_name: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), and leave them at the end.
 
-    NCCL between GPUs, gloo between CPUs. Without torchrun it is one process and there is nothing to join.
-    Raises UserError if there are fewer GPUs than processes.
+    NCCL between GPUs, gloo between CPUs. Where the caller has joined them (`init_process_group`), they stay joined.
+    Without either it is one process and there is nothing to join.
+    Raises UserError if there are fewer GPUs than processes, or what is said of them is not whole.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in os.environ:
-        yield Processes()
+    already = dist.is_available() and dist.is_initialized()
+    here = _joined() if already else _asked()
+    world = here.world
+    if world == 1:
+        yield here
         return
-    here = Processes(rank=int(os.environ["RANK"]), world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     on_gpu = device_name.startswith("cuda") or (device_name == "auto" and torch.cuda.is_available())
     if on_gpu:
         if ":" in device_name or here.local_rank >= torch.cuda.device_count():
@@ -105,8 +107,12 @@ def processes(device_name: str = "auto") -> Iterator[Processes]:
                 f"{world} processes and train.device={device_name!r}: each process needs a GPU of its own, and this "
                 f"machine has {torch.cuda.device_count()}. Start fewer processes; leave the device at 'auto' or 'cuda'"
             )
+        if already and "cpu:" not in dist.get_backend_config():
+            raise UserError(
+                "these processes were joined for their GPUs alone, and a training agrees on numbers on the CPU, too: "
+                'init_process_group("cpu:gloo,cuda:nccl")'
+            )
         torch.cuda.set_device(here.local_rank)
-    already = dist.is_initialized()
     if not already:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
@@ -114,3 +120,29 @@ def processes(device_name: str = "auto") -> Iterator[Processes]:
     finally:
         if not already:
             dist.destroy_process_group()
+
+
+def _joined() -> Processes:
+    """This process among those that the caller has joined."""
+    rank, count = dist.get_rank(), torch.cuda.device_count()
+    local = os.environ.get("LOCAL_RANK", "")
+    return Processes(rank, dist.get_world_size(), int(local) if local.isdecimal() else rank % max(1, count))
+
+
+def _asked() -> Processes:
+    """This process among those that the environment speaks of. One that is left alone would train by itself."""
+    said = {name: os.environ[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") if os.environ.get(name)}
+    if wrong := [f"{name}={value!r}" for name, value in said.items() if not value.isdecimal()]:
+        raise UserError(f"{', '.join(wrong)} in the environment: should be a count, as torchrun sets it")
+    numbers = {name: int(value) for name, value in said.items()}
+    world, rank = numbers.get("WORLD_SIZE", 1), numbers.get("RANK", 0)
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT") if world > 1 else ("WORLD_SIZE",) if rank else ()
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        one = "WORLD_SIZE" if world > 1 else "RANK"
+        raise UserError(
+            f"{one}={said[one]} in the environment says that several processes train together, and what else torchrun "
+            f"sets is not there: {', '.join(missing)}. For one process alone, unset {one}"
+        )
+    if world > 1 and rank >= world:
+        raise UserError(f"RANK={rank} and WORLD_SIZE={world} in the environment: the ranks are 0 to {world - 1}")
+    return Processes(rank, world, numbers.get("LOCAL_RANK", 0)) if world > 1 else Processes()

@@ -15,6 +15,7 @@ from detrkit.engine.learner import compiled_form
 from detrkit.engine.optimiser import idle_rules
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.progress import Reporter
+from detrkit.engine.resume import check_categories
 from detrkit.engine.setting_up import begin_records, make_trainer, placed
 from detrkit.engine.trainer import Outcome
 from detrkit.engine.transfer import init_from
@@ -43,11 +44,13 @@ def fit(
     """Train a detector of any make as a recipe's is trained: one loop, the same record, checkpoints and evaluation.
 
     Under torchrun together with the other processes. The folder becomes a run without a recipe: what reads the recipe
-    (`detrkit evaluate`, `report`, ...) has no use for it; the detector's weights are `best/weights.safetensors`.
+    (`detrkit evaluate`, `report`, ...) has no use for it; the detector's weights are `best/weights.safetensors`, and
+    with `ema_decay` `best/ema.safetensors`, which is what was evaluated.
 
     Args:
         detector: a module with `forward(images, mask, targets)`, whose result the criterion takes, and
-            `detect(images, mask, sizes)`, both as `detrkit.detector.Detector` has them.
+            `detect(images, mask, sizes)`, both as `detrkit.detector.Detector` has them. It comes back with the last
+            weights; what `options.freeze` has frozen is not frozen any more.
         criterion: gives "total" and what else is to be shown; `OwnLosses` for a detector that gives losses itself.
         source: the data; its labels are 0 .. K - 1.
         run_dir: the run's folder; the same path in all processes.
@@ -74,9 +77,13 @@ def fit(
             compiled_form(detector, place.device)
         here.in_first(lambda: _open(run, held, resume=resume))
         goes_on = resume and not here.from_first(_ended_early(run))
+        if goes_on and (start := find_folder(run.last)) is not None:
+            check_categories(run, start, source)
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if options.init_from is not None and not goes_on:
             reporter.say(f"started from {init_from(detector, options.init_from, classes=len(source.categories))}")
+        trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+        held.callback(lambda: [parameter.requires_grad_() for parameter in trained])
         trainer = make_trainer(
             place,
             detector=detector,
@@ -104,11 +111,12 @@ def fit(
 
 
 def _ended_early(run: RunFolder) -> bool:
-    """Whether a run wrote records and no checkpoint; one that was evaluated had one, which is gone."""
+    """Whether a run was begun and wrote no checkpoint; one that was evaluated had one, which is gone."""
     if any(find_folder(folder) for folder in (run.last, run.best)):
         return False
     kinds = {line["kind"] for line in read_metrics(run.path)}
-    return bool(kinds) and "evaluate" not in kinds
+    is_begun = bool(kinds) or (run.path / run.ENVIRONMENT).is_file()
+    return is_begun and "evaluate" not in kinds
 
 
 def _open(run: RunFolder, held: ExitStack, *, resume: bool) -> None:

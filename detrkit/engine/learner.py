@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from detrkit.data import Batch
 from detrkit.errors import UserError
@@ -16,11 +17,14 @@ from detrkit.losses.base import BaseCriterion
 if TYPE_CHECKING:
     from detrkit.system import BaseDetector
 
-AVERAGED = ("class_error",)  # numbers of the criterion that are not sums over objects
+AVERAGED = ("class_error",)  # numbers of the criterion that are means over objects, the others being sums
 
 
 class Learner(nn.Module):
-    """From images and truths to losses, so that whoever wraps it sees what the losses reach and what they do not."""
+    """From images and truths to losses, so that whoever wraps it sees what the losses reach and what they do not.
+
+    In training mode a batch norm whose scale and bias are frozen keeps its statistics, too, and computes by them.
+    """
 
     def __init__(
         self,
@@ -36,11 +40,23 @@ class Learner(nn.Module):
         self.device, self.precision = device, precision
         self._predict = compiled_form(detector, device) if compiled else detector.__call__
 
+    def train(self, mode: bool = True) -> Learner:
+        super().train(mode)
+        for norm in frozen_norms(self.detector):
+            norm.eval()
+        return self
+
     def forward(self, batch: Batch, objects: Tensor, images: int) -> dict[str, Tensor]:
         """The losses of a batch, or of a piece of one with `images` images; see `BaseCriterion`."""
         with autocast(self.device, self.precision):
             output = self._predict(batch.images, batch.mask, batch.targets)
         return self.criterion(output, batch.targets, objects, images)
+
+
+def frozen_norms(detector: nn.Module) -> list[BatchNorm]:
+    """The batch norms that have a scale or a bias, none of which is trained."""
+    norms = [one for one in detector.modules() if isinstance(one, BatchNorm)]
+    return [one for one in norms if (own := list(one.parameters())) and not any(each.requires_grad for each in own)]
 
 
 def compiled_form(detector: nn.Module, device: torch.device) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ class Meter:
 
     Args:
         run: where the lines go; None in processes that write nothing
-        bad_costs: how many matching costs were not finite so far
     """
 
     def __init__(
@@ -35,19 +34,23 @@ class Meter:
         device: torch.device,
         run: RunFolder | None,
         reporter: Reporter,
-        bad_costs: Callable[[], int],
     ) -> None:
         self.clock = Clock()
         self._options, self._workload, self._device = options, workload, device
-        self._run, self._reporter, self._bad_costs = run, reporter, bad_costs
+        self._run, self._reporter = run, reporter
         self._sums: dict[str, float] = {}
         self._count = 0
+        self._bad_costs = 0  # of the whole run
 
-    def add(self, done: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of the step that makes `done` steps done: losses by name, `norm` and `loss_scale`.
+    def add(self, done: int, values: Mapping[str, float], *, bad_costs: int) -> None:
+        """Take the numbers of the step that makes `done` steps done.
 
-        A norm that is not finite is of a gradient that was left out, since its loss scale was too high.
+        Args:
+            values: losses by name, `norm` and, in float16, `loss_scale`; a norm that is not finite is that of an update
+                which was left out, since that scale was too high
+            bad_costs: how many of its matching costs were not finite, in all processes
         """
+        self._bad_costs += bad_costs
         kept = values if math.isfinite(values["norm"]) else {**values, "norm": 0.0, LEFT_OUT: 1.0}
         for name, value in kept.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -67,11 +70,11 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"sums": dict(self._sums), "count": self._count}
+        return {"sums": dict(self._sums), "count": self._count, "bad_costs": self._bad_costs}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._sums, self._count = dict(state["sums"]), state["count"]
+        self._sums, self._count, self._bad_costs = dict(state["sums"]), state["count"], state["bad_costs"]
 
     def _write(self, run: RunFolder, status: Status, further: Mapping[str, Any]) -> None:
         run.log(
@@ -85,7 +88,7 @@ class Meter:
                 "rate": status.rate,
                 "images_per_second": round(status.images_per_second, 3),
                 "memory_gb": round(status.memory, 3),
-                "bad_costs": self._bad_costs(),
+                "bad_costs": self._bad_costs,
             },
         )
         self._reporter.line(status)

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from detrkit.data import Batch
 
 
+def count_objects(batch: Batch) -> int:
+    """How many objects there are in the images of a batch."""
+    return sum(len(target["labels"]) for target in batch.targets)
+
+
 def cut(batch: Batch, size: int, device: torch.device) -> Iterator[Batch]:
     """The batch on a device in pieces of `size` images (the last may be smaller), each padded no further than needed.
 

@@ -15,11 +15,7 @@ from detrkit.errors import CheckpointError, UserError
 from detrkit.layers import Part
 from detrkit.recipe import as_factory
 from detrkit.recipe.problems import nearest, one_of
-from detrkit.wording import counted
-
-
-class OtherGroupsError(CheckpointError):
-    """A checkpoint's parameters are grouped otherwise than the optimiser's."""
+from detrkit.wording import counted, first_of
 
 
 def freeze(detector: nn.Module, parts: Sequence[str]) -> None:
@@ -101,10 +97,32 @@ def build_optimiser(detector: nn.Module, options: TrainOptions) -> torch.optim.O
     return torch.optim.AdamW(list(groups.values()), betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
+def require_none_to_train(criterion: nn.Module, detector: nn.Module) -> None:
+    """Raise UserError if a criterion has parameters that are not the detector's: nothing would train them."""
+    own = {id(parameter) for parameter in detector.parameters()}
+    left = [name for name, one in criterion.named_parameters() if one.requires_grad and id(one) not in own]
+    if left:
+        raise UserError(
+            f"the criterion has parameters of its own, {first_of(left)}, and only the detector's are trained and kept: "
+            "make them the detector's too (detector.weighing = criterion.weighing), or buffers"
+        )
+
+
 def idle_rules(detector: nn.Module, options: TrainOptions) -> list[str]:
-    """What to say of each of `train.parameters` that changes nothing, since all that it is about is frozen by now."""
-    trained = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
-    return [
+    """What to say of the backbone's rate where no parameter has it, though some part is called a backbone, and of each
+    of `train.parameters` that changes nothing, since all that it is about is frozen by now.
+    """
+    named = dict(detector.named_parameters())
+    trained = {name for name, parameter in named.items() if parameter.requires_grad}
+    found = []
+    inner = {before + "backbone" for name in named for before, part, _ in [name.partition("backbone.")] if part}
+    if options.backbone == ("backbone",) and inner and "backbone" not in inner:
+        part = min(inner, key=len)
+        found = [
+            'train.backbone_learning_rate is of no parameter: train.backbone is ["backbone"], and none begins so. '
+            f'All have train.learning_rate now; of this detector the backbone is ["{part}"], as it seems'
+        ]
+    return found + [
         f"train.parameters.{key} changes nothing: it is about {counted(len(chosen), 'parameter')}, all of them frozen"
         for key, (_, chosen) in _rules(detector, options).items()
         if not chosen & trained
@@ -162,30 +180,34 @@ def restore_optimiser(
     moments: Mapping[int, Mapping[str, Tensor]],
     origin: Path,
 ) -> None:
-    """Load the moments of a checkpoint; rates, decays and all else are as the recipe says now.
+    """Load the moments of a checkpoint; rates, decays and by them the groups are as the recipe says now.
 
     Args:
         names: of the parameters there, by group
         moments: of each parameter by its place among all; a counter is [], the others have the parameter's shape
 
-    Raises CheckpointError if the parameters are grouped otherwise there, or moments do not fit them.
+    Raises CheckpointError if other parameters were trained there, or moments do not fit them.
     """
-    if [group["names"] for group in optimiser.param_groups] != names:
-        raise OtherGroupsError(
-            f"{origin} was trained with other parameter groups: train.decay_norms, and which of the rates and decays "
-            "are equal or 0 (by train.parameters too), cannot change when a run is resumed"
+    places = {name: place for place, name in enumerate(name for group in names for name in group)}
+    own_names = [name for group in optimiser.param_groups for name in group["names"]]
+    if others := sorted(places.keys() ^ set(own_names)):
+        raise CheckpointError(
+            f"{origin} was trained with other parameters ({first_of(others)}): what is frozen, by train.freeze or by "
+            "train.backbone_learning_rate = 0, cannot change when a run is resumed"
         )
     wanted = {"momentum_buffer"} if isinstance(optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     parameters = [(n, p) for g in optimiser.param_groups for n, p in zip(g["names"], g["params"], strict=True)]
-    for place, kept in moments.items():
-        name, parameter = parameters[place]
+    own = {}
+    for place, (name, parameter) in enumerate(parameters):
+        if (kept := moments.get(places[name])) is None:
+            continue
         if set(kept) != wanted:
             raise CheckpointError(f"{origin}: {', '.join(sorted(kept))} of {name} are no moments of this optimiser")
         for key, value in kept.items():
             shape = torch.Size() if key == "step" else parameter.shape
             if value.shape != shape:
                 raise CheckpointError(f"{origin}: {key} of {name} is {list(value.shape)}, should be {list(shape)}")
-    own = {place: _laid_out(kept, parameters[place][1]) for place, kept in moments.items()}
+        own[place] = _laid_out(kept, parameter)
     optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

@@ -30,12 +30,12 @@ class TrainOptions(Options):
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-4
     """of all other parameters than the backbone's, after the warm-up and until the first drop"""
     backbone_learning_rate: Annotated[float, Field(ge=0, le=1000)] = 1e-5
-    """the rate of the backbone's parameters; 0 freezes them"""
+    """the rate of the backbone's parameters; 0 freezes them, as `freeze` does"""
     backbone: tuple[str, ...] = ("backbone",)
     """what counts as backbone, by the beginnings of parameters' names: of a detector of your own ["model.body"], say"""
     freeze: tuple[str, ...] = ()
     """parts that are not trained, by the beginnings of their parameters' names: "backbone", "encoder",
-    "decoder.layers.0", ..."""
+    "decoder.layers.0", ...; batch norms in them keep their statistics"""
     place_rate_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """what `learning_rate` is multiplied by for the layers that say where to look: sampling offsets, learned points"""
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detrkit.data import Batch
 from detrkit.engine.learner import AVERAGED, Learner
-from detrkit.engine.microbatch import cut
+from detrkit.engine.microbatch import count_objects, cut
 from detrkit.errors import CheckpointError
 from detrkit.losses.base import BaseCriterion
 from detrkit.reading import not_finite
@@ -166,7 +166,7 @@ def compute(
             losses = learner(piece, objects, len(batch.targets))
             losses["total"].backward()
             for name, value in losses.items():
-                share = len(piece.targets) / len(batch.targets) if name in AVERAGED else 1.0
+                share = count_objects(piece) / settings.objects if name in AVERAGED else 1.0
                 totals[name] = totals.get(name, 0.0) + share * float(value.detach())
         return totals
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from detrkit.engine.optimiser import OtherGroupsError
 from detrkit.errors import CheckpointError
 from detrkit.recipe import Recipe, load_run_recipe
 from detrkit.recipe.trust import fingerprints
@@ -22,18 +20,9 @@ MOMENTS = "what the optimiser keeps of each parameter"
 START = "where the run started from"
 KINDS = {
     ("train", "optimizer"): MOMENTS,
-    ("train", "decay_norms"): MOMENTS,
     ("train", "freeze"): MOMENTS,
     ("train", "init_from"): START,
 }
-
-GROUPING = (  # beginnings of the keys that say which parameters share a rate and a decay
-    "train.learning_rate",
-    "train.backbone",
-    "train.place_rate_factor",
-    "train.weight_decay",
-    "train.parameters",
-)
 
 
 def find_start(run: RunFolder, which: Literal["last", "best"]) -> Path | None:
@@ -88,12 +77,6 @@ def allowed_changes(run: RunFolder, start: Path | None, recipe: Recipe, *, trust
             + f"\nA new run begins from its weights with train.init_from={typed(run.path)}"
         )
     return [*lines, *(line for _, line in found)]
-
-
-def regrouped(error: OtherGroupsError, changed: Sequence[str]) -> CheckpointError:
-    """The same with the lines of `allowed_changes` that are about groups: one of them is the cause."""
-    lines = [line for line in changed if line.startswith(GROUPING)]
-    return CheckpointError(f"{error}. What has changed of these:\n  " + "\n  ".join(lines)) if lines else error
 
 
 def changed_code(run: RunFolder, recipe: Recipe) -> list[str]:

@@ -19,11 +19,11 @@ from detrkit.engine.data_checks import (
     with_classes,
 )
 from detrkit.engine.learner import compiled_form
-from detrkit.engine.optimiser import OtherGroupsError, idle_rules
+from detrkit.engine.optimiser import idle_rules
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse
-from detrkit.engine.resume import allowed_changes, changed_code, check_categories, find_start, regrouped
+from detrkit.engine.resume import allowed_changes, changed_code, check_categories, find_start
 from detrkit.engine.setting_up import begin_records, make_trainer, placed
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
@@ -124,10 +124,7 @@ def train(
         if filled:
             reporter.say(f"started from {filled}")
         if start is not None:  # before anything is said, as a refused resume leaves the run as it was, its log too
-            try:
-                trainer.resume(start)
-            except OtherGroupsError as error:
-                raise regrouped(error, changed) from None
+            trainer.resume(start)
         for line in [*introduction(recipe, workload, device), *filter(None, [source.describe()])]:
             reporter.say(line)
         if left := recipe.left_out():

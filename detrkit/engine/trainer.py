@@ -20,8 +20,8 @@ from detrkit.engine.interrupt import StopRequest, stop_on_signals
 from detrkit.engine.learner import AVERAGED, Learner
 from detrkit.engine.loss_scale import LossScale
 from detrkit.engine.meter import Meter
-from detrkit.engine.microbatch import cut
-from detrkit.engine.optimiser import build_optimiser, clip_and_step, set_rate
+from detrkit.engine.microbatch import count_objects, cut
+from detrkit.engine.optimiser import build_optimiser, clip_and_step, require_none_to_train, set_rate
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
@@ -32,10 +32,13 @@ from detrkit.engine.skipped_images import SkippedImages
 from detrkit.engine.soundness import NotFiniteError, may_help
 from detrkit.engine.workload import Workload
 from detrkit.errors import DataError, UserError
+from detrkit.layers import sent
 from detrkit.losses.base import BaseCriterion
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import counted, first_of, percent
 from detrkit.writing import explain
+
+COUNTS = ("bad_costs", "stop")  # numbers of a step that are no means
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ class Trainer:
         self._evaluate, self._draw, self._metadata = evaluate, draw, dict(metadata or {})
         self._after_first_step = after_first_step
         self.at = Position()
+        require_none_to_train(criterion, detector)
         self.optimiser = build_optimiser(detector, options)  # which may freeze parts
+        self.optimiser.zero_grad(set_to_none=True)  # of whatever the detector's owner, or a step cut short, has left
         self._learner = here.join(Learner(detector, criterion, device, precision, compiled=options.compile))
         self._scale = LossScale(device, precision)
         self.average = MovingAverage(detector, decay=options.ema_decay) if options.ema_decay else None
@@ -106,7 +111,6 @@ class Trainer:
             # The numbers are the same in all processes; one of them writes them down.
             run=run if here.is_first else None,
             reporter=reporter,
-            bad_costs=lambda: criterion.bad_costs,
         )
         self.checkpoints = Checkpoints(
             run=run,
@@ -115,6 +119,7 @@ class Trainer:
             precision=precision,
             workload=workload,
             detector=detector,
+            criterion=criterion,
             average=self.average,
             optimiser=self.optimiser,
             scale=self._scale,
@@ -183,7 +188,22 @@ class Trainer:
         return self._stop_at is not None or (self.here.world == 1 and request.reason is not None)
 
     def _run_epoch(self, request: StopRequest) -> None:
-        """The rest of the epoch that the run stands in, and a checkpoint at its end."""
+        """The rest of the epoch that the run stands in, and a checkpoint at its end.
+
+        Whatever ends it before, an image, another process or somebody's own part, what has been trained is saved.
+        """
+        try:
+            self._take_steps(request)
+        except Exception as error:
+            if self.at.step > self.checkpoints.saved_step:
+                with suppress(Exception):  # what ended the training is to be told, not what came of that
+                    self._save()
+                    if not isinstance(error, UserError | OSError):  # which are told with what goes on
+                        self.reporter.say(f"what was trained is saved, after step {self.at.step}: {self.run.way_on}")
+            raise
+        self._save()
+
+    def _take_steps(self, request: StopRequest) -> None:
         epoch, done = divmod(self.at.step, self.workload.steps_per_epoch)
         self._learner.train()
         loader = self.source.loader(
@@ -206,21 +226,12 @@ class Trainer:
                 break
             if self.checkpoints.are_due(self.at.step):
                 self._save()
-        self._save()
 
     def _counted(self, loader: Iterable[Any]) -> Iterator[tuple[Any, float]]:
-        """Each batch with the number of objects in those of all processes, at least 1.
-
-        An image, a worker or another process that fails is met here, between two steps: what has been trained is saved.
-        """
-        try:
-            for batch in loader:
-                own = torch.tensor(float(sum(len(target["labels"]) for target in batch.targets)))
-                yield batch, max(1.0, self.here.sum(own).item())  # on the CPU: no wait for the device
-        except Exception:
-            with suppress(OSError, NotFiniteError):
-                self._save()
-            raise
+        """Each batch with the number of objects in those of all processes, at least 1."""
+        for batch in loader:
+            own = torch.tensor(float(count_objects(batch)))
+            yield batch, max(1.0, self.here.sum(own).item())  # on the CPU: no wait for the device
 
     def _step(self, batch: Any, count: float, request: StopRequest) -> list[Reading]:
         """One optimiser step. Nothing in it waits for the device (what the criterion does is its own affair).
@@ -230,6 +241,7 @@ class Trainer:
         """
         step, world = self.at.step, self.here.world
         seed_step(self.options.seed, step, self.here.rank)
+        bad_costs = self.criterion.bad_costs
         factor = rate_factor(step, steps_per_epoch=self.workload.steps_per_epoch, options=self.options)
         set_rate(self.optimiser, factor)
         short_of_memory = None
@@ -244,14 +256,16 @@ class Trainer:
         self._scale.update(norm)
         if self.average is not None:
             self.average.update()
-        # With the numbers goes whether a signal has come here, so that all processes stop after the same step.
-        stopping = torch.full((), float(request.reason is not None), device=self.device)
-        told = {**totals, "norm": norm, **scale, "stop": stopping}
-        numbers = torch.stack([value.float() for value in told.values()])
+        # With the numbers goes whether a signal has come here, so that all processes stop after the same step. Costs
+        # are counted in all of them together, all else is a mean.
+        counts = torch.tensor([(self.criterion.bad_costs - bad_costs) * world, request.reason is not None])
+        means = {**totals, "norm": norm, **scale}
+        numbers = torch.stack([value.float() for value in means.values()])
+        numbers = torch.cat((numbers, sent(counts.float(), self.device)))
         self._recent.add(step, batch, count / world)
         self.at.step += 1
         self.meter.clock.step(len(batch.targets) * world)
-        return self._readback.push(step, tuple(told), self.here.sum(numbers) / world)
+        return self._readback.push(step, (*means, *COUNTS), self.here.sum(numbers) / world)
 
     def _gradients(self, batch: Any, count: float) -> dict[str, Tensor]:
         """Add up the gradients of a batch piece by piece, losses divided by `count` objects; gives the losses."""
@@ -263,7 +277,7 @@ class Trainer:
             with accumulating(self._learner, more=number < pieces):
                 losses = self._learner(piece, objects, len(batch.targets))
                 self._scale.scaled(losses["total"]).backward()
-            share = len(piece.targets) / len(batch.targets)
+            share = count_objects(piece) / count
             for name, value in losses.items():
                 value = value.detach() * share if name in AVERAGED else value.detach()
                 totals[name] = totals[name] + value if name in totals else value
@@ -283,12 +297,14 @@ class Trainer:
             if values["stop"] > 0 and self._stop_at is None:
                 # A checkpoint may bring readings early in one process; all of them stop after the same step.
                 self._stop_at = reading.step + 1 + (self.device.type == "cuda")
-            self.meter.add(reading.step + 1, {name: value for name, value in values.items() if name != "stop"})
+            means = {name: value for name, value in values.items() if name not in COUNTS}
+            self.meter.add(reading.step + 1, means, bad_costs=round(values["bad_costs"]))
 
     def _fail(self, reading: Reading) -> None:
         """Save what is sound and stop: the update of a gradient that is not finite was left out."""
         values = reading.values
-        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in ("norm", "stop", "loss_scale"))
+        further = ("norm", "loss_scale", *COUNTS)
+        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in further)
         faults = self.checkpoints.faults()
         again = self._recent.keep(reading.step, weights_step=self.at.step)
         self._readback.flush()
@@ -305,14 +321,8 @@ class Trainer:
         )
 
     def _fail_for_memory(self, batch: Any, said: str) -> NoReturn:
-        """Save what has been trained and stop: the GPU has no memory for a step.
-
-        Nothing is left of that step, but for what norms that learn have counted.
-        """
+        """Stop: the GPU has no memory for a step. Nothing is left of it, but for what norms that learn have counted."""
         self.optimiser.zero_grad(set_to_none=True)
-        if self.at.step:
-            with suppress(OSError, NotFiniteError):
-                self._save()
         at_once = min(self.workload.micro_batch, len(batch.targets))
         height, width = batch.images.shape[-2:]
         if at_once > 1:

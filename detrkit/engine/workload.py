@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from detrkit.data.dataset import DataSource
 from detrkit.engine.distributed import Processes
+from detrkit.engine.learner import frozen_norms
 from detrkit.engine.options import TrainOptions
 from detrkit.errors import UserError
 from detrkit.wording import counted
+
+READ_WITH: dict[str, dict[str, tuple[str, ...]]] = {  # what is read with one value of another option alone
+    "schedule": {"flat_cosine": ("flat_epochs", "low_epochs", "lowest"), "step": ("drop_epochs", "drop_factor")},
+    "optimizer": {"sgd": ("momentum",)},
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,28 @@ def warnings(workload: Workload, options: TrainOptions) -> list[str]:
     late = [epoch for epoch in options.drop_epochs if epoch >= options.epochs]
     if late and options.schedule == "step":
         found.append(f"train.drop_epochs has {late}, but training ends after epoch {options.epochs}")
-    return [*found, *_unfallen(options)]
+    return [*found, *_unfallen(options), *_unread(options)]
+
+
+def _unread(options: TrainOptions) -> list[str]:
+    """Which options were given that another one leaves without effect."""
+    usual, found = {field.name: field.default for field in fields(TrainOptions)}, []
+    for by, read in READ_WITH.items():
+        for value, keys in read.items():
+            given = [key for key in keys if getattr(options, key) not in (usual[key], ())]
+            if given and getattr(options, by) != value:
+                them = "it" if len(given) == 1 else "them"
+                found.append(
+                    f'{_listed(given)} nothing with train.{by} = "{getattr(options, by)}"; only "{value}" reads {them}'
+                )
+    if not options.warmup_steps:
+        given = [key for key in ("warmup_factor", "warmup_power") if getattr(options, key) != usual[key]]
+        found += [f"{_listed(given)} nothing with train.warmup_steps = 0"] if given else []
+    return found
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return " and ".join(f"train.{key}" for key in keys) + (" changes" if len(keys) == 1 else " change")
 
 
 def _unfallen(options: TrainOptions) -> list[str]:
@@ -134,7 +162,8 @@ def unlike_one_batch(workload: Workload, detector: nn.Module) -> list[str]:
     at_once, whole = workload.micro_batch, workload.effective_batch
     if at_once == whole:
         return []
-    norms = [one for one in detector.modules() if isinstance(one, BatchNorm) and not isinstance(one, nn.SyncBatchNorm)]
+    norms = {one for one in detector.modules() if isinstance(one, BatchNorm) and not isinstance(one, nn.SyncBatchNorm)}
+    norms -= set(frozen_norms(detector))
     found = [
         f"images are padded to the largest of {at_once}, not of all {whole}: parts to which the amount of padding "
         "matters (docs/parity.md) compute a little otherwise than with the whole batch at once"

@@ -33,7 +33,11 @@ class Loss:
 
 
 class BaseCriterion(nn.Module):
-    """What a system's detector is trained by; `Criterion` is the DETRs'."""
+    """What a system's detector is trained by; `Criterion` is the DETRs'.
+
+    Its buffers go into a training's checkpoints. Parameters that the detector does not have are refused: nothing would
+    train them.
+    """
 
     @property
     def bad_costs(self) -> int:

@@ -38,6 +38,7 @@ class RunFolder:
     RECIPE: ClassVar = "recipe.toml"
     CATEGORIES: ClassVar = "categories.json"
     METRICS: ClassVar = "metrics.jsonl"
+    ENVIRONMENT: ClassVar = "environment.json"
 
     def __init__(self, path: Path | str, loggers: Loggers | None = None) -> None:
         self.path = with_home(path)
@@ -81,7 +82,7 @@ class RunFolder:
 
     def add_environment(self, environment: Mapping[str, Any]) -> None:
         """Append one start of the run to environment.json."""
-        path = self.path / "environment.json"
+        path = self.path / self.ENVIRONMENT
         starts = []
         try:
             starts = json.loads(path.read_text(encoding="utf-8"))
@@ -95,7 +96,7 @@ class RunFolder:
     def code_of_last_start(self) -> dict[str, str]:
         """Hashes of the code that the recipe imported at the last start, by its files; empty where none is noted."""
         try:
-            last = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))[-1]["imports"]
+            last = json.loads((self.path / self.ENVIRONMENT).read_text(encoding="utf-8"))[-1]["imports"]
             return {str(name): str(found) for name, found in last.items()}
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             return {}  # of an older run, or damaged, which is no reason to stop a training
@@ -129,8 +130,14 @@ class RunFolder:
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl, and hand its finite numbers to the loggers."""
         line = json.dumps({"kind": kind, "step": step, **_finite(values)}, allow_nan=False)
-        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        size = self.metrics_size()
+        try:
+            with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError:
+            with suppress(OSError):  # half a line would spoil the one that a resumed training adds
+                os.truncate(self.metrics_path, size)
+            raise
         self.loggers.log(kind, step, _numbers(values))
 
     def print(self, text: str) -> None:

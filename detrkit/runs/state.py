@@ -27,6 +27,7 @@ class TrainerState:
         "waited", which older runs do not have.
     names: of the parameters, by group; moments: of each parameter by its place among all, tensors by name.
     loss_scale: "value" and "sound"; empty if there was none.
+    criterion: its tensors by name; None in the state of an older run.
     """
 
     position: Mapping[str, Any]
@@ -37,6 +38,7 @@ class TrainerState:
     names: Sequence[Sequence[str]]
     moments: Mapping[int, Mapping[str, Tensor]]
     loss_scale: Mapping[str, float]
+    criterion: Mapping[str, Tensor] | None
 
 
 def read_trainer_state(folder: Path) -> TrainerState:
@@ -93,10 +95,15 @@ def _checked(state: Mapping[str, Any]) -> TrainerState:
         steps_per_epoch=steps_per_epoch,
         metrics_size=_count(state, "metrics_size"),
         average_updates=_count(state, "average_updates"),
-        meter={"sums": dict(sums), "count": _count(meter, "count", "meter.")},
+        meter={
+            "sums": dict(sums),
+            "count": _count(meter, "count", "meter."),
+            "bad_costs": _count(meter, "bad_costs", "meter.") if "bad_costs" in meter else 0,  # of an older run
+        },
         names=names,
         moments=moments,
         loss_scale=_loss_scale(state),
+        criterion=_criterion(state),
     )
 
 
@@ -111,6 +118,8 @@ def _optimiser(optimiser: Mapping[str, Any]) -> tuple[list[list[str]], dict[int,
             raise _DamageError("optimiser.param_groups should have the names of their parameters")
         names.append(list(found))
     total, moments = sum(map(len, names)), {}
+    if len({name for group in names for name in group}) < total:
+        raise _DamageError("optimiser.param_groups have a parameter twice")
     for place, kept in _table(optimiser, "state", "optimiser.").items():
         where = f"optimiser.state.{place if isinstance(place, int) else '?'}"
         if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < total:
@@ -132,13 +141,21 @@ def _loss_scale(state: Mapping[str, Any]) -> Mapping[str, float]:
     return found
 
 
+def _criterion(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    if "criterion" not in state:
+        return None
+    kept = _table(state, "criterion")
+    if not all(isinstance(name, str) and _is_tensor(value) for name, value in kept.items()):
+        raise _DamageError("criterion should be tensors by name")
+    return dict(kept)
+
+
 def _is_plain(value: Any) -> bool:
-    return (
-        type(value) is Tensor
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and value.is_floating_point()
-    )
+    return _is_tensor(value) and value.is_floating_point()
+
+
+def _is_tensor(value: Any) -> bool:
+    return type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _table(of: Mapping[str, Any], key: str, where: str = "") -> Mapping[Any, Any]:

@@ -1,6 +1,5 @@
 """Pieces and processes must give what one process with the whole batch gives."""
 
-import json
 import socket
 
 import pytest
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from detrkit.data import Batch
 from detrkit.engine.distributed import Processes
 from detrkit.engine.microbatch import cut
+from detrkit.runs.history import read_metrics
 from tests.engine.toys import ToyDetector, ToySource, toy_trainer
 
 OPTIONS = {"epochs": 2, "batch_size": 8, "warmup_steps": 0, "drop_epochs": ()}
@@ -37,16 +37,18 @@ def test_pieces_equal_the_whole_batch(tmp_path, micro_batch):
     assert (tmp_path / "pieces" / "last").is_dir()
 
 
-def test_the_number_of_pieces_changes_no_logged_number(tmp_path):
-    trained(tmp_path / "whole")
-    trained(tmp_path / "pieces", micro_batch=2)
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines() if '"train"' in line]
-        for name in ("whole", "pieces")
-    ]
+def require_same_lines(*folders):
+    lines = [[line for line in read_metrics(folder) if line["kind"] == "train"] for folder in folders]
     for one, other in zip(*lines, strict=True):
         assert one["losses"] == pytest.approx(other["losses"], rel=1e-4, abs=1e-6)
         assert one["norm"] == pytest.approx(other["norm"], rel=1e-4)
+        assert one["bad_costs"] == other["bad_costs"]
+
+
+def test_the_number_of_pieces_changes_no_logged_number(tmp_path):
+    trained(tmp_path / "whole")
+    trained(tmp_path / "pieces", micro_batch=2)
+    require_same_lines(tmp_path / "whole", tmp_path / "pieces")
 
 
 def test_a_piece_is_what_the_loader_would_have_made():
@@ -127,3 +129,4 @@ def test_two_processes_equal_one(tmp_path):
         for micro_batch in (None, 2):
             for rank in (0, 1):
                 close(expected, load_file(tmp_path / f"{name}-{micro_batch}-{rank}.safetensors"))
+            require_same_lines(tmp_path / name, tmp_path / f"{name}-{micro_batch}-0")

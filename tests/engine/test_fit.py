@@ -1,20 +1,22 @@
 """Training without a recipe."""
 
+import copy
 import json
 from contextlib import contextmanager
 
 import pytest
 import torch
+from torch import nn
 
 from detrkit.data.shapes import ShapesSource
 from detrkit.detections import DetectOptions
 from detrkit.engine.distributed import Processes
 from detrkit.engine.fit import fit
 from detrkit.engine.options import EvaluateOptions, TrainOptions
-from detrkit.errors import CheckpointError, UserError
+from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.runs.checkpoint import read_weights
 from detrkit.runs.history import read_metrics
-from tests.engine.toys import ToyCriterion, ToyDetector
+from tests.engine.toys import ToyCriterion, ToyDetector, same
 
 SETTINGS = {"batch_size": 4, "warmup_steps": 0, "drop_epochs": (), "device": "cpu", "workers": 0, "log_every": 2}
 
@@ -84,6 +86,31 @@ def test_a_training_starts_from_another_s_weights(tmp_path, source):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
+def test_other_classes_on_resume(tmp_path, source):
+    run(tmp_path / "run", source, epochs=1)
+    other = ShapesSource(image_size=32, train_images=10, val_images=3, classes=("bar", "circle", "square"))
+    with pytest.raises(CheckpointError, match=r"3 classes.*circle.*the data set now has 3 .*bar"):
+        run(tmp_path / "run", other, resume=True)
+    assert run(tmp_path / "run", source, resume=True)[1].finished
+
+
+class Normed(Detector):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+
+
+@pytest.mark.parametrize("frozen", [{"freeze": ("backbone",)}, {"backbone_learning_rate": 0.0}])
+def test_a_frozen_part_stays_as_it_was_until_another_training(tmp_path, source, frozen):
+    detector = Normed()
+    before = copy.deepcopy(detector.backbone)
+    run(tmp_path / "first", source, detector=detector, **frozen)
+    assert same(detector.backbone.state_dict(), before.state_dict())
+    run(tmp_path / "second", source, detector=detector, backbone_learning_rate=0.1)
+    for own, old in zip(detector.backbone.state_dict().values(), before.state_dict().values(), strict=True):
+        assert not torch.equal(own, old)
+
+
 def test_a_process_computes_in_the_precision_of_the_first(tmp_path, source, monkeypatch):
     class Second(Processes):
         def from_first(self, thing):
@@ -127,6 +154,17 @@ def test_a_training_that_ended_before_its_first_checkpoint_begins_again(tmp_path
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     steps = [one["step"] for one in read_metrics(folder) if one["kind"] == "train"]
     assert steps == [2, 4]
+
+
+def test_a_training_that_ended_before_its_first_line_begins_again(tmp_path, source, monkeypatch):
+    def unreadable(*_, **__):
+        raise DataError("7.jpg: cannot be read")
+
+    monkeypatch.setattr("detrkit.engine.trainer.seed_step", unreadable)
+    with pytest.raises(DataError, match=r"go on: fit\(\.\.\., resume=True\)"):
+        run(tmp_path / "run", source)
+    monkeypatch.undo()
+    assert run(tmp_path / "run", source, resume=True)[1].finished
 
 
 def test_a_run_without_a_recipe_is_logged_to_mlflow(tmp_path, source, monkeypatch):

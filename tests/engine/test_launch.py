@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.run import get_args_parser
 
 from detrkit.cli.app import app
+from detrkit.engine.distributed import Processes, processes
 from detrkit.engine.launch import _told, count_processes, launch, told_to_launcher
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.workload import Workload, unlike_one_batch
@@ -154,6 +155,40 @@ def test_a_process_that_lost_another_waits_for_that_one_to_be_seen_first(monkeyp
         raise error
     assert bool(waited) == waits
     assert str(error) in (tmp_path / "error.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 .* is not there: RANK, MASTER_ADDR, MASTER_PORT. .* unset WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "1"}, "RANK=1 .* is not there: WORLD_SIZE. .* unset RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE='two' .* should be a count"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "the ranks are 0 to 1"),
+    ],
+)
+def test_a_process_of_several_that_lacks_its_place_does_not_train_alone(monkeypatch, said, told):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with processes("cpu") as here:
+        assert here == Processes()
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told), processes("cpu"):
+        pass
+
+
+def test_processes_that_the_caller_has_joined_train_together(monkeypatch):
+    """As by `torch.multiprocessing.spawn`, which sets nothing in the environment."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    given = {"is_initialized": True, "get_rank": 1, "get_world_size": 2, "get_backend_config": "cuda:nccl"}
+    for name, value in given.items():
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda value=value: value)
+    with processes("cpu") as here:
+        assert here == Processes(rank=1, world=2, local_rank=0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match=r'init_process_group\("cpu:gloo,cuda:nccl"\)'), processes("cuda"):
+        pass
 
 
 def test_what_the_system_refuses_is_told_in_words(monkeypatch, tmp_path):

@@ -100,6 +100,18 @@ def test_a_rule_of_frozen_parameters_is_told(frozen):
     assert idle_rules(detector, TrainOptions(**frozen)) == []
 
 
+def test_a_backbone_of_another_name_is_told():
+    """As in `TorchvisionDetector(model)`, whose pretrained backbone would have the full rate in silence."""
+    options, detector = TrainOptions(), nn.ModuleDict({"model": Detector()})
+    detector["model"].backbone[0].requires_grad_(False)
+    told = ["train.backbone_learning_rate is of no parameter"]
+    assert [line.partition(":")[0] for line in idle_rules(detector, options)] == told
+    assert '["model.backbone"]' in idle_rules(detector, options)[0]
+    for fine in (TrainOptions(backbone=("model.backbone",)), TrainOptions(backbone=())):
+        assert idle_rules(detector, fine) == []
+    assert idle_rules(nn.ModuleDict({"body": nn.Linear(1, 1)}), options) == []
+
+
 def test_deim_trains_the_norms_of_its_backbone_at_the_full_rate_and_decays_biases():
     """The regular expressions of its `deim_r50vd_60e_coco.yml`, on our names."""
     recipe = load_recipe("rt_detr_deim_r50_60ep", ["detector.classes=80", "backbone.name=resnet18d"])

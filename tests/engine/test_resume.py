@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import signal
@@ -11,10 +12,10 @@ from detrkit.engine.distributed import Processes
 from detrkit.engine.optimiser import build_optimiser, restore_optimiser
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.train import _say_where
-from detrkit.errors import CheckpointError, DataError
+from detrkit.errors import CheckpointError, DataError, UserError
 from detrkit.runs.checkpoint import read_state, read_weights
 from detrkit.runs.history import Evaluation, Run, read_metrics
-from tests.engine.toys import Killed, ToyDetector, ToySource, kill_at, same, toy_trainer
+from tests.engine.toys import Killed, ToyCriterion, ToyDetector, ToySource, kill_at, same, toy_trainer
 
 
 def interrupt_at(call, number=signal.SIGINT):
@@ -100,6 +101,94 @@ def test_what_was_trained_before_an_image_that_cannot_be_read_is_kept(tmp_path, 
     assert comparable_metrics(tmp_path) == comparable_metrics(whole_folder)
 
 
+@pytest.mark.parametrize("call", [15, 16], ids=["a step", "half a step"])
+def test_what_was_trained_before_a_step_that_fails_is_kept(tmp_path, call):
+    """As where a part of somebody's own fails, or another process is gone while gradients are averaged."""
+
+    def hook(calls, criterion):
+        if calls == call:
+            raise RuntimeError("Connection closed by peer")
+
+    options = {**OPTIONS, "micro_batch": 2}
+    whole = toy_trainer(tmp_path / "whole", **options)
+    assert whole.fit().finished
+    cut = toy_trainer(tmp_path / "cut", hook=hook, **options)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        cut.fit()
+    assert "what was trained is saved, after step 7: fit(" in (tmp_path / "cut" / "log.txt").read_text()
+    resumed = toy_trainer(tmp_path / "cut", detector=cut.detector, **options)  # in a notebook, say
+    resumed.resume()
+    assert resumed.at.step == 7
+    assert resumed.fit().finished
+    assert same(whole.detector.state_dict(), resumed.detector.state_dict())
+    assert comparable_metrics(tmp_path / "cut") == comparable_metrics(tmp_path / "whole")
+
+
+def test_a_training_that_cannot_write_a_line_keeps_its_steps(tmp_path, monkeypatch):
+    """A disk that is full for a moment: what has been trained is saved, and no half line is left to be added to."""
+    opened = Path.open
+
+    def full(path, *mode, **how):
+        file = opened(path, *mode, **how)
+        if path == tmp_path / "metrics.jsonl" and mode == ("a",) and path.exists() and path.stat().st_size:
+
+            def write(line, write=file.write):
+                write(line[:9])
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            file.write = write
+        return file
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        toy_trainer(tmp_path).fit()
+    monkeypatch.undo()
+    resumed = toy_trainer(tmp_path)
+    resumed.resume()
+    assert resumed.at.step == 4
+    assert resumed.fit().finished
+    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [2, 6, 8, 10, 12, 14, 15]
+
+
+class Remembering(ToyCriterion):
+    """Weighs its loss by what it was before, as those do that divide by a running mean."""
+
+    def __init__(self, hook=None):
+        super().__init__(hook)
+        self.register_buffer("mean", torch.ones(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, *given):
+        losses = super().forward(*given)
+        self.mean.lerp_(losses["total"].detach(), 0.1)
+        self.seen += 1
+        return {**losses, "total": losses["total"] / (1 + self.mean.abs())}
+
+
+def test_a_criterion_goes_on_with_what_it_has_gathered(tmp_path):
+    whole = toy_trainer(tmp_path / "whole", criterion=Remembering())
+    assert whole.fit().finished
+    with pytest.raises(Killed):
+        toy_trainer(tmp_path / "cut", criterion=Remembering(kill_at(8))).fit()
+    resumed = toy_trainer(tmp_path / "cut", criterion=Remembering())
+    resumed.resume()
+    assert resumed.criterion.seen == 5
+    assert resumed.fit().finished
+    assert same(resumed.detector.state_dict(), whole.detector.state_dict())
+    assert same(resumed.criterion.state_dict(), whole.criterion.state_dict())
+    with pytest.raises(CheckpointError, match=r"state\.pt is of another criterion: (.*\n)+.*\"mean\""):
+        toy_trainer(tmp_path / "cut").resume()
+
+
+def test_a_criterion_s_own_parameters_are_refused_and_not_left_untrained(tmp_path):
+    criterion, detector = ToyCriterion(), ToyDetector()
+    criterion.scale = torch.nn.Parameter(torch.zeros(()))
+    with pytest.raises(UserError, match=r"criterion has parameters of its own, scale, .*detector\.weighing"):
+        toy_trainer(tmp_path, criterion=criterion, detector=detector)
+    detector.scale = criterion.scale
+    assert toy_trainer(tmp_path, criterion=criterion, detector=detector).fit().finished
+
+
 def test_a_resumed_run_keeps_its_momentum(tmp_path):
     options = {"optimizer": "sgd", "learning_rate": 1e-2, "clip_norm": 0.0, "checkpoint_steps": 1}
     whole = toy_trainer(tmp_path / "whole", **options)
@@ -111,6 +200,25 @@ def test_a_resumed_run_keeps_its_momentum(tmp_path):
     assert resumed.at.step == 7
     assert resumed.fit().finished
     assert same(resumed.detector.state_dict(), whole.detector.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_moments_go_by_names_where_rates_and_decays_put_parameters_into_other_groups(kind):
+    before, now = ToyDetector(), ToyDetector()
+    first = build_optimiser(before, TrainOptions(optimizer=kind))
+    before(torch.rand(2, 3, 4, 4)).boxes.sum().backward()  # the labels' layer has no gradient, so no moments
+    first.step()
+    names = [group["names"] for group in first.param_groups]
+    rates = {"learning_rate": 1e-5, "backbone_learning_rate": 1e-5}  # both, as where the first is lowered
+    second = build_optimiser(now, TrainOptions(optimizer=kind, decay_norms=False, **rates))
+    assert [group["names"] for group in second.param_groups] != names
+    restore_optimiser(second, names, first.state_dict()["state"], Path("state.pt"))
+    theirs = dict(before.named_parameters())
+    for name, parameter in now.named_parameters():
+        assert same(second.state.get(parameter, {}), first.state.get(theirs[name], {}))
+    assert {group["lr"] for group in second.param_groups} == {1e-5}
+    with pytest.raises(CheckpointError, match=r"other parameters \(backbone\.bias, backbone\.weight\)"):
+        restore_optimiser(build_optimiser(now, TrainOptions(freeze=("backbone",))), names, {}, Path("state.pt"))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])

@@ -89,15 +89,10 @@ def test_a_resume_says_what_changes_and_each_checkpoint_keeps_its_recipe(copy):
         assert open_trained(str(copy), (), which="best").recipe.values == best.values
 
 
-def test_a_resume_names_the_values_that_group_parameters_otherwise(copy):
-    rule = "train.parameters.head={type='all', part='decoder', rate_factor=3}"
+def test_a_resume_that_freezes_what_was_trained_is_refused(copy):
     before = (copy / "log.txt").read_text()
-    with pytest.raises(CheckpointError, match="trained with other parameter groups") as caught:
-        train(load_recipe(copy, ["train.epochs=3", "train.backbone_learning_rate=0", rule]), copy, resume=True)
-    said = str(caught.value).partition("What has changed of these:\n")[2].splitlines()
-    assert said[0] == "  train.backbone_learning_rate: 0.003, now 0.0"
-    assert "  train.parameters.head.rate_factor: not set, now 3.0" in said
-    assert not [line for line in said if "epochs" in line]
+    with pytest.raises(CheckpointError, match=r"other parameters \(backbone\..* train\.backbone_learning_rate = 0"):
+        train(load_recipe(copy, ["train.epochs=3", "train.backbone_learning_rate=0"]), copy, resume=True)
     assert (copy / "log.txt").read_text() == before
 
 

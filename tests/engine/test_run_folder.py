@@ -86,6 +86,29 @@ def test_warnings_name_the_numbers():
     assert "[40]" in found
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"schedule": "cosine", "drop_epochs": ()}, []),
+        ({"drop_factor": 0.5, "warmup_steps": 1}, []),
+        (
+            {"schedule": "cosine", "flat_epochs": 3, "lowest": 0.1, "drop_epochs": (3,)},
+            [
+                'train.flat_epochs and train.lowest change nothing with train.schedule = "cosine"; only "flat_cosine" '
+                "reads them",
+                'train.drop_epochs changes nothing with train.schedule = "cosine"; only "step" reads it',
+            ],
+        ),
+        ({"momentum": 0.95}, ['train.momentum changes nothing with train.optimizer = "adamw"; only "sgd" reads it']),
+        ({"optimizer": "sgd", "momentum": 0.95}, []),
+        ({"warmup_steps": 0, "warmup_power": 2}, ["train.warmup_power changes nothing with train.warmup_steps = 0"]),
+    ],
+)
+def test_options_that_nothing_reads_are_told(given, told):
+    options = TrainOptions(**{"warmup_steps": 10, **given})
+    assert warnings(plan(options, images=160, steps_per_epoch=10, world=1), options) == told
+
+
 class FakeRecipe:
     def __init__(self, classes):
         self.classes = classes

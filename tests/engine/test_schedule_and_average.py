@@ -88,6 +88,35 @@ def test_the_average_follows_running_statistics():
     assert not average.module.training
 
 
+class Counting(nn.Module):
+    """Keeps buffers as people's own parts do: a mask of -inf, and new tensors in the old ones' places."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("center", torch.zeros(1))
+        self.register_buffer("seen", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("last", None)
+
+    def forward(self):
+        self.center = self.center + 1
+        self.seen = torch.cat((self.seen, torch.tensor([len(self.seen)])))
+        self.last = self.seen[-1:]
+
+
+def test_the_average_has_the_buffers_that_its_detector_has_now():
+    detector = Counting()
+    average = MovingAverage(detector, decay=0.5)
+    for _ in range(2):
+        detector()
+        average.update()
+    assert average.module.mask.tolist() == [0, -math.inf]
+    assert average.module.center.item() == pytest.approx(0.9 * 2 / 11 + 2 * 9 / 11)  # decays 1/10 and 2/11
+    assert average.module.seen.tolist() == [0, 1]
+    assert average.module.last.tolist() == [1]
+
+
 def test_sgd_by_hand():
     weight = nn.Parameter(torch.tensor([2.0]))
     module = nn.Module()

@@ -150,8 +150,9 @@ def test_the_trainers_own_step_waits_no_more(copies, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.optim, "AdamW", Update)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda values: torch.zeros(values.shape, dtype=values.dtype))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    # It looks at a start, and after a fault.
+    # These look at a start, and after a fault.
     monkeypatch.setattr("detrkit.engine.checkpoints.Soundness", lambda *_: None)
+    monkeypatch.setattr("detrkit.engine.ema.not_finite", lambda _: [])
     trainer = toy_trainer(tmp_path, detector=detector, criterion=criterion, ema_decay=0.9)
     trainer.device = trainer._learner.device = META
     pushed = []
