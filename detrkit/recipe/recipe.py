@@ -114,7 +114,8 @@ class Recipe:
         source: what `Recipe.source` then says of them. Raises RecipeError as `load_recipe` does.
         """
         own = Layer(copy.deepcopy(dict(self.values)), dict(self.sources))
-        return _checked(self.name, merge(own, layer_from_values(values, source), implied_type), [])
+        over = layer_from_values(values, source)
+        return _checked(self.name, merge(own, over, implied_type), [], merged_from=[self.values, over.values])
 
     def full_values(self) -> dict[str, Any]:
         """The whole recipe as nested plain values, every default written out; None is "none"."""
@@ -228,13 +229,21 @@ def _loaded(
     if reader.imports:
         layer.values["imports"] = list(reader.imports)
         layer.sources["imports",] = list(reader.imports.values())[-1]  # bases stand before what is laid over them
-    return _checked(name, layer, [*reader.problems, *problems], told=told, complete=not reader.problems)
+    merged_from = [one.values for one in (*document.layers(), over)]
+    problems = [*reader.problems, *problems]
+    return _checked(name, layer, problems, told=told, complete=not reader.problems, merged_from=merged_from)
 
 
 def _checked(
-    name: str, layer: Layer, problems: Sequence[Problem], *, told: str | None = None, complete: bool = True
+    name: str,
+    layer: Layer,
+    problems: Sequence[Problem],
+    *,
+    told: str | None = None,
+    complete: bool = True,
+    merged_from: Sequence[Mapping[str, Any]],
 ) -> Recipe:
-    checker = Checker(layer, complete=complete)
+    checker = Checker(layer, complete, merged_from)
     sections = checker.check()
     told_of = {(problem.file, problem.key) for problem in problems}  # what it was taken for is no second mistake
     found = [problem for problem in checker.problems if (problem.file, problem.key) not in told_of]
