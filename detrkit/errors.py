@@ -53,6 +53,18 @@ def _tuples(kind: type) -> list[str]:
     return [key for key, said in found.items() if "tuple[str" in said]
 
 
+def require_given(value: object, kind: type, giver: str) -> None:
+    """Raise UserError unless what a part, one of a person's own perhaps, hands on is of the class that is asked of it.
+
+    Args:
+        giver: names the part, such as "the head".
+    """
+    if not isinstance(value, kind):
+        own = type(value).__name__
+        given = "nothing" if value is None else f"{'an' if own[0] in 'AEIOUaeiou' else 'a'} {own}"
+        raise UserError(f"{giver} gives {given}, should be a {kind.__module__}.{kind.__qualname__}")
+
+
 def lacking(part: object, asked: Callable[..., Any]) -> UserError:
     """What a base class raises where a part, one of a person's own perhaps, is asked what it does not define.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.decoder import QueryDecoder
-from detrkit.errors import UserError, lacking
+from detrkit.errors import UserError, lacking, require_given
 from detrkit.layers import Part, can_be_named, sent
 from detrkit.queries.base import SECOND, QueryGenerator
 from detrkit.recipe import define_slot
@@ -168,6 +168,7 @@ class Extension:
             extras[name], extras[f"{name}_encoder"] = shared
         for name, block in self.blocks.named.items():
             if (extra := block.supervise(answer)) is not None:
+                require_given(extra, Extra, f"supervise of blocks.{name}")
                 extras[name] = extra
         if taken := extras.keys() & given.keys():
             raise UserError(f"blocks.{min(taken)}: the detector trains something else of that name; take another name")

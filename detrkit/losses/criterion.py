@@ -148,6 +148,12 @@ class Criterion(BaseCriterion):
                 for name, extra in unknown.items()
                 if extra.assign is not None
             }
+            for name, finish in begun.items():
+                if not callable(finish):
+                    raise UserError(
+                        f"assign of the extra {name!r} gives a {type(finish).__name__}, should be what gives the pairs "
+                        "when it is called: lambda: matches"
+                    )
             matches, *matched = self.matcher.match(
                 [(output, padded), *((extra.matched_as or extra.output, truths[name]) for name, extra in asked.items())]
             )

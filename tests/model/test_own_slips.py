@@ -1,6 +1,9 @@
 """Slips of whoever writes a part of their own are named; most of them would train something else in silence."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from torch import nn
 
 import detrkit
@@ -8,10 +11,15 @@ from detrkit.attention.multihead import split_heads
 from detrkit.attention.query_position import QueryPositionPart
 from detrkit.attention.self_terms import SelfTerm
 from detrkit.attention.terms import Term
+from detrkit.blocks.base import Block
 from detrkit.engine.rehearsal import rehearse, without_gradient
 from detrkit.errors import UserError
+from detrkit.geometry.box import BoxGeometry
+from detrkit.heads import PredictionHead
 from detrkit.matching.costs import Cost
+from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import registry
+from detrkit.structures import Extra, Matches, Queries
 from tests.model.test_detector import small
 
 BASE = "dab_detr_r50_50ep"
@@ -120,6 +128,101 @@ def test_annotations_that_no_recipe_can_fill_are_named(known):
         detrkit.part("term", "odd")
     with pytest.raises(UserError, match='no such option of term "content"'):  # another part's mistakes stay named
         small(BASE, 'decoder.cross_attention.terms=[{ type = "content", power = 1 }]')
+
+
+class Silent(QueryGenerator):
+    def forward(self, memory, groups=1):
+        """Without a return."""
+
+
+class Start(QueryGenerator):
+    """Queries of random boxes."""
+
+    def __init__(self, *, width, geometry):
+        super().__init__()
+        self.geometry, self.content = geometry, nn.Parameter(torch.randn(6, width))
+        self.register_buffer("boxes", torch.rand(6, 4) / 2 + 0.2)
+
+    def forward(self, memory, groups=1):
+        images = len(memory.tokens)
+        boxes = self.boxes.expand(images, -1, -1)
+        return Queries(self.content.expand(images, -1, -1), self.geometry.encode(boxes))
+
+
+class Limited(Start):
+    limit = 6
+
+
+class BoxesAlone(Start):
+    def forward(self, memory, groups=1):
+        return replace(super().forward(memory), reference=self.boxes)
+
+
+class Pair(PredictionHead):
+    def forward(self, layer, content):
+        return tuple(super().forward(layer, content))
+
+
+class OneMore(PredictionHead):
+    """A logit for "no object" after the classes', of which it does not tell: it was a class that no data has."""
+
+    def forward(self, layer, content):
+        raw = super().forward(layer, content)
+        return raw._replace(logits=nn.functional.pad(raw.logits, (0, 1)))
+
+
+class BareBoxes(BoxGeometry):
+    def decode(self, offsets, reference):
+        return super().decode(offsets, reference).boxes
+
+
+class Corner(BoxGeometry):
+    def decode(self, offsets, reference):
+        decoded = super().decode(offsets, reference)
+        return decoded._replace(boxes=decoded.boxes[..., :2])
+
+
+class Stuck(BoxGeometry):
+    def move(self, offsets, reference):
+        super().move(offsets, reference)
+
+
+class Answers(Block):
+    def supervise(self, answer):
+        return answer
+
+
+class Hasty(Block):
+    """Gives pairs where it is asked for what gives them."""
+
+    def supervise(self, answer):
+        return Extra(replace(answer, extras={}), assign=lambda output, targets: Matches(*torch.zeros(3, 1, 1).long()))
+
+
+@pytest.mark.parametrize(
+    ("slot", "slip", "key", "message"),
+    [
+        ("queries", Limited, "queries", "`limit` of the query generator gives an int, should be a .*QueryLimit"),
+        ("queries", BoxesAlone, "queries", "geometry's encode, gives a Tensor, should be a .*Reference"),
+        ("queries", Silent, "queries", "the query generator gives nothing, should be a .*Queries"),
+        ("head", Pair, "head", "the head gives a tuple, should be a detrkit.heads.HeadOutput"),
+        (
+            "head",
+            OneMore,
+            "head",
+            r"head gives logits \[2, 300, 8\], should be \[B, N, K\] = \[2, 300, 7\]; one more",
+        ),
+        ("geometry", BareBoxes, "geometry", "the geometry's decode gives a Tensor, should be a .*Decoded"),
+        ("geometry", Corner, "geometry", r"the geometry predicts boxes \[2, 300, 2\], should be \[2, 300, 4\]"),
+        ("geometry", Stuck, "geometry", "the geometry's move gives nothing, should be a .*Reference"),
+        ("block", Answers, "blocks.slip", "supervise of blocks.slip gives an Output, should be a .*Extra"),
+        ("block", Hasty, "blocks.slip", "extra 'slip' gives a Matches, should be .* lambda: matches"),
+    ],
+)
+def test_what_parts_hand_on_is_of_the_class_that_is_asked(known, slot, slip, key, message):
+    known(slot, "slip", slip)
+    with pytest.raises(UserError, match=message):
+        rehearse(*small(BASE, f'{key}={{type="slip"}}'), name="slip")
 
 
 def test_weights_that_no_loss_depends_on_are_told(known):
