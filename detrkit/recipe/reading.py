@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Reader:
 
     folder: Path | None = None
     """of the recipe that a person named, resolved: what is said there and below is named too; None for a run's"""
+    named: Collection[str] = ()
+    """imports that a person named elsewhere"""
     problems: list[Problem] = field(default_factory=list)
     imports: dict[str, Source] = field(default_factory=dict)
     strange: dict[str, Source] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Reader:
         for name in self._take_names(layer, "imports"):
             found, source = str(_beside(path, name) or name), layer.source(("imports",))
             self.imports.setdefault(found, source)
-            if named:
+            if named or found in self.named:
                 self.strange.pop(found, None)
             else:
                 self.strange.setdefault(found, source)

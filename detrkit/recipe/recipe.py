@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,9 +197,14 @@ def recipe_file(name: str) -> Path:
     raise UserError(f"{name}: there is no such file or folder, and no known recipe of that name{hint}")
 
 
-def load_run_recipe(run: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
-    """As `load_recipe`, for the recipe.toml of a run, which may be anybody's."""
-    reader, path = Reader(), run / RUN_RECIPE
+def load_run_recipe(
+    run: Path, overrides: Sequence[str] = (), *, trust: bool = False, named: Collection[str] = ()
+) -> Recipe:
+    """As `load_recipe`, for the recipe.toml of a run, which may be anybody's.
+
+    named: imports of a recipe that a person named beside it, which are run anyway.
+    """
+    reader, path = Reader(named=named), run / RUN_RECIPE
     return _loaded(reader, reader.read(path), recipe_name(path), display_name(path), overrides, run=run, trust=trust)
 
 
