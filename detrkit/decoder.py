@@ -14,13 +14,13 @@ from detrkit.attention.base import SelfAttention
 from detrkit.attention.query_position import QueryPositions
 from detrkit.between import BetweenLayers, LayerInput
 from detrkit.decoder_layer import DecoderLayer, ManyFirst
-from detrkit.errors import UserError, lacking
+from detrkit.errors import UserError, lacking, require_given
 from detrkit.geometry.base import Decoded, Geometry
 from detrkit.heads import Head, HeadOutput, HeadPair
 from detrkit.layers import MLP, Activation, Count, Depth, FeedForward, Part, Probability, xavier_matrices
 from detrkit.ranking import QueryRanking
 from detrkit.recipe import Given, Slot, as_factory, define_slot, register
-from detrkit.structures import SILENT, Memory, Output, Queries, QueryLayout
+from detrkit.structures import SILENT, Memory, Output, Queries, QueryLayout, Reference
 from detrkit.suppression import Suppression
 
 SelfAttentionPart = Annotated[Given, Slot("self_attention")]
@@ -180,6 +180,7 @@ class Decoder(QueryDecoder):
         self.head = make_head()
         self.second_head = make_head() if second_head else None
         self.has_second_head = second_head
+        self.logits = classes + self.head.background
         if distinct is not None and self.head.background:
             raise UserError(
                 'decoder.distinct silences queries by their class logits, and head.background has "no object"'
@@ -188,8 +189,7 @@ class Decoder(QueryDecoder):
         if distinct is not None:
             self.between = Suppression(distinct)
         elif ranked is not None:
-            logits = classes + self.head.background
-            self.between = QueryRanking(width=width, logits=logits, layers=layers, count=ranked)
+            self.between = QueryRanking(width=width, logits=self.logits, layers=layers, count=ranked)
 
     @property
     def embedding_readers(self) -> list[str]:
@@ -256,6 +256,7 @@ class Decoder(QueryDecoder):
         reference, attached = entering.queries.reference, entering.attached
         if self.geometry.moves:
             moved = self.geometry.move(offsets(content if self.moved_by == "raw" else normed), reference)
+            require_given(moved, Reference, "the geometry's move")
             reference = moved.detach()
             attached = moved if self.look_forward_twice else reference
         return replace(left, queries=replace(left.queries, content=content, reference=reference), attached=attached)
@@ -269,6 +270,14 @@ class Decoder(QueryDecoder):
     def _predicted(self, head: Head | HeadPair, layer: int, content: Tensor, entering: LayerInput) -> HeadOutput:
         """The heads' raw predictions, with what comes between layers adds to the logits."""
         raw = head(layer, content)
+        if not torch.compiler.is_compiling():
+            require_given(raw, HeadOutput, "the head")
+            if raw.logits.shape != (*content.shape[:2], self.logits):
+                wanted = [*content.shape[:2], self.logits]
+                raise UserError(
+                    f"the head gives logits {list(raw.logits.shape)}, should be [B, N, K] = {wanted}; one more, for "
+                    '"no object", is the last where the head says background = True'
+                )
         return raw._replace(logits=self.between.added(layer, raw.logits, entering.queries.layout))
 
 
@@ -283,6 +292,7 @@ class _Predictions:
     def add(self, raw: HeadOutput, decoded: Decoded, listed: Tensor | None = None) -> None:
         """A layer's; queries that are not `listed` [B, N] say nothing, None: all do."""
         if not torch.compiler.is_compiling():
+            require_given(decoded, Decoded, "the geometry's decode")
             decoded.check(raw.logits.shape[:2])
         self.raw.append(raw)
         self.decoded.append(decoded)

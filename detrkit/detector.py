@@ -16,7 +16,7 @@ from detrkit.blocks.base import Extension, TrainingBlocks, exact, rounded
 from detrkit.decoder import QueryDecoder
 from detrkit.detections import DetectOptions, class_scores, select
 from detrkit.encoders.base import Encoder
-from detrkit.errors import UserError
+from detrkit.errors import UserError, require_given
 from detrkit.layers import Count
 from detrkit.losses.base import BaseCriterion
 from detrkit.losses.criterion import Criterion
@@ -24,7 +24,7 @@ from detrkit.losses.truths import check_number
 from detrkit.onednn import use_onednn
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import Factory, Recipe, register
-from detrkit.structures import Output, QueryLimit, Sizes, Target
+from detrkit.structures import Output, Queries, QueryLimit, Sizes, Target
 from detrkit.system import BaseDetector, CheckpointNames, System, check_sizes
 
 
@@ -51,6 +51,8 @@ class Detector(BaseDetector):
         detect: DetectOptions | None = None,
     ):
         super().__init__()
+        if queries.limit is not None:
+            require_given(queries.limit, QueryLimit, "`limit` of the query generator")
         self.backbone, self.encoder, self.queries, self.decoder = backbone, encoder, queries, decoder
         self.blocks = TrainingBlocks({}) if blocks is None else blocks
         self.detect_options = detect or DetectOptions()
@@ -107,9 +109,12 @@ class Detector(BaseDetector):
     def _predict(self, images: Tensor, mask: Tensor | None, extension: Extension | None = None) -> Output:
         memory = self.encoder(self.backbone(images, mask))
         if extension is None:
-            return self.decoder(self.queries(memory), memory)
+            queries = self.queries(memory)
+            require_given(queries, Queries, "the query generator")
+            return self.decoder(queries, memory)
         make = self.queries.with_second if self.blocks.second else self.queries
         queries = make(memory, self.blocks.groups)
+        require_given(queries, Queries, "the query generator")
         embed_boxes = self.queries.embed_boxes if self.queries.embeds_boxes else None
         return self.decoder(self.blocks.extend(queries, extension, embed_boxes), memory)
 

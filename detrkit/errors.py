@@ -38,6 +38,31 @@ def require_kind(parts: Mapping[str, Any], kind: type, where: str = "") -> None:
                 f"{where}{name}: {own.__module__}.{own.__qualname__} has to set {keys}, in the class or in its "
                 f"constructor: {kind.__module__}.{kind.__qualname__} says what that is"
             )
+        for key in _tuples(kind):  # ("a") is "a", whose letters would be taken for names
+            if isinstance(value := getattr(part, key), str):
+                own = type(part)
+                raise UserError(
+                    f'{where}{name}: {own.__module__}.{own.__qualname__}.{key} is the text "{value}", should be a '
+                    f'tuple of texts, ("{value}",)'
+                )
+
+
+def _tuples(kind: type) -> list[str]:
+    """What a class declares as tuples, its own classes' declarations with it."""
+    found = {key: str(said) for base in kind.__mro__ for key, said in inspect.get_annotations(base).items()}
+    return [key for key, said in found.items() if "tuple[str" in said]
+
+
+def require_given(value: object, kind: type, giver: str) -> None:
+    """Raise UserError unless what a part, one of a person's own perhaps, hands on is of the class that is asked of it.
+
+    Args:
+        giver: names the part, such as "the head".
+    """
+    if not isinstance(value, kind):
+        own = type(value).__name__
+        given = "nothing" if value is None else f"{'an' if own[0] in 'AEIOUaeiou' else 'a'} {own}"
+        raise UserError(f"{giver} gives {given}, should be a {kind.__module__}.{kind.__qualname__}")
 
 
 def lacking(part: object, asked: Callable[..., Any]) -> UserError:

@@ -37,6 +37,11 @@ class Part(nn.Module):
         super().__init__()
 
 
+def can_be_named(name: str) -> bool:
+    """Whether a module may go by that name in a `ModuleDict`, which has attributes and methods of its own."""
+    return bool(name) and "." not in name and not hasattr(nn.ModuleDict(), name)
+
+
 class MLP(nn.Module):
     """`depth` linear layers with ReLU or SiLU between: [..., inputs] to [..., outputs]."""
 

@@ -11,6 +11,7 @@ from detrkit.attention.multihead import split_heads
 from detrkit.attention.summed import Summand, SummedAttention
 from detrkit.attention.terms import Term, Terms
 from detrkit.errors import UserError
+from detrkit.layers import can_be_named
 from detrkit.recipe import Given, as_factory, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -38,6 +39,7 @@ class TermSum(SummedAttention):
             if factory.name in self.terms:
                 raise UserError(f'the term "{factory.name}" stands twice in decoder.cross_attention.terms')
             term = factory(width=width, heads=heads, first=first)
+            _check(factory.name, term)
             self.terms[factory.name] = term
             if term.key not in self.keys:
                 self.keys[term.key] = term.make_key(width=width, heads=heads)
@@ -54,6 +56,8 @@ class TermSum(SummedAttention):
     ) -> Iterator[Summand]:
         for name, term in self.named_terms.items():
             features = term(content, position, reference, memory)
+            if not isinstance(features, Tensor):
+                raise UserError(f'the term "{name}" gives a {type(features).__name__}, should be [B, H, N, F]')
             if term.head_widths:  # the scale goes here, so that absolute terms stay exact under bfloat16
                 features = features * self.scale
             yield Summand(name, term.key, features)
@@ -64,6 +68,16 @@ class TermSum(SummedAttention):
     def shared_channels(self, widths: dict[str, int]) -> int:
         """Key channels that terms share with an earlier one, and the plain form gives each for itself."""
         return sum(widths[term.key] for term in self.named_terms.values()) - sum(widths[key] for key in self.keys)
+
+
+def _check(name: str, term: Term) -> None:
+    """Raise UserError if a term, a person's own perhaps, says of itself what cannot be."""
+    if not can_be_named(name):
+        raise UserError(f'a term cannot be named "{name}"; register it by another name')
+    if not can_be_named(term.key):
+        raise UserError(f'the term "{name}" has the key "{term.key}"; take another name for it')
+    if not isinstance(term.head_widths, int) or term.head_widths < 0:
+        raise UserError(f'the term "{name}" has head_widths = {term.head_widths!r}, should be an integer, at least 0')
 
 
 @register("cross_attention", "terms")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.decoder import QueryDecoder
-from detrkit.errors import UserError, lacking
-from detrkit.layers import Part, sent
+from detrkit.errors import UserError, lacking, require_given
+from detrkit.layers import Part, can_be_named, sent
 from detrkit.queries.base import SECOND, QueryGenerator
 from detrkit.recipe import define_slot
 from detrkit.structures import Extra, Matches, Output, Queries, QueryLayout, Reference, Target, Targets
@@ -168,6 +168,7 @@ class Extension:
             extras[name], extras[f"{name}_encoder"] = shared
         for name, block in self.blocks.named.items():
             if (extra := block.supervise(answer)) is not None:
+                require_given(extra, Extra, f"supervise of blocks.{name}")
                 extras[name] = extra
         if taken := extras.keys() & given.keys():
             raise UserError(f"blocks.{min(taken)}: the detector trains something else of that name; take another name")
@@ -197,7 +198,7 @@ class TrainingBlocks(nn.ModuleDict):
         seconding = [name for name, block in blocks.items() if block.second or block.joins_groups]
         if len(seconding) > 1:
             raise UserError(f"the blocks {' and '.join(seconding)} both make a second set of queries; keep one of them")
-        if taken := [name for name in blocks if "." in name or hasattr(self, name)]:
+        if taken := [name for name in blocks if not can_be_named(name) or hasattr(self, name)]:
             raise UserError(f'a block cannot be named "{taken[0]}"; take another name, such as "denoising"')
         self.update(blocks)
         self.grouping, self.seconding = "".join(grouping), "".join(seconding)

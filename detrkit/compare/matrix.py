@@ -16,7 +16,7 @@ from detrkit.engine.cores import available_cores
 from detrkit.engine.interrupt import stop_on_signals
 from detrkit.errors import UserError
 from detrkit.recipe import Recipe
-from detrkit.runs.history import RecordError, differences, is_run, read_run
+from detrkit.runs.history import RecordError, Run, differences, is_run, read_run
 from detrkit.runs.lock import HANDED_OVER, take_lock
 
 OUTPUT = "output.log"
@@ -54,6 +54,10 @@ class Job:
         assert self.process is not None
         return self.process
 
+    def read(self) -> Run:
+        """Its run, as far as it is; raises what `read_run` does."""
+        return read_run(self.folder, trust=self.trust, named=self.recipe.values.get("imports", ()))
+
     @property
     def output(self) -> Path:
         """Where everything goes that the training prints."""
@@ -80,7 +84,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         if not is_run(job.folder):
             continue
         try:
-            run = read_run(job.folder, trust=job.trust)
+            run = job.read()
         except RecordError as error:  # the others can be trained all the same
             job.state, job.note = "failed", str(error)
             continue
@@ -190,7 +194,7 @@ def _collect(running: list[Job]) -> None:
         running.remove(job)
         finished, fault = False, ""
         try:
-            finished = is_run(job.folder) and read_run(job.folder, trust=job.trust).finished
+            finished = is_run(job.folder) and job.read().finished
         except RecordError as error:
             fault = str(error)
         if code == 0 and finished:

@@ -87,9 +87,9 @@ def gather_rows(
         overrides: laid over the recipes; a run is what it was.
         runs: the folder below which `--run` trains; its runs of the recipes come along.
         trust: see `load_recipe`.
-        warn: takes a line for each run there that does not belong to its recipe any more or has damaged metrics, and
-            for each empty folder among the targets, which is passed over: `runs/*` names it where a training was
-            killed while it set up.
+        warn: takes a line for each run there that does not belong to its recipe any more or has damaged metrics, for
+            each run whose own code has changed since, and for each empty folder among the targets, which is passed
+            over: `runs/*` names it where a training was killed while it set up.
 
     Raises UserError for a target that is neither, two recipes of one name, or a `reproduces` without its row.
     """
@@ -109,6 +109,8 @@ def gather_rows(
             raise UserError(f"two of the recipes are called {recipe.name}; give one of the files another name")
         rows.append(Row(recipe.name, recipe, (), _published(recipe, target), target))
     rows = [replace(row, runs=_runs_below(runs, row, warn, trust)) for row in rows]
+    if warn is not None:
+        warn += _changed_code([*(run for row in rows for run in row.runs), *loose])
     for run in loose:
         rows = _add_run(rows, run)
     return [replace(row, runs=tuple(sorted(row.runs, key=lambda run: run.seed))) for row in rows]
@@ -148,7 +150,7 @@ def _runs_below(folder: Path, row: Row, warn: list[str] | None, trust: bool) -> 
         if not re.fullmatch(r"\d+", path.name.removeprefix(f"{run_stem(row.name)}-seed")) or not is_run(path):
             continue
         try:
-            run = read_run(path, trust=trust)
+            run = read_run(path, trust=trust, named=row.recipe.values.get("imports", ()))
         except RecordError as error:
             if warn is not None:
                 warn.append(f"{path} is left out: {error}")
@@ -159,6 +161,13 @@ def _runs_below(folder: Path, row: Row, warn: list[str] | None, trust: bool) -> 
         elif warn is not None:
             warn.append(f"{path} is left out, a run of another recipe: {'; '.join(told[:3])}")
     return tuple(found)
+
+
+def _changed_code(runs: Sequence[Run]) -> list[str]:
+    """A line for each run whose recipe imports what is another code by now: its numbers are not of that."""
+    changed = {str(run.path): RunFolder(run.path).changed_code(run.recipe.values.get("imports", ())) for run in runs}
+    told = "was trained with another code of {} than there is now"
+    return [f"{path} {told.format(', '.join(names))}" for path, names in changed.items() if names]
 
 
 def _add_run(rows: list[Row], run: Run) -> list[Row]:

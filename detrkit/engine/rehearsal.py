@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from detrkit.data.dataset import DataSource
 from detrkit.engine.learner import Learner
 from detrkit.errors import UserError
 from detrkit.losses.base import BaseCriterion
+from detrkit.wording import counted, first_of
 
 HEIGHT, WIDTH = 64, 96
 CPU = torch.device("cpu")
@@ -25,7 +27,7 @@ def rehearse(
     device: torch.device = CPU,
     precision: str = "fp32",
     source: DataSource | None = None,
-) -> None:
+) -> list[str]:
     """Take a step, but for the update, on two small images with copies of both, which stay as they were.
 
     Some needs show only there: a term that asks for a box's sides, a cost that asks for points.
@@ -36,6 +38,9 @@ def rehearse(
         source: a step that fails on the small images is tried on two of its own, as a part of a person's own may want
             larger ones.
 
+    Returns:
+        the detector's parameters that train and that no gradient reached, by name: they would stay as they start
+
     Raises:
         UserError: what a part needs and does not get.
         Exception: whatever a part's own code raises, as the first step of the training would.
@@ -43,7 +48,7 @@ def rehearse(
     try:
         detector, criterion = copy.deepcopy(detector), copy.deepcopy(criterion)
     except Exception:
-        return  # a part that cannot be copied: the training itself tells
+        return []  # a part that cannot be copied: the training itself tells
     mask = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
     mask[1, :, WIDTH // 2 :] = True
     targets = [{"labels": torch.zeros(n, dtype=torch.int64), "boxes": torch.full((n, 4), 0.5)} for n in (2, 0)]
@@ -58,6 +63,15 @@ def rehearse(
             if source is None:
                 raise
             _step(learner, next(iter(source.loader(split="train", batch_size=2, epoch=0, seed=0, workers=0))))
+    return [name for name, one in detector.named_parameters() if one.requires_grad and one.grad is None]
+
+
+def without_gradient(parameters: Sequence[str]) -> list[str]:
+    """What to say of parameters that no gradient reached; nothing where there are none."""
+    if not parameters:
+        return []
+    named = f"{counted(len(parameters), 'tensor')} of weights: {first_of(parameters)}"
+    return [f"no loss depends on {named}. They stay as they start"]
 
 
 def _step(learner: Learner, batch: Batch) -> None:

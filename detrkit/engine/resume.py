@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from detrkit.errors import CheckpointError
 from detrkit.recipe import Recipe, load_run_recipe
-from detrkit.recipe.trust import fingerprints
 from detrkit.runs.checkpoint import WEIGHTS, find_folder, read_categories, read_metadata
 from detrkit.runs.history import read_metrics
 from detrkit.runs.recipes import TRAINING, changes, trained_recipe
@@ -81,9 +80,7 @@ def allowed_changes(run: RunFolder, start: Path | None, recipe: Recipe, *, trust
 
 def changed_code(run: RunFolder, recipe: Recipe) -> list[str]:
     """A line for each file or module whose code is not what the run imported at its last start."""
-    before = run.code_of_last_start()
-    now = fingerprints(recipe.values.get("imports", ()))
-    return [f"the code of {name} is another" for name in now if before.get(name, now[name]) != now[name]]
+    return [f"the code of {name} is another" for name in run.changed_code(recipe.values.get("imports", ()))]
 
 
 def _kind(path: tuple[Any, ...]) -> str | None:

@@ -22,7 +22,7 @@ from detrkit.engine.learner import compiled_form
 from detrkit.engine.optimiser import idle_rules
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
-from detrkit.engine.rehearsal import rehearse
+from detrkit.engine.rehearsal import rehearse, without_gradient
 from detrkit.engine.resume import allowed_changes, changed_code, check_categories, find_start
 from detrkit.engine.setting_up import begin_records, make_trainer, placed
 from detrkit.engine.trainer import Outcome, Trainer
@@ -95,7 +95,7 @@ def train(
         if options.compile:
             compiled_form(detector, device)  # what cannot be is said before a run is made
         computed: dict[str, Any] = {"device": device, "precision": place.precision}
-        rehearse(detector, criterion, name=recipe.name, source=source, **computed)
+        idle = rehearse(detector, criterion, name=recipe.name, source=source, **computed)
         toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
         reporter = Reporter(run=run if here.is_first else None, console=console)
         trainer = make_trainer(
@@ -134,6 +134,7 @@ def train(
             *crowded(source, detector.limit),
             *warnings(workload, options),
             *idle_rules(detector, options),
+            *without_gradient(idle),
             *unreached(source, options.epochs),
         ]:
             reporter.warn(line)

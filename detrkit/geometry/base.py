@@ -18,6 +18,14 @@ TAKEN = frozenset(("logits", "boxes", "points", "objectness", "scores", "labels"
 TAKEN |= {"image_id", "category_id", "bbox", "score", "point", "file_name", "frame", "time"}
 
 
+def _shape(values: object) -> tuple[int, ...]:
+    return tuple(values.shape) if isinstance(values, Tensor) else ()
+
+
+def _told(values: object) -> str:
+    return str(list(values.shape)) if isinstance(values, Tensor) else f"a {type(values).__name__}"
+
+
 class Decoded(NamedTuple):
     """A layer's prediction in image coordinates."""
 
@@ -29,16 +37,21 @@ class Decoded(NamedTuple):
     """[B, N, F] each, what else it says, by name (`Output.named`); none of the names that a detection has already"""
 
     def check(self, queries: Sequence[int]) -> None:
-        """Raise UserError unless what is said by name is [B, N, F] of so many `queries` [B, N], under a free name."""
+        """Raise UserError unless boxes are [B, N, 4] of so many `queries` [B, N], points [B, N, 2], and what is said
+        by name [B, N, F] under a free name.
+        """
+        for name, values, width in (("boxes", self.boxes, 4), ("points", self.points, 2)):
+            if (values is not None or name == "boxes") and _shape(values) != (*queries, width):
+                raise UserError(f"the geometry predicts {name} {_told(values)}, should be {[*queries, width]}")
         for name, values in self.named.items():
             if name in TAKEN:
                 raise UserError(
                     f'the geometry predicts something of the name "{name}", which a detection has already; take a name '
                     f"that is none of {', '.join(sorted(TAKEN))}"
                 )
-            if values.dim() != 3 or values.shape[:2] != queries:
+            if len(shape := _shape(values)) != 3 or shape[:2] != tuple(queries):
                 raise UserError(
-                    f'what the geometry predicts as "{name}" is {list(values.shape)}, should be [B, N, F] = '
+                    f'what the geometry predicts as "{name}" is {_told(values)}, should be [B, N, F] = '
                     f"{[*queries, 'F']}".replace("'", "")
                 )
 

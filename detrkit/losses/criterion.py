@@ -16,6 +16,9 @@ from detrkit.matching.base import Matcher
 from detrkit.recipe import Given, as_factory
 from detrkit.structures import Extra, Matches, Output, Target, Targets
 
+_TAKEN = ("total", "class_error", "norm", "stop")
+"""what a criterion, or the loop around it, reports beside the losses"""
+
 
 class Criterion(BaseCriterion):
     """Matches every decoder layer and sums the weighted loss terms over terms and layers.
@@ -27,7 +30,8 @@ class Criterion(BaseCriterion):
     Both take built parts as well as what `detrkit.recipe.as_factory` does.
 
     Raises:
-        UserError: there is no loss, something is no part, or a loss counts pairs alike that the matcher weighs.
+        UserError: there is no loss, one has a name that is taken, something is no part, or a loss counts pairs alike
+            that the matcher weighs.
     """
 
     def __init__(self, *, matcher: Given, losses: Mapping[str, Given]):
@@ -36,6 +40,11 @@ class Criterion(BaseCriterion):
             raise UserError(f'losses is a {type(losses).__name__}, should be losses by name, such as {{"box": "l1"}}')
         if not losses:
             raise UserError("losses is empty, so nothing would be learned; name a loss")
+        if taken := [name for name in losses if name in _TAKEN or not {".", "/"}.isdisjoint(name)]:
+            raise UserError(
+                f'a loss cannot be named "{taken[0]}": {", ".join(_TAKEN)} are said beside the losses of a training, '
+                'where "." stands between a loss and its decoder layer and "/" between an extra and its loss'
+            )
         self.matcher: Matcher = as_factory("matcher", matcher)()
         self.losses: dict[str, Loss] = {name: as_factory("loss", given)() for name, given in losses.items()}
         if self.matcher.weighs_pairs:
@@ -139,6 +148,12 @@ class Criterion(BaseCriterion):
                 for name, extra in unknown.items()
                 if extra.assign is not None
             }
+            for name, finish in begun.items():
+                if not callable(finish):
+                    raise UserError(
+                        f"assign of the extra {name!r} gives a {type(finish).__name__}, should be what gives the pairs "
+                        "when it is called: lambda: matches"
+                    )
             matches, *matched = self.matcher.match(
                 [(output, padded), *((extra.matched_as or extra.output, truths[name]) for name, extra in asked.items())]
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +27,12 @@ class Checker:
     """Goes through a merged recipe and collects what is wrong with it.
 
     complete: False if a base could not be read; what is missing may stand there, so it is then not reported.
+    merged_from: the values that were laid over one another, the lowest first, where they are known.
     """
 
     layer: Layer
     complete: bool = True
+    merged_from: Sequence[Mapping[str, Any]] = ()
     problems: list[Problem] = field(default_factory=list)
 
     def check(self) -> dict[str, Any]:
@@ -136,7 +138,9 @@ class Checker:
     def listed(self, parameter: Parameter, given: Any, path: KeyPath) -> Any:
         """A list of factories."""
         if not isinstance(given, list):
-            self.report(path, f"is {format_value(given)}, should be a list of parts ({parameter.slot})")
+            known = parts(parameter.slot)
+            hint = f"; did you mean [{format_value(given)}]?" if given in list(known) else f": {one_of(sorted(known))}"
+            self.report(path, f"is {format_value(given)}, should be a list of parts ({parameter.slot}){hint}")
             return FAILED
         one = Parameter(parameter.name, "part", slot=parameter.slot)
         found = [self.part(one, item, (*path, index)) for index, item in enumerate(given)]
@@ -145,16 +149,25 @@ class Checker:
     def named(self, parameter: Parameter, given: Any, path: KeyPath) -> Any:
         """A dict of factories; the key is the type where none is said, and "none" leaves an entry out."""
         if not isinstance(given, dict):
-            self.report(path, f"is {format_value(given)}, should be a table of parts by name")
+            self.report(path, f"is {format_value(given)}, should be {_table_of(parameter, path)}")
             return FAILED
         if "type" in given:
-            self.report((*path, "type"), "has no place here, this is a table of parts by name")
+            self.report((*path, "type"), f"has no place here, this is {_table_of(parameter, path)}")
             return FAILED
         one = Parameter(parameter.name, "part", slot=parameter.slot, optional=True)
         found = {key: self.part(one, item, (*path, key), implied=key) for key, item in given.items()}
-        if any(item is FAILED for item in found.values()):
-            return FAILED
-        return {key: item for key, item in found.items() if item is not None}
+        kept = {key: item for key, item in found.items() if item is not None and item is not FAILED}
+        for key in [key for key, item in found.items() if item is None]:
+            if self.complete and self._leaves_nothing_out((*path, key)):
+                there = [f'"{name}"' + (f" ({one.name})" if name != one.name else "") for name, one in kept.items()]
+                hint = f"; there are {', '.join(there)}{nearest(key, kept)}" if there else ""
+                self.report((*path, key), f'is "none", but no {parameter.slot} here has that name{hint}')
+        return FAILED if any(item is FAILED for item in found.values()) else kept
+
+    def _leaves_nothing_out(self, path: KeyPath) -> bool:
+        """Whether a "none" was laid over values that do not have the part; the lowest may say it, as a run's do."""
+        said = [_at(values, path) for values in self.merged_from]
+        return bool(said) and said[0] is REQUIRED and all(one is REQUIRED or _is_none(one) for one in said)
 
     def _factory(self, slot: str, name: str, table: Mapping[str, Any], path: KeyPath) -> Any:
         build = parts(slot)[name]
@@ -203,6 +216,24 @@ class Checker:
             self.report((key,), f"is {format_value(value)}, should be a string")
         if key == "reproduces" and not isinstance(value, dict):
             self.report((key,), f"is {format_value(value)}, should be a table")
+
+
+def _table_of(parameter: Parameter, path: KeyPath) -> str:
+    known = sorted(parts(parameter.slot))
+    example = f", such as {dotted((*path, known[0]))} = {{}}; accepted: {one_of(known)}" if known else ""
+    return f"a table of parts by name{example}"
+
+
+def _at(values: Any, path: KeyPath) -> Any:
+    for key in path:
+        if not isinstance(values, Mapping) or key not in values:
+            return REQUIRED
+        values = values[key]
+    return values
+
+
+def _is_none(value: Any) -> bool:
+    return value == "none" or (isinstance(value, Mapping) and value.get("type") == "none")
 
 
 def _has_option(key: str, build: Callable[..., Any], slot: str) -> bool:

@@ -11,7 +11,7 @@ from detrkit.errors import UserError
 from detrkit.recipe.checking import FAILED, Checker
 from detrkit.recipe.layers import Layer
 from detrkit.recipe.parameters import Parameter, parameters_of
-from detrkit.recipe.problems import nearest, one_of
+from detrkit.recipe.problems import dotted, nearest, one_of
 from detrkit.recipe.registry import Factory, load_registered_parts, parts, slots
 
 
@@ -110,8 +110,12 @@ def _value(checker: Checker, parameter: Parameter, options: Mapping[str, Any], p
     if parameter.slot and given is not None and not isinstance(given, str):
         if parameter.kind == "part":
             return as_factory(parameter.slot, given)
-        if parameter.kind == "list":
+        if parameter.kind == "list" and isinstance(given, (list, tuple)):
             return [as_factory(parameter.slot, one) for one in given]
+        if parameter.kind == "list" or not isinstance(given, Mapping):
+            words = "a list" if parameter.kind == "list" else "a dict by name"
+            told = f"is {_told(given)}, should be {words} of parts: {one_of(sorted(parts(parameter.slot)))}"
+            raise UserError(f"{dotted((*path, parameter.name))}: {told}")
         return {key: as_factory(parameter.slot, one) for key, one in given.items()}
     if parameter.slot and parameter.name in options and given is None:
         options = {parameter.name: "none"}
@@ -133,4 +137,5 @@ def _gives(build: Any, base: type) -> bool:
 
 
 def _told(given: Any) -> str:
-    return f"the class {given.__name__}" if inspect.isclass(given) else f"a {type(given).__name__}"
+    own = type(given).__name__
+    return f"the class {given.__name__}" if inspect.isclass(given) else f"{'an' if own[0] in 'aeiou' else 'a'} {own}"

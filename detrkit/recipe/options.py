@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from detrkit.errors import UserError
 from detrkit.recipe.problems import format_value, nearest, one_of
@@ -35,7 +36,10 @@ def check_option(annotation: Any, value: Any) -> tuple[Any, str | None]:
     Strict: "3" is no number and 1 is no truth value; an integer is accepted as a float. Where the annotation
     allows None, the word "none" means it, which TOML has no other way to say.
     """
-    adapter = _adapter(annotation)
+    try:
+        adapter = _adapter(annotation)
+    except PydanticSchemaGenerationError:
+        return None, f"cannot be said in a recipe, as its annotation is {describe(annotation)}; see docs/own_parts.md"
     if fault := _fault(value):
         return None, f"is {format_value(value)}, should be {describe(annotation)}: {fault}"
     if value == "none" and _accepts_none(annotation):

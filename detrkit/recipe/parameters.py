@@ -58,7 +58,8 @@ def classify(name: str, annotation: Any, default: Any = REQUIRED) -> Parameter:
 def parameters_of(build: Callable[..., Any], slot: str = "") -> dict[str, Parameter]:
     """The parameters of a part, or of a dataclass of options, by name.
 
-    Raises UserError if one cannot be filled from a recipe: `*args`, `**kwargs`, or without an annotation.
+    Raises UserError if one cannot be filled from a recipe: `*args`, `**kwargs`, or without an annotation that can be
+    read.
     """
     return dict(_parameters_of(build, slots()[slot].offers if slot else ()))
 
@@ -66,7 +67,11 @@ def parameters_of(build: Callable[..., Any], slot: str = "") -> dict[str, Parame
 @cache  # a recipe's check asks for each part several times, and every annotation is a text to evaluate
 def _parameters_of(build: Callable[..., Any], offers: tuple[str, ...]) -> dict[str, Parameter]:
     target = build.__init__ if inspect.isclass(build) else build
-    hints = get_type_hints(target, include_extras=True)
+    try:
+        hints = get_type_hints(target, include_extras=True)
+    except Exception as error:  # annotations are a person's own code, too, and may name what is not there
+        where = f"{build.__module__}.{build.__qualname__}"
+        raise UserError(f"the annotations of {where} cannot be read: {type(error).__name__}: {error}") from error
     found = {}
     for name, parameter in inspect.signature(build).parameters.items():
         where = f'parameter "{name}" of {build.__module__}.{build.__qualname__}'

@@ -7,16 +7,18 @@ import re
 import sys
 import tomllib
 import traceback
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detrkit.errors import UserError
 from detrkit.paths import with_home
 from detrkit.recipe.layers import Layer, is_too_deep, merge
 from detrkit.recipe.library import display_name, find_recipe, is_known, recipe_names
-from detrkit.recipe.lines import key_lines
+from detrkit.recipe.lines import KeyPath, key_lines
 from detrkit.recipe.parameters import implied_type
-from detrkit.recipe.problems import Problem, Source, format_value, nearest
+from detrkit.recipe.problems import Problem, Source, dotted, format_value, nearest
 
 OWN_KEYS = ("title", "description", "reproduces")  # true of the file that says them, not of those that extend it
 
@@ -37,6 +39,12 @@ class Document:
             layer.values.pop(key, None)
         return merge(layer, self.own, implied_type)
 
+    def layers(self) -> Iterator[Layer]:
+        """What is laid over one another, the lowest first."""
+        for base in self.bases:
+            yield from base.layers()
+        yield self.own
+
 
 @dataclass
 class Reader:
@@ -44,6 +52,8 @@ class Reader:
 
     folder: Path | None = None
     """of the recipe that a person named, resolved: what is said there and below is named too; None for a run's"""
+    named: Collection[str] = ()
+    """imports that a person named elsewhere"""
     problems: list[Problem] = field(default_factory=list)
     imports: dict[str, Source] = field(default_factory=dict)
     strange: dict[str, Source] = field(default_factory=dict)
@@ -63,11 +73,22 @@ class Reader:
         document, lines = self._parse(text, Source(shown))
         sources = {key: Source(shown, line) for key, line in lines.items()} | {(): Source(shown)}
         own = Layer(document, sources)
+        self._require_on_top(own, own.values)
         names = self._take_names(own, "extends", single=True)
         said = own.source(("extends",))
         bases = [self._read_base(name, said, path, (*chain, path)) for name in names]
         self.take_imports(own, path, named=self._is_named(path))
         return Document(own, tuple(base for base in bases if base is not None))
+
+    def _require_on_top(self, own: Layer, table: dict[str, Any], path: KeyPath = ()) -> None:
+        """In TOML, all that follows a table's header is the table's: easily forgotten of what a file says of itself."""
+        for name, inner in [(name, inner) for name, inner in table.items() if isinstance(inner, dict)]:
+            here = (*path, name)
+            for key in ("extends", "imports"):
+                if isinstance(inner.get(key), (str, list)):
+                    message = f"stands in the table [{dotted(here)}]; {key} stands above the first [table] of a file"
+                    self.report(own.source((*here, key)), dotted((*here, key)), message)
+            self._require_on_top(own, inner, here)
 
     def report(self, source: Source, key: str, message: str) -> None:
         self.problems.append(Problem(source.file, source.line, key, message))
@@ -77,7 +98,7 @@ class Reader:
         for name in self._take_names(layer, "imports"):
             found, source = str(_beside(path, name) or name), layer.source(("imports",))
             self.imports.setdefault(found, source)
-            if named:
+            if named or found in self.named:
                 self.strange.pop(found, None)
             else:
                 self.strange.setdefault(found, source)
@@ -126,12 +147,18 @@ class Reader:
 
     def _read_base(self, name: str, said: Source, path: Path, chain: tuple[Path, ...]) -> Document | None:
         # A recipe may extend a known one of its own name.
-        given = with_home(name)
+        try:
+            given = with_home(name)
+        except UserError as error:
+            self.report(said, "extends", str(error) if name else "is empty, should be the name of a recipe")
+            return None
         candidates = [path.parent / given, path.parent / f"{given}.toml", find_recipe(name.removesuffix(".toml"))]
         found = [c.resolve() for c in candidates if c is not None and c.is_file()]
         base = next((c for c in found if c != path), found[0] if found else None)
         if base is None:
             hint = nearest(name, recipe_names())
+            if (path.parent / given).is_dir():
+                hint = "; there is a folder of that name: name a .toml file in it"
             self.report(said, "extends", f"there is no recipe {format_value(name)} beside this file or by name{hint}")
             return None
         if base in chain:
@@ -167,6 +194,8 @@ def _beside(path: Path, name: str) -> Path | None:
 
 def _import(name: str) -> None:
     if not name.endswith(".py"):
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ImportError(f'"{name}" is no name of a module, and no .py file')
         importlib.import_module(name)
         return
     path = Path(name)

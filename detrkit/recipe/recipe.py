@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,8 @@ class Recipe:
         source: what `Recipe.source` then says of them. Raises RecipeError as `load_recipe` does.
         """
         own = Layer(copy.deepcopy(dict(self.values)), dict(self.sources))
-        return _checked(self.name, merge(own, layer_from_values(values, source), implied_type), [])
+        over = layer_from_values(values, source)
+        return _checked(self.name, merge(own, over, implied_type), [], merged_from=[self.values, over.values])
 
     def full_values(self) -> dict[str, Any]:
         """The whole recipe as nested plain values, every default written out; None is "none"."""
@@ -196,9 +197,14 @@ def recipe_file(name: str) -> Path:
     raise UserError(f"{name}: there is no such file or folder, and no known recipe of that name{hint}")
 
 
-def load_run_recipe(run: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
-    """As `load_recipe`, for the recipe.toml of a run, which may be anybody's."""
-    reader, path = Reader(), run / RUN_RECIPE
+def load_run_recipe(
+    run: Path, overrides: Sequence[str] = (), *, trust: bool = False, named: Collection[str] = ()
+) -> Recipe:
+    """As `load_recipe`, for the recipe.toml of a run, which may be anybody's.
+
+    named: imports of a recipe that a person named beside it, which are run anyway.
+    """
+    reader, path = Reader(named=named), run / RUN_RECIPE
     return _loaded(reader, reader.read(path), recipe_name(path), display_name(path), overrides, run=run, trust=trust)
 
 
@@ -228,13 +234,21 @@ def _loaded(
     if reader.imports:
         layer.values["imports"] = list(reader.imports)
         layer.sources["imports",] = list(reader.imports.values())[-1]  # bases stand before what is laid over them
-    return _checked(name, layer, [*reader.problems, *problems], told=told, complete=not reader.problems)
+    merged_from = [one.values for one in (*document.layers(), over)]
+    problems = [*reader.problems, *problems]
+    return _checked(name, layer, problems, told=told, complete=not reader.problems, merged_from=merged_from)
 
 
 def _checked(
-    name: str, layer: Layer, problems: Sequence[Problem], *, told: str | None = None, complete: bool = True
+    name: str,
+    layer: Layer,
+    problems: Sequence[Problem],
+    *,
+    told: str | None = None,
+    complete: bool = True,
+    merged_from: Sequence[Mapping[str, Any]],
 ) -> Recipe:
-    checker = Checker(layer, complete=complete)
+    checker = Checker(layer, complete, merged_from)
     sections = checker.check()
     told_of = {(problem.file, problem.key) for problem in problems}  # what it was taken for is no second mistake
     found = [problem for problem in checker.problems if (problem.file, problem.key) not in told_of]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,8 +89,8 @@ def is_run(path: Path) -> bool:
     return RunFolder(path).exists
 
 
-def read_run(path: Path, *, trust: bool = False) -> Run:
-    """A run's recipe and evaluations. trust: see `load_recipe`.
+def read_run(path: Path, *, trust: bool = False, named: Collection[str] = ()) -> Run:
+    """A run's recipe and evaluations. trust, named: see `load_run_recipe`.
 
     Raises UserError if the folder's recipe cannot be read or imports what is not trusted, RecordError for a damaged
     line of its metrics.
@@ -98,7 +98,7 @@ def read_run(path: Path, *, trust: bool = False) -> Run:
     from detrkit.recipe import load_run_recipe
 
     evaluations = [_evaluation(line) for line in read_metrics(path) if line.get("kind") == "evaluate"]
-    return Run(path, load_run_recipe(path, trust=trust), tuple(evaluations))
+    return Run(path, load_run_recipe(path, trust=trust, named=named), tuple(evaluations))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from detrkit.errors import UserError
 from detrkit.paths import with_home
+from detrkit.recipe.trust import fingerprints
 from detrkit.runs.loggers import flat
 from detrkit.runs.run_loggers import Loggers
 from detrkit.wording import typed, visible
@@ -100,6 +101,11 @@ class RunFolder:
             return {str(name): str(found) for name, found in last.items()}
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             return {}  # of an older run, or damaged, which is no reason to stop a training
+
+    def changed_code(self, imports: Iterable[str]) -> list[str]:
+        """Those files or modules of a recipe's `imports` whose code is not what the run imported at its last start."""
+        before = self.code_of_last_start()
+        return [name for name, found in fingerprints(imports).items() if before.get(name, found) != found]
 
     def begin_loggers(
         self, recipe: Mapping[str, Any], *, step: int, resumed: bool, warn: Callable[[str], None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from detrkit.errors import UserError
+from detrkit.errors import UserError, require_given
 from detrkit.structures.output import Extra
 from detrkit.structures.reference import Reference
 
@@ -94,6 +94,7 @@ class Queries:
     def __post_init__(self) -> None:
         if torch.compiler.is_compiling():
             return
+        require_given(self.reference, Reference, "what makes the queries' references, such as the geometry's encode,")
         if self.content.dim() != 3 or self.reference.point.shape != (*self.content.shape[:2], 2):
             raise UserError(
                 f"queries have content {list(self.content.shape)} and references with points "

@@ -1,6 +1,7 @@
 """Rows from recipes and runs, and what is worked out of them."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from detrkit.compare.timing import Timing
 from detrkit.errors import UserError
 from detrkit.recipe import load_recipe
 from detrkit.recipe.library import find_recipe
+from detrkit.recipe.trust import fingerprints
 from detrkit.runs.history import differences, read_run
 
 TABLE4 = [f"proxy/cpu/table4/{name}" for name in ("1_full", "4_no_peca_no_sdg", "7_dab_baseline")]
@@ -53,6 +55,28 @@ def test_a_copy_of_a_run_is_no_other_seed(tmp_path, make_run):
     assert [one[1] for one in make_sheets(result, {}, {})[0].rows] == ["2", "2"]
     _, _, means, deviations = mean_curve(row.row.trained)
     assert (means[0], deviations[0]) == pytest.approx((25, 50**0.5))
+
+
+def test_runs_of_code_that_has_changed_since_are_told(tmp_path, make_run, monkeypatch):
+    """They counted as done and as the recipe's, whatever stands in its part by now. And what a recipe names that is
+    named itself is named for its runs, too.
+    """
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    code, recipe = tmp_path / "compared_part.py", tmp_path / "mine.toml"
+    code.write_text("RADIUS = 1\n")
+    recipe.write_text('extends = "quickstart"\nimports = ["compared_part.py"]\n')
+    run = make_run(tmp_path / "mine-seed0", recipe, {1: 10})
+    (run / "environment.json").write_text(json.dumps([{"imports": fingerprints([str(code)])}]))
+    warnings: list[str] = []
+    [row] = rows_of(tmp_path, recipe, runs=tmp_path, warn=warnings)
+    assert (len(row.runs), warnings) == (1, [])
+    code.write_text("RADIUS = 2\n")
+    [row] = rows_of(tmp_path, recipe, runs=tmp_path, warn=warnings)
+    assert len(row.runs) == 1
+    assert warnings == [f"{run} was trained with another code of {code} than there is now"]
+    with pytest.raises(UserError, match="code would be run that you did not name"):  # the run alone is anybody's
+        rows_of(tmp_path, run)
 
 
 def test_the_best_evaluation_brings_all_its_parts(tmp_path, make_run):

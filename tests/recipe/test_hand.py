@@ -110,6 +110,19 @@ def test_what_is_no_part_is_refused_with_what_is_accepted(wrong):
         HungarianMatcher(costs={"box": detrkit.part("loss", "l1")})
 
 
+@pytest.mark.parametrize(
+    ("slot", "name", "options", "words"),
+    [
+        ("matcher", "hungarian", {"costs": ["l1"]}, 'costs: is a list, should be a dict by name of parts: "focal"'),
+        ("cross_attention", "terms", {"terms": 5}, 'terms: is an int, should be a list of parts: "content"'),
+        ("cross_attention", "terms", {"terms": {"mine": "content"}}, "terms: is a dict, should be a list of parts"),
+    ],
+)
+def test_parts_in_another_form_are_named_with_that_which_is_accepted(slot, name, options, words):
+    with pytest.raises(UserError, match=words):
+        detrkit.part(slot, name, **options)
+
+
 def test_a_class_of_one_s_own_needs_no_registration():
     class Area(L1Cost):
         pass

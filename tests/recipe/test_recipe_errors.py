@@ -63,7 +63,8 @@ def mistake(base, write):
         ("encoder = 3", 2, "encoder", ["is 3", '"plain" or "deformable"']),
         ("encoder = { type = 3 }", 2, "encoder.type", ["there is no encoder 3"]),
         ("[encoder]\ntype = 'deformable'", 2, "encoder.points", ["is missing", "an integer, at least 1"]),
-        ("decoder.attention.terms = 'content'", 2, "decoder.attention.terms", ["a list of parts (term)"]),
+        ("decoder.attention.terms = 'content'", 2, "decoder.attention.terms", ['did you mean ["content"]?']),
+        ("decoder.attention.terms = 'both'", 2, "decoder.attention.terms", ['a list of parts (term): "content" or']),
         ("decoder.attention.terms = [\n'content',\n'gaus']", 4, "decoder.attention.terms.1", ['"gauss"']),
         ("decoder.attention.terms = [\n{ scale = 1 }]", 3, "decoder.attention.terms.0.type", ["is missing"]),
         (
@@ -74,7 +75,10 @@ def mistake(base, write):
         ),
         ("decoder.norm = 'lair'", 2, "decoder.norm", ['"layer" or "none"']),
         ("decoder.norm = { type = 'none', eps = 1.0 }", 2, "decoder.norm.eps", ["belongs to no part"]),
-        ("losses = 'class'", 2, "losses.type", ["a table of parts by name"]),
+        ("losses = 'class'", 2, "losses.type", ["a table of parts by name, such as losses.box = {}"]),
+        ("losses = []", 2, "losses", ["a table of parts by name", 'accepted: "box" or "class"']),
+        ("losses.clas = 'none'", 2, "losses.clas", ['there are "class", "box"; did you mean "class"?']),
+        ("losses.mine.type = 'none'", 2, "losses.mine", ['is "none", but no loss here has that name']),
         ("[losses.clas]\nweight = 1", 2, "losses.clas", ['"box", "class" or "none"', 'did you mean "class"']),
         ("losses.mine.type = 'clas'", 2, "losses.mine.type", ['did you mean "class"']),
         ("title = 3", 2, "title", ["is 3", "a string"]),
@@ -86,6 +90,7 @@ def mistake(base, write):
             ["finds no module no_such_module_at_all; install it, or give a .py file"],
         ),
         ("imports = 'x'", 2, "imports", ["a list of module names"]),
+        ("imports = ['../x']", 2, "imports", ['"../x" is no name of a module, and no .py file']),
     ],
 )
 def test_a_mistake_is_named(mistake, text, line, key, words):
@@ -140,6 +145,23 @@ def test_a_missing_base_is_named_and_what_it_may_hold_is_not_called_missing(toys
     problems = problems_of(path)
     assert [(p.line, p.key) for p in problems] == [(2, "extends"), (6, "train.rat")]
     assert 'did you mean "base/sap_detr"' in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"),
+    [
+        ('extends = ""', 1, "extends", "is empty, should be the name of a recipe"),
+        ('extends = "."', 1, "extends", "name a .toml file in it"),
+        (f'extends = "{300 * "x"}"', 1, "extends", "File name too long"),
+        ('[train]\nepochs = 3\nextends = "base"', 3, "train.extends", "stands in the table [train]"),
+        ('[decoder.norm]\nextends = "base"', 2, "decoder.norm.extends", "above the first [table] of a file"),
+        ('[train]\nimports = ["mine.py"]', 2, "train.imports", "stands in the table [train]"),
+    ],
+)
+def test_a_base_that_cannot_be_is_told_of_its_line(base, write, text, line, key, words):
+    [problem] = problems_of(write("mine.toml", text))
+    assert (problem.line, problem.key) == (line, key)
+    assert words in problem.message
 
 
 def test_a_circle_is_shown_as_a_chain(toys, write, monkeypatch):
@@ -339,6 +361,16 @@ def test_what_a_none_leaves_out_is_told(base):
     recipe = load_recipe(base, ["losses.box=none"])
     assert recipe.left_out() == ["losses.box (command line)"]
     assert load_recipe(base).left_out() == []
+
+
+def test_a_none_has_to_leave_something_out(base, write):
+    [problem] = problems_of(base, ["losses.l1=none"])  # the part's type elsewhere, or a slip of the pen
+    assert (problem.file, problem.key) == ("command line", "losses.l1")
+    with pytest.raises(RecipeError, match=r'losses.l1: is "none", but no loss here has that name'):
+        load_recipe(base).with_values({"losses.l1": None})
+    # A run's recipe has no base that would hold what was left out, and may be gone over again.
+    merged = write("merged.toml", load_recipe(base, ["losses.box=none"]).to_toml())
+    assert list(load_recipe(merged, ["losses.box=none"]).section("losses")) == ["class"]
 
 
 def test_rules_of_parameters_are_named_parts_within_a_table_of_options():
