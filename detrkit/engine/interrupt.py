@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -36,8 +36,10 @@ def stop_signals() -> list[signal.Signals]:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(*, tells: bool = False) -> Iterator[StopRequest]:
     """Within the block the first of `stop_signals` only sets `reason`; another one acts as usual.
+
+    tells: whether the first is answered on stderr, as a step or an evaluation may take minutes to end.
 
     Signals that follow within `SAME_REQUEST` seconds belong to the first: Ctrl-C under torchrun arrives from the
     terminal and from torchrun.
@@ -54,6 +56,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
             return
         if request.reason is None:
             request.reason, request.since = signal.Signals(number).name, time.monotonic()
+            if tells:
+                answer = f"\n{request.reason}: ends and saves after what it is at; once more ends it at once\n"
+                with suppress(OSError):  # there may be nobody to read it; and `print` may have been broken off just now
+                    os.write(2, answer.encode())
         elif time.monotonic() - request.since > SAME_REQUEST:
             signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)

@@ -129,6 +129,7 @@ class Trainer:
         self._readback = Readback()
         self._skipped = SkippedImages(reporter)
         self._stop_at: int | None = None
+        self._updates = False  # whether it stands between two steps' states, which nobody could go on from
         self._stats: Mapping[str, float | None] | None = None
         self._recent = RecentSteps(
             detector=detector,
@@ -149,7 +150,7 @@ class Trainer:
         """
         self.reporter.start(self.workload, self.at.step)
         try:
-            with stop_on_signals() as request:
+            with stop_on_signals(tells=self.here.is_first) as request:
                 while not self._is_stopped(request):
                     if self._evaluation_is_due():
                         self._run_evaluation()
@@ -190,18 +191,19 @@ class Trainer:
     def _run_epoch(self, request: StopRequest) -> None:
         """The rest of the epoch that the run stands in, and a checkpoint at its end.
 
-        Whatever ends it before, an image, another process or somebody's own part, what has been trained is saved.
+        Whatever ends it before, an image, another process, somebody's own part or a second Ctrl-C, what has been
+        trained is saved.
         """
         try:
             self._take_steps(request)
-        except Exception as error:
-            if self.at.step > self.checkpoints.saved_step:
+            self._save()
+        except (Exception, KeyboardInterrupt) as error:
+            if self.at.step > self.checkpoints.saved_step and not self._updates:
                 with suppress(Exception):  # what ended the training is to be told, not what came of that
                     self._save()
                     if not isinstance(error, UserError | OSError):  # which are told with what goes on
                         self.reporter.say(f"what was trained is saved, after step {self.at.step}: {self.run.way_on}")
             raise
-        self._save()
 
     def _take_steps(self, request: StopRequest) -> None:
         epoch, done = divmod(self.at.step, self.workload.steps_per_epoch)
@@ -252,6 +254,7 @@ class Trainer:
         if short_of_memory is not None:  # what the step held is free only now, and a checkpoint needs some
             self._fail_for_memory(batch, short_of_memory)
         scale = self._scale.numbers()
+        self._updates = True
         norm = clip_and_step(self.optimiser, self.options.clip_norm, self._scale.value)
         self._scale.update(norm)
         if self.average is not None:
@@ -264,6 +267,7 @@ class Trainer:
         numbers = torch.cat((numbers, sent(counts.float(), self.device)))
         self._recent.add(step, batch, count / world)
         self.at.step += 1
+        self._updates = False
         self.meter.clock.step(len(batch.targets) * world)
         return self._readback.push(step, (*means, *COUNTS), self.here.sum(numbers) / world)
 

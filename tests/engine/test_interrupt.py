@@ -1,3 +1,4 @@
+import os
 import signal
 import sys
 
@@ -29,6 +30,18 @@ def test_an_impatient_person_is_heard(monkeypatch):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_the_first_request_is_answered(capfd, monkeypatch):
+    """Whoever sees nothing for the minutes of an evaluation asks again, which ends it at once."""
+    with stop_on_signals(tells=True):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err == "\nSIGINT: ends and saves after what it is at; once more ends it at once\n"
+    monkeypatch.setattr("os.write", lambda *_: os.close(-1))
+    with stop_on_signals(tells=True) as request:
+        signal.raise_signal(signal.SIGINT)
+    assert request.reason == "SIGINT"
 
 
 def test_handlers_come_back():

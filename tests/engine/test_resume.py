@@ -101,19 +101,21 @@ def test_what_was_trained_before_an_image_that_cannot_be_read_is_kept(tmp_path, 
     assert comparable_metrics(tmp_path) == comparable_metrics(whole_folder)
 
 
-@pytest.mark.parametrize("call", [15, 16], ids=["a step", "half a step"])
-def test_what_was_trained_before_a_step_that_fails_is_kept(tmp_path, call):
-    """As where a part of somebody's own fails, or another process is gone while gradients are averaged."""
+@pytest.mark.parametrize(("call", "kind"), [(15, RuntimeError), (16, RuntimeError), (16, KeyboardInterrupt)])
+def test_what_was_trained_before_a_step_that_fails_is_kept(tmp_path, call, kind):
+    """As where a part of somebody's own fails, another process is gone while gradients are averaged, or somebody asks
+    for the end twice; before a step, or after half of its pieces.
+    """
 
     def hook(calls, criterion):
         if calls == call:
-            raise RuntimeError("Connection closed by peer")
+            raise kind("Connection closed by peer")
 
     options = {**OPTIONS, "micro_batch": 2}
     whole = toy_trainer(tmp_path / "whole", **options)
     assert whole.fit().finished
     cut = toy_trainer(tmp_path / "cut", hook=hook, **options)
-    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+    with pytest.raises(kind, match="Connection closed by peer"):
         cut.fit()
     assert "what was trained is saved, after step 7: fit(" in (tmp_path / "cut" / "log.txt").read_text()
     resumed = toy_trainer(tmp_path / "cut", detector=cut.detector, **options)  # in a notebook, say
@@ -122,6 +124,21 @@ def test_what_was_trained_before_a_step_that_fails_is_kept(tmp_path, call):
     assert resumed.fit().finished
     assert same(whole.detector.state_dict(), resumed.detector.state_dict())
     assert comparable_metrics(tmp_path / "cut") == comparable_metrics(tmp_path / "whole")
+
+
+def test_a_state_between_two_steps_is_not_saved(tmp_path):
+    trainer = toy_trainer(tmp_path, ema_decay=0.9)
+    update = trainer.average.update
+
+    def broken_off():
+        if trainer.at.step == 7:
+            raise KeyboardInterrupt
+        update()
+
+    trainer.average.update = broken_off
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert read_state(tmp_path / "last")["position"]["step"] == 5
 
 
 def test_a_training_that_cannot_write_a_line_keeps_its_steps(tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def test_lines_are_plain_where_there_is_no_terminal(tmp_path):
     workload = plan(TrainOptions(epochs=2, batch_size=4), images=40, steps_per_epoch=10, world=1)
     reporter.start(workload, 0)
     status = Status(
-        step=20, epoch=2, losses={"total": 1.5, "box": 0.25, "box.0": 9.0, "norm": 3.0}, rate=1e-4,
+        step=20, epoch=2, losses={"total": 1.5, "box": 0.25, "box.0": 9.0}, rate=1e-4,
         images_per_second=12.34, memory=1.0, seconds_left=61.0,
     )  # fmt: skip
     reporter.show(status)
