@@ -297,7 +297,6 @@ def test_weights_that_no_loss_depends_on_are_told(known):
     known("term", "mine", type("Slip", (Mine,), detached))
     detector, criterion = small(BASE, 'decoder.cross_attention.terms=["content","point","mine"]', "decoder.layers=2")
     [line] = without_gradient(rehearse(detector, criterion, name="mine"))
-    assert line.startswith("no loss depends on 4 tensors of weights: decoder.layers.0.cross_attention.terms.mine.proj")
+    layers = ", ".join(f"decoder.layers.{layer}.cross_attention.terms.mine" for layer in (0, 1))
+    assert line == f"no loss depends on the weights of {layers}: they stay as they start"
     assert all(parameter.grad is None for parameter in detector.parameters())
-    [line] = without_gradient(["a", "b", "c", "d", "e"])
-    assert line == "no loss depends on 5 tensors of weights: a, b, c and 2 more. They stay as they start"
