@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from detrkit.attention.base import CrossAttention, SelfAttention
 from detrkit.dropout import Dropout
+from detrkit.errors import UserError, require_given
 from detrkit.layers import FeedForward
 from detrkit.structures import Memory, QueryLayout, QueryPosition, Reference
 
@@ -58,6 +60,7 @@ class DecoderLayer(nn.Module):
         if self.many_first is None:
             content = self._among(content, position, layout)
         update = self.cross_attention(content, position, reference, memory)
+        _check(update, content, "cross-attention")
         content = self.norm2(content + self.dropout(update))
         if self.many_first is not None:
             many = self.many_first(content) if self.training else None
@@ -65,4 +68,15 @@ class DecoderLayer(nn.Module):
         return self.norm3(content + self.dropout(self.feedforward(content))), many
 
     def _among(self, content: Tensor, position: QueryPosition, layout: QueryLayout | None) -> Tensor:
-        return self.norm1(content + self.dropout(self.self_attention(content, position, layout)))
+        update = self.self_attention(content, position, layout)
+        _check(update, content, "self-attention")
+        return self.norm1(content + self.dropout(update))
+
+
+def _check(update: Tensor, content: Tensor, giver: str) -> None:
+    """Raise UserError unless an update has the content's shape: another might be spread over all queries."""
+    if torch.compiler.is_compiling():
+        return
+    require_given(update, Tensor, giver)
+    if update.shape != content.shape:
+        raise UserError(f"{giver} gives {list(update.shape)}, should be [B, N, D] = {list(content.shape)}")

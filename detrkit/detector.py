@@ -24,7 +24,7 @@ from detrkit.losses.truths import check_number
 from detrkit.onednn import use_onednn
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import Factory, Recipe, register
-from detrkit.structures import Output, Queries, QueryLimit, Sizes, Target
+from detrkit.structures import FeatureMap, Memory, Output, Queries, QueryLimit, Sizes, Target
 from detrkit.system import BaseDetector, CheckpointNames, System, check_sizes
 
 
@@ -107,7 +107,12 @@ class Detector(BaseDetector):
         return extension.cut(predict(images, mask, extension))
 
     def _predict(self, images: Tensor, mask: Tensor | None, extension: Extension | None = None) -> Output:
-        memory = self.encoder(self.backbone(images, mask))
+        features = self.backbone(images, mask)
+        require_given(features, list, "the backbone")
+        for level in features:
+            require_given(level, FeatureMap, "a level of the backbone")
+        memory = self.encoder(features)
+        require_given(memory, Memory, "the encoder")
         if extension is None:
             queries = self.queries(memory)
             require_given(queries, Queries, "the query generator")

@@ -62,7 +62,9 @@ def require_given(value: object, kind: type, giver: str) -> None:
     if not isinstance(value, kind):
         own = type(value).__name__
         given = "nothing" if value is None else f"{'an' if own[0] in 'AEIOUaeiou' else 'a'} {own}"
-        raise UserError(f"{giver} gives {given}, should be a {kind.__module__}.{kind.__qualname__}")
+        raise UserError(
+            f"{giver} gives {given}, should be a {'' if kind is list else f'{kind.__module__}.'}{kind.__qualname__}"
+        )
 
 
 def lacking(part: object, asked: Callable[..., Any]) -> UserError:

@@ -12,7 +12,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from detrkit.errors import UserError, lacking
+from detrkit.errors import UserError, lacking, require_given
 from detrkit.layers import MLP, Part, can_be_named, xavier_matrices
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import Given, as_factory, define_slot, register
@@ -93,12 +93,24 @@ class QueryPositions(nn.ModuleDict):
         embeddings: dict[str, Tensor] = {}
         codes: dict[str, Tensor] = {}
         relations: dict[str, Relation | None] = {}
-        for source in self.values():
+        for name, source in self.named.items():
             position = source(queries, scale, memory)
+            _check(name, source, position)
             embeddings |= position.embeddings
             codes |= position.codes
             relations |= position.relations
         return QueryPosition(embeddings, codes, relations)
+
+
+def _check(name: str, source: QueryPositionPart, position: QueryPosition) -> None:
+    """Raise UserError unless a source gives what it has declared, by which the layers were built."""
+    if torch.compiler.is_compiling():
+        return
+    require_given(position, QueryPosition, f'the query position "{name}"')
+    for kind in ("embeddings", "codes"):
+        given, declared = sorted(getattr(position, kind)), sorted(getattr(source, kind))
+        if not {*declared} <= {*given} or (kind == "embeddings" and given != declared):
+            raise UserError(f'the query position "{name}" gives the {kind} {given}, and its class declares {declared}')
 
 
 def _require_one_giver(kind: str, given: dict[str, tuple[str, ...]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from detrkit.data.dataset import DataSource
 from detrkit.engine.learner import Learner
 from detrkit.errors import UserError
 from detrkit.losses.base import BaseCriterion
-from detrkit.wording import counted, first_of
+from detrkit.wording import first_of
 
 HEIGHT, WIDTH = 64, 96
 CPU = torch.device("cpu")
@@ -39,7 +39,8 @@ def rehearse(
             larger ones.
 
     Returns:
-        the detector's parameters that train and that no gradient reached, by name: they would stay as they start
+        the detector's modules and parameters, by name, that train and that no gradient reached: they would stay as
+        they start
 
     Raises:
         UserError: what a part needs and does not get.
@@ -63,15 +64,22 @@ def rehearse(
             if source is None:
                 raise
             _step(learner, next(iter(source.loader(split="train", batch_size=2, epoch=0, seed=0, workers=0))))
-    return [name for name, one in detector.named_parameters() if one.requires_grad and one.grad is None]
+    return _unreached({name: one.grad is None for name, one in detector.named_parameters() if one.requires_grad})
 
 
-def without_gradient(parameters: Sequence[str]) -> list[str]:
-    """What to say of parameters that no gradient reached; nothing where there are none."""
-    if not parameters:
-        return []
-    named = f"{counted(len(parameters), 'tensor')} of weights: {first_of(parameters)}"
-    return [f"no loss depends on {named}. They stay as they start"]
+def without_gradient(names: Sequence[str]) -> list[str]:
+    """What to say of modules and parameters that no gradient reached; nothing where there are none."""
+    return [f"no loss depends on the weights of {first_of(names)}: they stay as they start"] if names else []
+
+
+def _unreached(idle: Mapping[str, bool]) -> list[str]:
+    """The idle of these parameters, by the outermost module that has no others."""
+    found = []
+    for name in [name for name, is_idle in idle.items() if is_idle]:
+        parts = name.split(".")
+        modules = (".".join(parts[: length + 1]) for length in range(len(parts)))
+        found.append(next(m for m in modules if all(idle[n] for n in idle if f"{n}.".startswith(f"{m}."))))
+    return list(dict.fromkeys(found))
 
 
 def _step(learner: Learner, batch: Batch) -> None:

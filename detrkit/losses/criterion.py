@@ -154,9 +154,12 @@ class Criterion(BaseCriterion):
                         f"assign of the extra {name!r} gives a {type(finish).__name__}, should be what gives the pairs "
                         "when it is called: lambda: matches"
                     )
-            matches, *matched = self.matcher.match(
-                [(output, padded), *((extra.matched_as or extra.output, truths[name]) for name, extra in asked.items())]
-            )
+            requests = [(output, padded)]
+            requests += [(extra.matched_as or extra.output, truths[name]) for name, extra in asked.items()]
+            answers = self.matcher.match(requests)
+            if not isinstance(answers, Sequence) or len(answers) != len(requests):
+                raise UserError(f"the matcher gives no list of {len(requests)}, the matches of each output asked of")
+            matches, *matched = answers
             pairs: dict[str, Matches | Sequence[Matches]] = dict(zip(asked, matched, strict=True))
             pairs |= {name: finish() for name, finish in begun.items()}
             if objects is None:
