@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from detrkit.engine.meter import Meter
 from detrkit.engine.microbatch import count_objects, cut
 from detrkit.engine.optimiser import build_optimiser, clip_and_step, require_none_to_train, set_rate
 from detrkit.engine.options import TrainOptions
+from detrkit.engine.out_of_memory import no_memory_for
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
 from detrkit.engine.recent_steps import RecentSteps
@@ -252,7 +253,8 @@ class Trainer:
         except torch.OutOfMemoryError as error:
             short_of_memory = str(error)
         if short_of_memory is not None:  # what the step held is free only now, and a checkpoint needs some
-            self._fail_for_memory(batch, short_of_memory)
+            self.optimiser.zero_grad(set_to_none=True)  # nothing is left of it but what norms that learn have counted
+            raise no_memory_for(batch, short_of_memory, step=self.at.step, workload=self.workload, run=self.run)
         scale = self._scale.numbers()
         self._updates = True
         norm = clip_and_step(self.optimiser, self.options.clip_norm, self._scale.value)
@@ -322,22 +324,6 @@ class Trainer:
             f"{shown}; gradient norm {values['norm']:.4g}\n"
             f"images of this step: {self._recent.images(reading.step)}\n"
             f"{advice}. {may_help(self.precision)}\n{again}"
-        )
-
-    def _fail_for_memory(self, batch: Any, said: str) -> NoReturn:
-        """Stop: the GPU has no memory for a step. Nothing is left of it, but for what norms that learn have counted."""
-        self.optimiser.zero_grad(set_to_none=True)
-        at_once = min(self.workload.micro_batch, len(batch.targets))
-        height, width = batch.images.shape[-2:]
-        if at_once > 1:
-            less = f"train.micro_batch={at_once // 2}"
-            again = f"{self.run.way_on} {less}" if self.run.exists else self.run.way_on
-            remedy = f"{less} takes the batch in smaller pieces, for the same gradient. Go on:\n{again}"
-        else:
-            remedy = "It takes one image at a time already; smaller images or a smaller detector need less."
-        raise UserError(
-            f"step {self.at.step + 1} of {self.workload.total_steps} does not fit into the GPU's memory: "
-            f"{counted(at_once, 'image')} of up to {height} x {width} pixels at once.\n{remedy}\n{said}"
         )
 
     # --- evaluation
