@@ -1,5 +1,6 @@
 """A detector, a criterion and a data set that are small enough to train in milliseconds."""
 
+import json
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -173,3 +174,10 @@ def kill_at(call):
 def same(first, second):
     """Whether two states are of the same tensors, to the bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def comparable_metrics(folder):
+    """The lines of a run, without what the machine says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("images_per_second", "memory_gb", "minutes")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
