@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import re
 from codecs import BOM_UTF8
@@ -18,7 +17,7 @@ import numpy as np
 from detrkit.data.decode import Exif, stored_size
 from detrkit.data.files import find_files
 from detrkit.data.masks import box_of_mask
-from detrkit.data.records import FEWEST_TO_TELL, Category, Fault, Records, check_boxes, usable_size
+from detrkit.data.records import FEWEST_TO_TELL, Category, Fault, Records, check_boxes, finite_number, usable_size
 from detrkit.errors import DataError
 
 _PIECE = 4_000_000  # bytes at the start and at the end of a file, where its categories are looked for
@@ -234,16 +233,6 @@ def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63  # fits int64
 
 
-def _finite(value: Any) -> float | None:
-    """A finite number, as JSON has it, or None. JSON knows neither a largest number nor that NaN is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number that no float can hold
-        return None
-
-
 def _categories(path: Path, data: dict[str, Any]) -> tuple[tuple[Category, ...], list[Fault]]:
     found: dict[int, Category] = {}
     faults = []
@@ -294,7 +283,7 @@ def _images(path: Path, data: dict[str, Any], folder: Path, exif: Exif) -> tuple
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) of an image's entry; None where it gives none that an image can have."""
-    return usable_size(_finite(entry.get("height")), _finite(entry.get("width")))
+    return usable_size(finite_number(entry.get("height")), finite_number(entry.get("width")))
 
 
 def _annotation(
@@ -323,7 +312,7 @@ def _annotation(
             shown = _shown(entry["segmentation"])
             return left_out("bad segmentation", f"no bbox, and the segmentation is no polygons and no RLE: {shown}")
         box = outlined[0]
-    sides = [_finite(side) for side in box] if isinstance(box, list) else []
+    sides = [finite_number(side) for side in box] if isinstance(box, list) else []
     numbers = [side for side in sides if side is not None]
     if not len(numbers) == len(sides) == 4:
         return left_out("bad box", f"bbox must be four finite numbers (x, y, w, h), but is {_shown(box)}")
@@ -332,7 +321,7 @@ def _annotation(
     if not isinstance(crowd, int | float) or crowd not in (0, 1):  # true and false are 1 and 0
         return left_out("bad crowd flag", f"iscrowd must be 0, 1, true, false or null, but is {_shown(crowd)}")
     given = entry.get("area")
-    area = _finite(given)
+    area = finite_number(given)
     fault = None
     if area is None or area < 0:
         area = numbers[2] * numbers[3] if outlined is None else outlined[1]

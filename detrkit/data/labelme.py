@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detrkit.data.building import RecordsBuilder, Truth
-from detrkit.data.decode import Exif, stored_size
-from detrkit.data.file_dataset import Annotations
 from detrkit.data.files import TEXT
-from detrkit.data.per_image import ENDINGS, all_names, image_of_name
-from detrkit.data.records import Category, Fault, usable_size
+from detrkit.data.per_image import ENDINGS, AnnotationFile, all_names, image_of_name, is_readable
+from detrkit.data.records import finite_number, usable_size
 from detrkit.errors import DataError
 
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
@@ -26,40 +21,19 @@ LOOKED_AT = 20  # files of a folder, before it is none of LabelMe's
 Corners = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class LabelMeFile:
-    """One JSON file as read.
-
-    image: the image's path as it stands there, from the file's folder on; size: (height, width); objects: label, (x0,
-    y0, x1, y1) and whether it is difficult (X-AnyLabeling); faults: what was left out, in words, and whether it counts
-    as lost.
-    """
-
-    image: str | None
-    size: tuple[int, int] | None
-    objects: Sequence[tuple[str, Corners, bool]]
-    faults: Sequence[tuple[str, bool]]
-
-
 def find_labelme(root: Path) -> Path | None:
     """The folder with a set's JSON files, some of them perhaps in folders of a split: the root, or one in it."""
     for folder in (root, *(root / name for name in ("annotations", "Annotations", "labels", "labelme"))):
-        if any(is_labelme(folder / f"{name}.json") for name in all_names(folder, "json")[:LOOKED_AT]):
+        if any(is_readable(folder / f"{name}.json", read_json) for name in all_names(folder, "json")[:LOOKED_AT]):
             return folder
     return None
 
 
-def is_labelme(path: Path) -> bool:
-    """Whether a file is one of LabelMe's."""
-    try:
-        read_labelme_file(path)
-    except DataError:
-        return False
-    return True
+def read_json(path: Path) -> AnnotationFile:
+    """Read one file. Raises ``DataError`` where it is none of LabelMe's.
 
-
-def read_labelme_file(path: Path) -> LabelMeFile:
-    """Read one file. Raises ``DataError`` where it is none of LabelMe's."""
+    Boxes are around shapes; shapes of one label and `group_id` are one object, as in LabelMe's own converters.
+    """
     try:
         content = json.loads(path.read_text(encoding=TEXT))
     except OSError as error:
@@ -70,7 +44,7 @@ def read_labelme_file(path: Path) -> LabelMeFile:
         raise DataError(f"{path}: is not JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DataError(f'{path}: is not a LabelMe annotation ("shapes" is missing, a list)')
-    size = usable_size(_number(content.get("imageHeight")), _number(content.get("imageWidth")))
+    size = usable_size(finite_number(content.get("imageHeight")), finite_number(content.get("imageWidth")))
     image = content.get("imagePath")
     parts: list[tuple[str, Corners, bool]] = []
     groups: dict[tuple[str, Any], int] = {}
@@ -90,7 +64,7 @@ def read_labelme_file(path: Path) -> LabelMeFile:
                 continue
             groups[group] = len(parts)
         parts.append((label, corners, difficult))
-    return LabelMeFile(image if isinstance(image, str) and image else None, size, parts, faults)
+    return AnnotationFile(image if isinstance(image, str) and image else None, size, parts, faults)
 
 
 class _NoObject(Exception):
@@ -133,59 +107,11 @@ def _around(one: Corners, other: Corners) -> Corners:
 def _pair(point: Any) -> tuple[float, float] | None:
     if not isinstance(point, list) or len(point) != 2:
         return None
-    x, y = _number(point[0]), _number(point[1])
+    x, y = finite_number(point[0]), finite_number(point[1])
     return None if x is None or y is None else (x, y)
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def read_labelme(
-    folder: Path,
-    names: Sequence[str],
-    files: Mapping[str, LabelMeFile | DataError],
-    categories: Sequence[Category],
-    *,
-    exif: Exif = "upright",
-) -> Annotations:
-    """The images of these names, out of files that have been read.
-
-    Boxes are around shapes; shapes of one label and `group_id` are one object, as in LabelMe's own converters. Raises
-    ``DataError`` where no image is left.
-    """
-    builder = RecordsBuilder()
-    ids = {category.name: category.id for category in categories}
-    for name in names:
-        try:
-            file = files[name]
-            if isinstance(file, DataError):
-                raise file
-            image = _image_name(folder, name, file)
-            size = file.size or stored_size(folder / image, exif=exif)
-        except DataError as error:
-            builder.faults.append(Fault("bad annotation file", None, None, f"{name} is left out: {error}", loses=True))
-            continue
-        for said, loses in file.faults:
-            kind = "bad object" if loses else "ignored region"
-            builder.faults.append(Fault(kind, builder.next_id, None, said, loses=loses))
-        truths = [
-            Truth(ids[label], (x0, y0, x1 - x0, y1 - y0), difficult)
-            for label, (x0, y0, x1, y1), difficult in file.objects
-        ]
-        builder.add(image, size, truths)
-    if not builder.names:
-        raise DataError(f"{folder}: no annotation of the split can be used; the first: {builder.faults[0].detail}")
-    return Annotations(folder, tuple(categories), *builder.build())
-
-
-def _image_name(folder: Path, name: str, file: LabelMeFile) -> str:
+def image_name(folder: Path, name: str, file: AnnotationFile) -> str:
     """The image's file below the folder: what the annotation says, from its own place on, or of the same name."""
     own = Path(name).parent
     said = (file.image or "").replace("\\", "/")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -213,6 +215,16 @@ class Records:
         with contextlib.redirect_stdout(io.StringIO()):
             truth.createIndex()
         return truth
+
+
+def finite_number(value: Any) -> float | None:
+    """A finite number, as JSON has it, or None. JSON knows neither a largest number nor that NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float can hold
+        return None
 
 
 def usable_size(height: float | None, width: float | None) -> tuple[int, int] | None:

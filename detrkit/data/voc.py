@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from detrkit.data.building import RecordsBuilder, Truth
-from detrkit.data.decode import Exif, stored_size
-from detrkit.data.file_dataset import Annotations
 from detrkit.data.files import TEXT
-from detrkit.data.per_image import ENDINGS, SPLITS, image_of_name, names_in, split_folder
-from detrkit.data.per_image import all_names as all_names_of
-from detrkit.data.records import Category, Fault, usable_size
+from detrkit.data.per_image import (
+    ENDINGS,
+    SPLITS,
+    AnnotationFile,
+    all_names,
+    image_of_name,
+    is_readable,
+    names_in,
+    split_folder,
+)
+from detrkit.data.records import usable_size
 from detrkit.errors import DataError
 
 
@@ -32,16 +36,6 @@ class VocFolder:
     images: Path
 
 
-@dataclass(frozen=True)
-class VocFile:
-    """One XML file as read. objects: name, (xmin, ymin, xmax, ymax) and whether it is difficult; faults in words."""
-
-    file_name: str | None
-    size: tuple[int, int] | None
-    objects: Sequence[tuple[str, tuple[float, float, float, float], bool]]
-    faults: Sequence[str]
-
-
 def find_voc(root: Path) -> VocFolder | None:
     """Where a set's files are: as VOC has them, also below VOCdevkit, or XML files beside their images.
 
@@ -52,30 +46,17 @@ def find_voc(root: Path) -> VocFolder | None:
             if first := _first_name(folder / name):
                 return VocFolder(folder, folder / name, _images_near(folder, first))
     first = _first_name(root)
-    return VocFolder(root, root, root) if first and _is_annotation(root / f"{first}.xml") else None
+    return VocFolder(root, root, root) if first and is_readable(root / f"{first}.xml", read_xml) else None
 
 
 def _first_name(annotations: Path) -> str | None:
-    return next(iter(all_names(annotations)), None)
+    return next(iter(all_names(annotations, "xml")), None)
 
 
 def _images_near(folder: Path, name: str) -> Path:
     """The folder of the images: of these that there are, the first that has the image of this name."""
     near = [place for place in (folder / "JPEGImages", folder / "images", folder) if place.is_dir()]
     return next((place for place in near if image_of_name(place, name)), near[0])
-
-
-def _is_annotation(path: Path) -> bool:
-    try:
-        read_xml(path)
-    except DataError:
-        return False
-    return True
-
-
-def all_names(annotations: Path) -> list[str]:
-    """The names of all images that have an annotation, those in folders of a split too, sorted."""
-    return all_names_of(annotations, "xml")
 
 
 def find_list(folder: VocFolder, split: str) -> Path | None:
@@ -113,7 +94,7 @@ def _listed_name(line: str, folder: VocFolder) -> str:
     return whole if whole == first or os.path.isfile(folder.annotations / f"{whole}.xml") else first
 
 
-def read_xml(path: Path) -> VocFile:
+def read_xml(path: Path) -> AnnotationFile:
     """Read one file of annotations. Raises ``DataError`` where it is no such file, or declares entities."""
     try:
         text = path.read_bytes()
@@ -133,48 +114,16 @@ def read_xml(path: Path) -> VocFile:
         sides = [_number(one.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
         numbers = [side for side in sides if side is not None]
         if not name or len(numbers) != 4:
-            faults.append(f"{path}: object {place} needs a name and a bndbox of four numbers: left out")
+            faults.append((f"{path}: object {place} needs a name and a bndbox of four numbers: left out", True))
             continue
         difficult = (one.findtext("difficult") or "0").strip().lower() in ("1", "true")
         objects.append((name, (numbers[0], numbers[1], numbers[2], numbers[3]), difficult))
-    return VocFile(tree.findtext("filename"), size, objects, faults)
+    return AnnotationFile(tree.findtext("filename"), size, objects, faults)
 
 
-def read_voc(
-    folder: VocFolder, names: Sequence[str], categories: Sequence[Category], *, exif: Exif = "upright"
-) -> Annotations:
-    """Read the images of these names.
-
-    Boxes are (xmin, ymin, xmax - xmin, ymax - ymin), as they stand in the files. Difficult objects are regions that
-    count neither as found nor as missed, as in VOC's own evaluation, and are not learned. Raises ``DataError`` where
-    no image is left.
-    """
-    if not names:
-        raise DataError(f"{folder.root}: the list of the split names no image")
-    builder = RecordsBuilder()
-    ids = {category.name: category.id for category in categories}
-    for name in names:
-        try:
-            file = read_xml(folder.annotations / f"{name}.xml")
-            image = _image_name(folder.images, name, file)
-            size = file.size or stored_size(folder.images / image, exif=exif)
-        except DataError as error:
-            builder.faults.append(Fault("bad annotation file", None, None, f"{name} is left out: {error}", loses=True))
-            continue
-        builder.faults += [Fault("bad object", builder.next_id, None, said, loses=True) for said in file.faults]
-        truths = [
-            Truth(ids[label], (x0, y0, x1 - x0, y1 - y0), difficult)
-            for label, (x0, y0, x1, y1), difficult in file.objects
-        ]
-        builder.add(image, size, truths)
-    if not builder.names:
-        raise DataError(f"{folder.root}: no annotation of the split can be used; the first: {builder.faults[0].detail}")
-    return Annotations(folder.images, tuple(categories), *builder.build())
-
-
-def _image_name(images: Path, name: str, file: VocFile) -> str:
+def image_name(images: Path, name: str, file: AnnotationFile) -> str:
     """The image's file: of the annotation's own name, as VOC has it, or what the annotation says."""
-    said = (file.file_name or "").replace("\\", "/").rpartition("/")[2]
+    said = (file.image or "").replace("\\", "/").rpartition("/")[2]
     there = image_of_name(images, name)
     return there or (os.path.join(os.path.dirname(name), said) if said else f"{name}.{ENDINGS[0]}")
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from detrkit.data.dataset import Split
-from detrkit.data.file_dataset import Annotations
-from detrkit.data.file_source import FileSource
-from detrkit.data.records import Category
-from detrkit.data.voc import VocFolder, all_names, find_list, find_names, find_voc, read_voc, read_xml
+from detrkit.data.per_image import AnnotationFile, PerImageSource
+from detrkit.data.voc import VocFolder, find_list, find_names, find_voc, image_name, read_xml
 from detrkit.errors import DataError
 from detrkit.recipe import register
 from detrkit.wording import counted
 
 
 @register("data", "voc")
-class VocSource(FileSource):
+class VocSource(PerImageSource):
     """A data set in Pascal VOC's format.
 
     Category ids count the classes' names, sorted, from 1. Difficult objects are neither learned nor counted.
@@ -30,6 +29,8 @@ class VocSource(FileSource):
             `coco`.
     """
 
+    ending = "xml"
+
     @cached_property
     def folder(self) -> VocFolder:
         """Where the set's files are."""
@@ -40,15 +41,19 @@ class VocSource(FileSource):
             raise DataError(f"data.root: {self.root} has no VOC annotations (.xml) in Annotations or beside images")
         return folder
 
-    @cached_property
-    def _categories(self) -> tuple[Category, ...]:
-        names: set[str] = set()
-        for image in all_names(self.folder.annotations):
-            try:
-                names |= {name for name, _, _ in read_xml(self.folder.annotations / f"{image}.xml").objects}
-            except DataError:
-                continue  # named where its split is read
-        return tuple(Category(number, name) for number, name in enumerate(sorted(names), start=1))
+    @property
+    def annotations(self) -> Path:
+        return self.folder.annotations
+
+    @property
+    def images(self) -> Path:
+        return self.folder.images
+
+    def read_file(self, path: Path) -> AnnotationFile:
+        return read_xml(path)
+
+    def image_name(self, name: str, file: AnnotationFile) -> str:
+        return image_name(self.images, name, file)
 
     def describe(self) -> str:
         lists = [path.name for path in (find_list(self.folder, "train"), find_list(self.folder, "val")) if path]
@@ -57,15 +62,6 @@ class VocSource(FileSource):
 
     def find(self, split: Split) -> Sequence[str] | None:
         return find_names(self.folder, split)
-
-    def find_whole(self) -> Sequence[str] | None:
-        return all_names(self.folder.annotations)
-
-    def read(self, found: Sequence[str]) -> Annotations:
-        return read_voc(self.folder, found, self._categories, exif=self.exif)
-
-    def read_categories(self, found: Sequence[str]) -> tuple[Category, ...]:
-        return self._categories
 
     def no_split(self, split: Split) -> DataError:
         return DataError(
