@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from detrkit.recipe import Factory, Slot, define_section, define_slot, register
+from detrkit.recipe import Factory, RecipeError, Slot, define_section, define_slot, load_recipe, register
 from detrkit.recipe.registry import empty_registry
 
 Positive = Annotated[int, Field(ge=1)]
@@ -171,3 +171,10 @@ def write(tmp_path):
 def base(toys, write):
     """The path of a complete recipe over the toy parts."""
     return write("base.toml", BASE)
+
+
+def problems_of(path, overrides=()):
+    """All that is wrong with a recipe."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return caught.value.problems
