@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detrkit.dropout import Dropout
+from detrkit.errors import UserError
 
 Activation = Literal["relu", "gelu", "prelu", "silu"]
 Smooth = Literal["relu", "silu"]
@@ -40,6 +41,12 @@ class Part(nn.Module):
 def can_be_named(name: str) -> bool:
     """Whether a module may go by that name in a `ModuleDict`, which has attributes and methods of its own."""
     return bool(name) and "." not in name and not hasattr(nn.ModuleDict(), name)
+
+
+def require_module_names(names: Iterable[str], what: str) -> None:
+    """Raise UserError unless parts, called `what`, can be named so in a `ModuleDict`."""
+    if taken := [name for name in names if not can_be_named(name)]:
+        raise UserError(f'{what} cannot be named "{taken[0]}"; register it by another name')
 
 
 class MLP(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import UserError, lacking, require_given
-from detrkit.layers import MLP, Part, can_be_named, xavier_matrices
+from detrkit.layers import MLP, Part, require_module_names, xavier_matrices
 from detrkit.position import Temperature, sine_code
 from detrkit.recipe import Given, as_factory, define_slot, register
 from detrkit.structures import Memory, Queries, QueryPosition, Relation
@@ -61,8 +61,7 @@ class QueryPositions(nn.ModuleDict):
         placed = [as_factory("query_position", given) for given in sources]
         if repeated := [f.name for f in placed if [g.name for g in placed].count(f.name) > 1]:
             raise UserError(f'"{repeated[0]}" stands twice in decoder.positions')
-        if taken := [factory.name for factory in placed if not can_be_named(factory.name)]:
-            raise UserError(f'a query position cannot be named "{taken[0]}"; register it by another name')
+        require_module_names([factory.name for factory in placed], "a query position")
         super().__init__({factory.name: factory(width=width, heads=heads) for factory in placed})
         _require_one_giver("embedding", {name: source.embeddings for name, source in self.named.items()})
         _require_one_giver("code", {name: source.codes for name, source in self.named.items()})

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 from torch import Tensor, nn
 
 from detrkit.errors import UserError, lacking
-from detrkit.layers import Part, can_be_named, total
+from detrkit.layers import Part, require_module_names, total
 from detrkit.recipe import Given, Slot, as_factory, define_slot
 from detrkit.structures import QueryPosition, Relation
 
@@ -46,8 +46,7 @@ class SelfTermSum(nn.ModuleDict):
         names = [factory.name for factory in factories]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f'the term "{repeated[0]}" stands twice in decoder.self_attention.terms')
-        if taken := [name for name in names if not can_be_named(name)]:
-            raise UserError(f'a term cannot be named "{taken[0]}"; register it by another name')
+        require_module_names(names, "a term")
         super().__init__({factory.name: factory(width=width, heads=heads) for factory in factories})
 
     @property

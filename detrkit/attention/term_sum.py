@@ -11,7 +11,7 @@ from detrkit.attention.multihead import split_heads
 from detrkit.attention.summed import Summand, SummedAttention
 from detrkit.attention.terms import Term, Terms
 from detrkit.errors import UserError
-from detrkit.layers import can_be_named
+from detrkit.layers import can_be_named, require_module_names
 from detrkit.recipe import Given, as_factory, register
 from detrkit.structures import Memory, QueryPosition, Reference
 
@@ -72,8 +72,7 @@ class TermSum(SummedAttention):
 
 def _check(name: str, term: Term) -> None:
     """Raise UserError if a term, a person's own perhaps, says of itself what cannot be."""
-    if not can_be_named(name):
-        raise UserError(f'a term cannot be named "{name}"; register it by another name')
+    require_module_names([name], "a term")
     if not can_be_named(term.key):
         raise UserError(f'the term "{name}" has the key "{term.key}"; take another name for it')
     if not isinstance(term.head_widths, int) or term.head_widths < 0:
