@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from detrkit.data import Batch
 from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import autocast
-from detrkit.losses.base import BaseCriterion
+from detrkit.losses.base import BESIDE, BaseCriterion
 
 if TYPE_CHECKING:
     from detrkit.system import BaseDetector
@@ -50,7 +50,10 @@ class Learner(nn.Module):
         """The losses of a batch, or of a piece of one with `images` images; see `BaseCriterion`."""
         with autocast(self.device, self.precision):
             output = self._predict(batch.images, batch.mask, batch.targets)
-        return self.criterion(output, batch.targets, objects, images)
+        losses = self.criterion(output, batch.targets, objects, images)
+        if taken := losses.keys() & set(BESIDE):
+            raise UserError(f'the criterion gives "{min(taken)}", which is what a training tells of its steps itself')
+        return losses
 
 
 def frozen_norms(detector: nn.Module) -> list[BatchNorm]:

@@ -12,10 +12,10 @@ from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Clock, Reporter, Status, memory_gb
 from detrkit.engine.schedule import rate_factor
 from detrkit.engine.workload import Workload
+from detrkit.losses.base import BESIDE
 from detrkit.runs.run_folder import RunFolder
 
 LEFT_OUT = "left_out"  # updates that were not made, among the steps of a line
-FURTHER = ("norm", "loss_scale", LEFT_OUT)  # numbers of a step that are no losses
 
 
 class Meter:
@@ -101,7 +101,7 @@ class Meter:
         return Status(
             step=done,
             epoch=(done - 1) // per_epoch + 1,
-            losses={name: value for name, value in values.items() if name not in FURTHER},
+            losses={name: value for name, value in values.items() if name not in BESIDE},
             rate=self._options.learning_rate * factor,
             images_per_second=self.clock.images_per_second(),
             memory=memory_gb(self._device),

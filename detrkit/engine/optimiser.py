@@ -108,7 +108,7 @@ def require_none_to_train(criterion: nn.Module, detector: nn.Module) -> None:
         )
 
 
-def idle_rules(detector: nn.Module, options: TrainOptions) -> list[str]:
+def without_effect(detector: nn.Module, options: TrainOptions) -> list[str]:
     """What to say of the backbone's rate where no parameter has it, though some part is called a backbone, and of each
     of `train.parameters` that changes nothing, since all that it is about is frozen by now.
     """

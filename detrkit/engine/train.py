@@ -19,7 +19,7 @@ from detrkit.engine.data_checks import (
     with_classes,
 )
 from detrkit.engine.learner import compiled_form
-from detrkit.engine.optimiser import idle_rules
+from detrkit.engine.optimiser import without_effect
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse, without_gradient
@@ -133,7 +133,7 @@ def train(
             *lost,
             *crowded(source, detector.limit),
             *warnings(workload, options),
-            *idle_rules(detector, options),
+            *without_effect(detector, options),
             *without_gradient(idle),
             *unreached(source, options.epochs),
         ]:

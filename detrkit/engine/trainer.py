@@ -34,7 +34,7 @@ from detrkit.engine.soundness import NotFiniteError, may_help
 from detrkit.engine.workload import Workload
 from detrkit.errors import DataError, UserError
 from detrkit.layers import sent
-from detrkit.losses.base import BaseCriterion
+from detrkit.losses.base import BESIDE, BaseCriterion
 from detrkit.runs.run_folder import RunFolder
 from detrkit.wording import counted, first_of, percent
 from detrkit.writing import explain
@@ -309,8 +309,7 @@ class Trainer:
     def _fail(self, reading: Reading) -> None:
         """Save what is sound and stop: the update of a gradient that is not finite was left out."""
         values = reading.values
-        further = ("norm", "loss_scale", *COUNTS)
-        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in further)
+        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items() if name not in BESIDE)
         faults = self.checkpoints.faults()
         again = self._recent.keep(reading.step, weights_step=self.at.step)
         self._readback.flush()

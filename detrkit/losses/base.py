@@ -32,6 +32,10 @@ class Loss:
         raise lacking(self, Loss.__call__)
 
 
+BESIDE = ("norm", "loss_scale", "left_out", "bad_costs", "stop")
+"""what a training tells of its steps beside a criterion's numbers, by these names"""
+
+
 class BaseCriterion(nn.Module):
     """What a system's detector is trained by; `Criterion` is the DETRs'.
 
@@ -47,7 +51,8 @@ class BaseCriterion(nn.Module):
     def forward(
         self, output, targets: Sequence[Target], objects: Tensor | None = None, images: int | None = None
     ) -> dict[str, Tensor]:
-        """The losses of a batch: "total", which is backpropagated, and the terms by name, without graph.
+        """The losses of a batch: "total", which is backpropagated, and the terms by name (none of `BESIDE`), without
+        graph.
 
         Args:
             output: the detector's in training.

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from detrkit.errors import UserError
 from detrkit.layers import total
-from detrkit.losses.base import BaseCriterion, Loss
+from detrkit.losses.base import BESIDE, BaseCriterion, Loss
 from detrkit.losses.truths import check_truths
 from detrkit.matching.base import Matcher
 from detrkit.recipe import Given, as_factory
 from detrkit.structures import Extra, Matches, Output, Target, Targets
 
-_TAKEN = ("total", "class_error", "norm", "stop")
+_TAKEN = ("total", "class_error", *BESIDE)
 """what a criterion, or the loop around it, reports beside the losses"""
 
 

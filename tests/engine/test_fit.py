@@ -191,3 +191,12 @@ def test_a_logger_that_cannot_begin_leaves_nothing_to_resume(tmp_path, source, m
     with pytest.raises(UserError, match=r"\(the server is away\); mend that first, or leave it out of train\.loggers"):
         run(tmp_path / "run", source, loggers=("tensorboard",))
     assert run(tmp_path / "run", source)[1].finished
+
+
+def test_a_criterion_leaves_the_names_of_the_record_alone(tmp_path, source):
+    class Taken(ToyCriterion):
+        def forward(self, *given):
+            return super().forward(*given) | {"norm": torch.zeros(())}
+
+    with pytest.raises(UserError, match='gives "norm", which is what a training tells of its steps itself'):
+        fit(Detector(), Taken(), source, tmp_path / "run", TrainOptions(**{**SETTINGS, "epochs": 1, "loggers": ()}))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from detrkit import build_detector, load_recipe, part
-from detrkit.engine.optimiser import build_optimiser, idle_rules, set_rate
+from detrkit.engine.optimiser import build_optimiser, set_rate, without_effect
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.parameter_rules import Norms, ParameterRule
 from detrkit.errors import UserError
@@ -92,12 +92,12 @@ def test_a_rule_of_names_that_are_not_there_is_told():
 def test_a_rule_of_frozen_parameters_is_told(frozen):
     rules = {"slow": Norms(part="backbone", rate_factor=0.1), "all_norms": Norms(decay_factor=0)}
     options, detector = TrainOptions(parameters=rules, **frozen), Detector()
-    assert idle_rules(detector, options) == []
+    assert without_effect(detector, options) == []
     build_optimiser(detector, options)
-    assert idle_rules(detector, options) == [
+    assert without_effect(detector, options) == [
         "train.parameters.slow changes nothing: it is about 2 parameters, all of them frozen"
     ]
-    assert idle_rules(detector, TrainOptions(**frozen)) == []
+    assert without_effect(detector, TrainOptions(**frozen)) == []
 
 
 def test_a_backbone_of_another_name_is_told():
@@ -105,11 +105,11 @@ def test_a_backbone_of_another_name_is_told():
     options, detector = TrainOptions(), nn.ModuleDict({"model": Detector()})
     detector["model"].backbone[0].requires_grad_(False)
     told = ["train.backbone_learning_rate is of no parameter"]
-    assert [line.partition(":")[0] for line in idle_rules(detector, options)] == told
-    assert '["model.backbone"]' in idle_rules(detector, options)[0]
+    assert [line.partition(":")[0] for line in without_effect(detector, options)] == told
+    assert '["model.backbone"]' in without_effect(detector, options)[0]
     for fine in (TrainOptions(backbone=("model.backbone",)), TrainOptions(backbone=())):
-        assert idle_rules(detector, fine) == []
-    assert idle_rules(nn.ModuleDict({"body": nn.Linear(1, 1)}), options) == []
+        assert without_effect(detector, fine) == []
+    assert without_effect(nn.ModuleDict({"body": nn.Linear(1, 1)}), options) == []
 
 
 def test_deim_trains_the_norms_of_its_backbone_at_the_full_rate_and_decays_biases():

@@ -100,7 +100,7 @@ def test_a_block_is_named_so_neither(name):
         small(BASE, f'blocks."{name}".type="denoising"')
 
 
-@pytest.mark.parametrize("name", ["total", "class_error", "norm", "box.0", "denoising/box"])
+@pytest.mark.parametrize("name", ["total", "class_error", "norm", "loss_scale", "bad_costs", "box.0", "denoising/box"])
 def test_a_loss_leaves_the_names_of_the_record_alone(name):
     with pytest.raises(UserError, match=f'a loss cannot be named "{name}"'):
         small(BASE, f'losses."{name}".type="giou"')
