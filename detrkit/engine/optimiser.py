@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.parameter_rules import Biases, Norms, ParameterRule
@@ -149,11 +149,12 @@ def clip_and_step(optimiser: torch.optim.Optimizer, clip_norm: float, scale: Ten
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
     norm = get_total_norm([p.grad for p in parameters])
-    if scale is not None:
-        norm = norm / scale  # clipping asks for the norm's share alone, and the fused kernels divide the rest
-        vars(optimiser)["grad_scale"] = scale
+    divisor = torch.ones_like(norm) if scale is None else scale
+    norm = norm / divisor
     if clip_norm > 0:
-        clip_grads_with_norm_(parameters, clip_norm, norm)
+        divisor = divisor * ((norm + 1e-6) / clip_norm).clamp(min=1)  # as `torch.nn.utils.clip_grad_norm_`
+    # The fused kernels divide the gradients while they read them, which spares clipping a pass of its own.
+    vars(optimiser)["grad_scale"] = divisor.float()  # they take no other, of whatever type the weights are
     _begin_momentum(optimiser)
     # The fused kernels leave out the update where `found_inf` is 1 (the gradient scaler's own route).
     vars(optimiser)["found_inf"] = (~norm.isfinite()).float()  # no attribute that its class declares

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -130,6 +131,28 @@ def test_sgd_by_hand():
         velocity = 0.5 * velocity + gradient + 0.25 * expected
         expected -= 0.1 * velocity
         assert weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.01, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_update_is_that_of_pytorchs_own_clipping(name, clip_norm, dtype):
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).to(dtype)
+    theirs = copy.deepcopy(ours)
+    options = TrainOptions(optimizer=name, learning_rate=0.1)
+    one, other = (build_optimiser(model, options) for model in (ours, theirs))
+    for step in range(6):
+        given = torch.randn(4, 5, dtype=dtype) * 10 ** (step - 3)  # norms below and above the limit
+        (ours(given) ** 2).mean().backward()
+        norm = clip_and_step(one, clip_norm)
+        (theirs(given) ** 2).mean().backward()
+        expected = nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm or math.inf)
+        other.step()
+        other.zero_grad()
+        torch.testing.assert_close(norm, expected)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)  # the divisor is in float32
 
 
 def test_momentum_begins_with_a_parameters_own_first_step():
