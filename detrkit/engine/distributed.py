@@ -16,6 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detrkit.errors import UserError
 
+_OTHER_LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
+"""By what each sets to the number of processes that it has started."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -146,3 +149,15 @@ def _asked() -> Processes:
     if world > 1 and rank >= world:
         raise UserError(f"RANK={rank} and WORLD_SIZE={world} in the environment: the ranks are 0 to {world - 1}")
     return Processes(rank, world, numbers.get("LOCAL_RANK", 0)) if world > 1 else Processes()
+
+
+def alone_among(here: Processes) -> list[str]:
+    """What to know where a launcher that detrkit does not read has started several processes: each trains by itself."""
+    for name, launcher in _OTHER_LAUNCHERS.items():
+        count = os.environ.get(name, "")
+        if here.world == 1 and count.isdecimal() and int(count) > 1:
+            return [
+                f"{launcher} started {count} processes ({name}), and each trains by itself. To train together, have it "
+                "start one on each machine, `torchrun --nnodes ... -m detrkit train ...`"
+            ]
+    return []

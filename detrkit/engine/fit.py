@@ -11,6 +11,7 @@ from torch import nn
 
 from detrkit.data.dataset import DataSource
 from detrkit.engine.data_checks import left_out, require_files, require_objects
+from detrkit.engine.distributed import alone_among
 from detrkit.engine.learner import compiled_form
 from detrkit.engine.optimiser import without_effect
 from detrkit.engine.options import EvaluateOptions, TrainOptions
@@ -103,7 +104,8 @@ def fit(
         elif resume:
             reporter.say("there is no checkpoint yet: the run begins again")
             here.in_first(lambda: run.rewind_metrics(0))
-        for line in [*left_out(source), *warnings(workload, options), *without_effect(detector, options)]:
+        notes = [*warnings(workload, options), *without_effect(detector, options)]
+        for line in [*left_out(source), *alone_among(here), *notes]:
             reporter.warn(line)
         said = {"train": asdict(options), "evaluate": asdict(settings)}
         begin_records(place, run, reporter, said, step=trainer.at.step, resumed=resume)

@@ -18,6 +18,7 @@ from detrkit.engine.data_checks import (
     unreached,
     with_classes,
 )
+from detrkit.engine.distributed import alone_among
 from detrkit.engine.learner import compiled_form
 from detrkit.engine.optimiser import without_effect
 from detrkit.engine.options import TrainOptions
@@ -132,6 +133,7 @@ def train(
         for line in [
             *lost,
             *crowded(source, detector.limit),
+            *alone_among(here),
             *warnings(workload, options),
             *without_effect(detector, options),
             *without_gradient(idle),

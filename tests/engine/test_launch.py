@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.run import get_args_parser
 
 from detrkit.cli.app import app
-from detrkit.engine.distributed import Processes, processes
+from detrkit.engine.distributed import Processes, alone_among, processes
 from detrkit.engine.launch import _told, count_processes, launch, told_to_launcher
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.workload import Workload, unlike_one_batch
@@ -176,6 +176,19 @@ def test_a_process_of_several_that_lacks_its_place_does_not_train_alone(monkeypa
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=told), processes("cpu"):
         pass
+
+
+@pytest.mark.parametrize(("name", "launcher"), [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")])
+def test_processes_of_another_launcher_are_told_that_they_train_alone(monkeypatch, name, launcher):
+    monkeypatch.delenv(name, raising=False)
+    assert alone_among(Processes()) == []
+    monkeypatch.setenv(name, "1")
+    assert alone_among(Processes()) == []
+    monkeypatch.setenv(name, "8")
+    assert alone_among(Processes(world=8)) == []
+    (line,) = alone_among(Processes())
+    assert f"{launcher} started 8 processes ({name})" in line
+    assert "torchrun" in line
 
 
 def test_processes_that_the_caller_has_joined_train_together(monkeypatch):
