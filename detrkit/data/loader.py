@@ -243,14 +243,14 @@ def _begin_worker(worker: int) -> None:
 def leave_group() -> None:
     """Let this process go on where the trainer is to stop: it saves its state first, and ends its helpers itself.
 
-    Ctrl-C goes to the trainer's group, SIGTERM often to every process of a job (SLURM, systemd), and SIGHUP to all of a
-    session that systemd ends: of this one only the trainer's own SIGTERM counts. Windows has no such groups, and macOS
-    does not tell who sends.
+    Ctrl-C goes to the trainer's group, SIGTERM and SIGUSR1 often to every process of a job (SLURM, systemd), and SIGHUP
+    to all of a session that systemd ends: of this one only the trainer's own SIGTERM counts. Windows has no such
+    groups, and macOS does not tell who sends.
     """
     if sys.platform != "win32":
         os.setpgid(0, 0)
     if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
         owner = parent_process()  # the one that asked for this process, where a fork server is between the two
         Thread(target=_end_with, args=(owner.pid if owner else os.getppid(),), daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: finish the step, write a checkpoint, and say how to go on."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal: finish the step, write a checkpoint, and say how to go on."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ class StopRequest:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those that ask for the end: SIGINT, SIGTERM, and SIGHUP, which comes where a terminal is closed or ssh drops.
+    """Those that ask for the end, on Windows SIGINT and SIGTERM alone.
 
-    Under `nohup` the last is ignored from the beginning, and is to stay so.
+    SIGUSR1 is what a job on a cluster asks for ahead of its end (SLURM's `--signal=USR1@120`); SIGHUP comes where a
+    terminal is closed or ssh drops. Under `nohup` that one is ignored from the beginning, and is to stay so.
     """
     asking = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        asking.append(signal.SIGHUP)
+    if sys.platform != "win32":
+        asking.append(signal.SIGUSR1)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            asking.append(signal.SIGHUP)
     return asking
 
 

@@ -62,7 +62,7 @@ def test_a_worker_begins_where_there_are_no_process_groups(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has sent a signal")
-@pytest.mark.parametrize("number", ["-TERM", "-HUP"])
+@pytest.mark.parametrize("number", ["-TERM", "-HUP", "-USR1"])
 def test_a_worker_ends_where_its_owner_asks_and_not_with_the_whole_job(source, number):
     """SLURM and systemd send them to every process, and the trainer needs images until it has saved its state."""
     before = set(multiprocessing.active_children())

@@ -51,6 +51,14 @@ def test_handlers_come_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
+def test_a_job_that_will_be_over_soon_asks_for_the_end():
+    """As SLURM does with `--signal=USR1@120`, to every process of the job. Left to itself it ends a process at once."""
+    with stop_on_signals() as request:
+        signal.raise_signal(signal.SIGUSR1)
+        assert request.reason == "SIGUSR1"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="its terminals send no signal")
 def test_a_closed_terminal_asks_for_the_end_unless_it_is_to_be_ignored():
     """As under `nohup`, which has it ignored from the beginning."""
