@@ -27,12 +27,19 @@ class Conv2d(nn.Conv2d):
     There PyTorch copies and multiplies by MKL instead (`use_mkldnn` in ATen/native/Convolution.cpp), which takes twice
     the time on an AMD processor, forward and backward. Not so where the kernel is dilated, which is nothing to one
     pixel.
+
+    Such kernels of stride 2 on a few channels, RepVGG's on an image say, are given every second pixel: with PyTorch
+    2.11 to 2.14 their gradient writes beyond its memory on CPUs with AVX512, where channels lie last.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.kernel_size == (1, 1) and not torch.compiler.is_compiling() and _goes_by_mkl(input):
-            return F.conv2d(input, weight, bias, self.stride, self.padding, 2, self.groups)
-        return super()._conv_forward(input, weight, bias)
+        if self.kernel_size != (1, 1) or self.padding_mode != "zeros":
+            return super()._conv_forward(input, weight, bias)
+        stride: Any = self.stride
+        if stride != (1, 1) and self.padding == (0, 0) and self.in_channels < 16:
+            input, stride = input[..., :: stride[0], :: stride[1]], 1
+        by_onednn = not torch.compiler.is_compiling() and _goes_by_mkl(input)
+        return F.conv2d(input, weight, bias, stride, self.padding, 2 if by_onednn else 1, self.groups)
 
 
 class Linear(nn.Linear):

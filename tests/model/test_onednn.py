@@ -49,6 +49,21 @@ def test_it_is_the_plain_convolution(options, dtype, size):
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("channels", [3, 8])
+def test_one_pixel_of_stride_two_on_few_channels_keeps_to_its_memory(channels):
+    """PyTorch 2.11 to 2.14's own gradient of it ends the process on CPUs with AVX512 where channels lie last."""
+    torch.manual_seed(0)
+    ours = Conv2d(channels, 48, 1, stride=2, bias=False).to(memory_format=torch.channels_last)
+    images = torch.randn(2, channels, 129, 128)
+    for _ in range(3):
+        out = ours(images.contiguous(memory_format=torch.channels_last))
+        (found,) = torch.autograd.grad(out.square().sum(), [ours.weight])
+    weight = ours.weight.detach().double()[:, :, 0, 0].requires_grad_()
+    expected = torch.einsum("oc,bchw->bohw", weight, images[..., ::2, ::2].double())
+    assert close(out, expected.float())
+    assert close(found[:, :, 0, 0], torch.autograd.grad(expected.square().sum(), [weight])[0].float())
+
+
 def test_a_backbone_goes_by_onednn_forward_and_backward():
     body = TimmBackbone(name="test_resnet", pretrained=False, frozen_stride=0)
     images = torch.randn(2, 3, 64, 64)
