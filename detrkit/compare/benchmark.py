@@ -18,6 +18,7 @@ from detrkit.compare.timing import milliseconds, peak_memory, take_turns
 from detrkit.compare.workload import measure_workload
 from detrkit.detector import build_criterion, build_detector
 from detrkit.engine.optimiser import build_optimiser, clip_and_step
+from detrkit.engine.recomputing import recompute
 from detrkit.errors import UserError
 from detrkit.evaluation.evaluate import autocast, detect
 from detrkit.evaluation.precision import HALF
@@ -176,6 +177,7 @@ def of_recipe(recipe: Recipe, *, device: torch.device, precision: str, height: i
     criterion.to(device)
     form, options = detector.for_inference(), counted.section("train")
     optimiser = build_optimiser(detector, options)
+    recompute(detector, options.recompute)
 
     def step(images: Tensor, targets: list[Target], watch: Stopwatch) -> None:
         if isinstance(criterion, Criterion):

@@ -16,6 +16,7 @@ from detrkit.engine.learner import compiled_form
 from detrkit.engine.optimiser import without_effect
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.progress import Reporter
+from detrkit.engine.recomputing import keep_again
 from detrkit.engine.resume import check_categories
 from detrkit.engine.setting_up import begin_records, make_trainer, placed
 from detrkit.engine.trainer import Outcome
@@ -85,6 +86,7 @@ def fit(
             reporter.say(f"started from {init_from(detector, options.init_from, classes=len(source.categories))}")
         trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
         held.callback(lambda: [parameter.requires_grad_() for parameter in trained])
+        held.callback(keep_again, detector)
         trainer = make_trainer(
             place,
             detector=detector,

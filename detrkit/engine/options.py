@@ -79,6 +79,9 @@ class TrainOptions(Options):
     or the CPU has it and was measured to gain by it. fp16 is for GPUs before Ampere (V100, T4): gradients are computed
     of a loss times a scale that follows them"""
 
+    recompute: tuple[str, ...] = ()
+    """parts whose layers are computed again in the backward pass, so that what they computed need not be kept: of the
+    detector's "backbone", "encoder" and "decoder", say. The same losses and gradients, in more time and less memory"""
     compile: bool = False
     """let `torch.compile` make a graph of the detector's forward pass, and one of the backward pass: the same losses to
     rounding (dropout draws others), after minutes of compiling for each size of images. Matching and losses stay

@@ -17,8 +17,10 @@ from detrkit.engine.distributed import Processes, processes
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
 from detrkit.engine.progress import Reporter
+from detrkit.engine.recomputing import recompute
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.workload import Workload
+from detrkit.errors import UserError
 from detrkit.evaluation.precision import choose_device, choose_precision
 from detrkit.losses.base import BaseCriterion
 from detrkit.recipe.trust import fingerprints
@@ -71,7 +73,15 @@ def make_trainer(
     Args:
         evaluate: as `detrkit.evaluation.evaluate.evaluate`.
         metadata, after_first_step: as `Trainer` has them.
+
+    Raises UserError if the detector has not the parts that are to be computed again, or they are to be compiled.
     """
+    if options.recompute and options.compile:
+        raise UserError(
+            "train.recompute and train.compile: a compiler decides by itself what it computes again; leave one of them "
+            "out"
+        )
+    recompute(detector, options.recompute)
     computed: dict[str, Any] = {"source": source, "device": place.device, "precision": place.precision}
     workers = workers_for(options, place.here.world)
     draw = partial(write_pictures, count=settings.pictures, threshold=settings.picture_score, **computed)

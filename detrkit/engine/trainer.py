@@ -27,6 +27,7 @@ from detrkit.engine.out_of_memory import no_memory_for
 from detrkit.engine.progress import Reporter
 from detrkit.engine.readback import Readback, Reading
 from detrkit.engine.recent_steps import RecentSteps
+from detrkit.engine.recomputing import layered
 from detrkit.engine.replay import seed_step
 from detrkit.engine.schedule import rate_factor
 from detrkit.engine.skipped_images import SkippedImages
@@ -254,7 +255,9 @@ class Trainer:
             short_of_memory = str(error)
         if short_of_memory is not None:  # what the step held is free only now, and a checkpoint needs some
             self.optimiser.zero_grad(set_to_none=True)  # nothing is left of it but what norms that learn have counted
-            raise no_memory_for(batch, short_of_memory, step=self.at.step, workload=self.workload, run=self.run)
+            keeping = [name for name in layered(self.detector) if name not in self.options.recompute]
+            at, workload, run = self.at.step, self.workload, self.run
+            raise no_memory_for(batch, short_of_memory, step=at, workload=workload, run=run, keeping=keeping)
         scale = self._scale.numbers()
         self._updates = True
         norm = clip_and_step(self.optimiser, self.options.clip_norm, self._scale.value)

@@ -49,6 +49,15 @@ def run(folder, source, detector=None, resume=False, **options):
     return detector, outcome
 
 
+def test_a_module_computes_again_in_training_alone(tmp_path, source):
+    weights = []
+    for name, parts in (("keeping", ()), ("again", ("backbone", "norm"))):
+        detector, _ = run(tmp_path / name, source, recompute=parts)
+        assert not any("forward" in vars(module) for module in detector.modules())
+        weights.append(detector.state_dict())
+    assert same(*weights)
+
+
 def test_a_module_is_trained_recorded_and_evaluated(tmp_path, source):
     detector, outcome = run(tmp_path / "run", source)
     assert (outcome.finished, outcome.step) == (True, 4)

@@ -58,3 +58,14 @@ def test_a_first_step_leaves_no_checkpoint_and_one_image_no_piece(tmp_path):
     with pytest.raises(UserError, match=r"step 1 of 15 .*1 image of up to .*\nIt takes one image at a time already"):
         trainer.fit()
     assert not (tmp_path / "last").exists()
+
+
+def test_layers_that_need_not_keep_what_they_compute_are_named(tmp_path):
+    class Layered(ToyDetector):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = (torch.nn.ModuleList([torch.nn.Sequential(torch.nn.ReLU())]) for _ in "12")
+
+    trainer = toy_trainer(tmp_path, hook=no_memory_at(1, []), detector=Layered(), recompute=("encoder",))
+    with pytest.raises(UserError, match=r"more time: 'train\.recompute=\[\"decoder\"\]'\n"):
+        trainer.fit()
