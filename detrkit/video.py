@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from detrkit.writing import replaced_file
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
 TICKS = Fraction(1, 90_000)  # seconds; what times are written in
 CODECS = ("libx264", "mpeg4")  # the first that PyAV was built with
+LACKING = (0.5, 0.02)  # seconds, and share of what a header says, that an end may lack: headers are not exact
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,12 @@ def frames(path: Path) -> Iterator[Frame]:
 
     Raises:
         UserError: PyAV is not installed
-        DataError: the file is no video, or damaged from some frame on
+        DataError: the file is no video, or damaged from some frame on, or ends before its header says
     """
     broken = _av(path).error.FFmpegError
     with _opened(path) as (container, stream):
         first: float | None = None
+        end = 0.0
         decoded, number = container.decode(stream), 0
         while True:
             try:
@@ -69,9 +72,17 @@ def frames(path: Path) -> Iterator[Frame]:
             except broken as error:
                 raise DataError(f"{path}: cannot be decoded after {number} frames ({_reason(error)})") from None
             if frame is None:
+                # A decoder with threads keeps what is wrong with the last frames to itself, and one of Matroska, too.
+                told = _seconds(stream)
+                if told is not None and told - end > max(LACKING[0], LACKING[1] * told):
+                    raise DataError(
+                        f"{path}: ends after {number} frames, at {end:.1f} of {told:.1f} seconds: it was cut short, or "
+                        "is damaged there"
+                    )
                 return
             time = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
             first = time if first is None else first
+            end = max(end, time + float((frame.duration or 0) * (frame.time_base or 0)))
             image = frame.to_image()
             if frame.rotation:  # counterclockwise, as PIL's: a telephone that was held upright
                 image = image.rotate(frame.rotation, expand=True)
@@ -140,6 +151,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield container, stream
+
+
+def _seconds(stream: Any) -> float | None:
+    """When a stream ends, by its header; None where that does not say."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    # Matroska's own length is that of the longest stream, the sound perhaps; programs note each one's in a tag.
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    return None if parts is None else 3600 * int(parts[1]) + 60 * int(parts[2]) + float(parts[3])
 
 
 def _av(path: Path) -> Any:

@@ -25,9 +25,10 @@ av = pytest.importorskip("av")
 COUNT, RATE, SIZE = 9, 10, (80, 64)
 
 
-def write_clip(path, count=COUNT, codec="libx264", grey=lambda number: 20 + 25 * number):
-    """Grey frames, one brighter than the other, ten a second: by PyAV itself."""
-    with av.open(str(path), "w") as container:
+def write_clip(path, count=COUNT, codec="libx264", grey=lambda number: 20 + 25 * number, early=False):
+    """Grey frames, one brighter than the other, ten a second: by PyAV itself; an .mp4's header `early`, not last."""
+    options = {"movflags": "faststart"} if early and path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=RATE)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for number in range(count):
@@ -169,6 +170,25 @@ def test_a_video_that_breaks_off_gives_the_frames_before(tmp_path, monkeypatch):
     assert [entry.index for entry in found] == [0, 1, 2, 3, 4]
     assert isinstance(found[4], Unreadable)
     assert found[4].reason == "cannot be decoded after 4 frames (Invalid data)"
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_a_video_that_was_cut_short_is_told_and_a_whole_one_is_not(ending, tmp_path):
+    """Most end without a word: a decoder with threads keeps the error of the last frame to itself."""
+    codec = "mpeg4" if ending == "avi" else "libx264"
+    whole = write_clip(tmp_path / f"a.{ending}", count=60, codec=codec, grey=lambda number: 4 * number, early=True)
+    assert len(list(frames(whole))) == 60
+    cut = tmp_path / f"cut.{ending}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
+    found, told = [], "none"
+    try:
+        for frame in frames(cut):
+            found.append(frame)
+    except DataError as error:
+        told = str(error)
+    assert 0 < len(found) < 60
+    ends = f"ends after {len(found)} frames, at {found[-1].time + 1 / RATE:.1f} of "
+    assert told.startswith((f"{cut}: {ends}", f"{cut}: cannot be decoded after {len(found)} frames"))
 
 
 def test_without_the_package_it_is_named(run, clip, tmp_path, monkeypatch):  # noqa: F811
