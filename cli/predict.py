@@ -23,7 +23,7 @@ def predict(
     points: Annotated[bool, typer.Option("--points", help="Also draw the salient points.")] = False,
     which: Which = None,
     weights: Weights = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once, those of one size.")] = 4,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:

@@ -134,7 +134,8 @@ def predict(
         images: files, images that are open already, frames of videos; what could not be read is handed on
         transform: RGB image to RGB image as the detector is to see it: ``source.augment.evaluate``
         threshold: detections with a lower score are left out
-        batch_size: images at once; they are padded to a common size
+        batch_size: images at once, those of one size: nothing is padded, since published systems give other results in
+            padding, so that what is found on an image would depend on the images beside it
         readers: threads that read
 
     Raises:
@@ -193,22 +194,26 @@ def _detect(
     detector: nn.Module | Detects, examples: list[Example], device: torch.device, precision: str, threshold: float
 ) -> list[dict[str, Tensor] | DataError]:
     """What was found on each image, or why the detector, an exported file, does not take it."""
-    if not examples:
-        return []
-    try:
-        batch = collate(examples).to(device)
-        with torch.inference_mode(), autocast(device, precision):
-            results = detect(detector, batch.images, batch.mask, batch.sizes)
-    except DataError as error:
-        if len(examples) == 1:
-            return [error]
-        return [found for one in examples for found in _detect(detector, [one], device, precision, threshold)]
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{counted(len(examples), 'image')} at once: the GPU has not enough memory. A smaller batch_size needs "
-            f"less (on the command line --batch).\n{error}"
-        ) from error
-    return [_above(result, threshold) for result in results]
+    alike: dict[torch.Size, list[int]] = {}
+    for place, example in enumerate(examples):
+        alike.setdefault(example.image.shape, []).append(place)
+    found: dict[int, dict[str, Tensor] | DataError] = {}
+    for places in alike.values():
+        group = [examples[place] for place in places]
+        try:
+            batch = collate(group).to(device)
+            with torch.inference_mode(), autocast(device, precision):
+                results = detect(detector, batch.images, batch.mask, batch.sizes)
+        except DataError as error:
+            found |= dict.fromkeys(places, error)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{counted(len(group), 'image')} at once: the GPU has not enough memory. A smaller batch_size needs "
+                f"less (on the command line --batch).\n{error}"
+            ) from error
+        else:
+            found |= dict(zip(places, (_above(result, threshold) for result in results), strict=True))
+    return [found[place] for place in range(len(examples))]
 
 
 def _above(result: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:

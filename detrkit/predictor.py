@@ -137,7 +137,7 @@ class Predictor:
                 [H, W, 3] or [H, W] of uint8 (RGB), a tensor [3, H, W] of uint8 or of floats in [0, 1]; or a list of
                 them. Or a video file.
             threshold: the lowest score that is kept.
-            batch_size: images at once.
+            batch_size: images at once, those of one size; the numbers of an image do not depend on it.
             skip_unreadable: warn of files that cannot be read and leave them out, rather than raise.
 
         Returns:
