@@ -11,10 +11,19 @@ import torch
 from PIL import Image
 
 import detrkit
+from detrkit.data.square import SquareAugment
+from detrkit.data.transforms import DetrAugment, NoAugment
 from detrkit.errors import CheckpointError, UserError
 from tests.output.test_cli_output import call, run  # noqa: F401  (the fixture)
+from tests.test_docs import snippets
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def without_bfloat16(monkeypatch):
+    """A run's precision is chosen by what was measured, which what else the machine does decides too."""
+    monkeypatch.setattr("detrkit.evaluation.precision.bf16_gain", lambda: 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,43 @@ def test_load_takes_the_file(file, run, photos):  # noqa: F811
         assert torch.allclose(one.scores.sum(), other.scores.sum(), atol=1e-4)
         assert other.points.shape == one.points.shape
     assert theirs.predict(photos / "a.png", threshold=0.0).draw(points=True).width >= 64
+
+
+@pytest.fixture(scope="module")
+def program(file):
+    """What docs/export.md has for programs without detrkit, run on the file."""
+    pytest.importorskip("onnxruntime")
+    names = {}
+    exec(snippets("Without detrkit", "docs/export.md")[0].replace("detector.onnx", str(file)), names)
+    return names
+
+
+def test_a_program_without_detrkit_finds_what_the_file_and_the_run_find(program, file, run, photos, tmp_path):  # noqa: F811
+    large = Image.open(photos / "a.png").resize((1501, 1000))
+    large.save(tmp_path / "large.png")
+    (exif := Image.Exif())[0x112] = 6
+    Image.open(photos / "b.png").save(tmp_path / "turned.jpg", exif=exif)
+    for path in (*sorted(photos.iterdir()), tmp_path / "large.png", tmp_path / "turned.jpg"):
+        found = list(program["detect"](path, threshold=0.0))
+        for one in (detrkit.load(file), detrkit.load(run, device="cpu", precision="fp32")):
+            theirs = one.predict(path, threshold=0.0)
+            assert len(found) == len(theirs) > 0
+            assert [score for _, score, _ in found] == pytest.approx(theirs.scores.tolist(), abs=1e-5)
+            assert torch.allclose(torch.tensor(found[0][2]), theirs.boxes[0], atol=0.05)
+        assert [name for name, _, _ in found][:3] == list(detrkit.load(file).predict(path, threshold=0.0).names)[:3]
+
+
+@pytest.mark.parametrize(
+    "augment", [NoAugment(max_size=500), DetrAugment(eval_size=480, eval_max_size=800), SquareAugment(eval_size=320)]
+)
+def test_a_program_without_detrkit_resizes_as_detrkit_does(program, augment):
+    keys = ("eval_size", "eval_max_size", "max_size")
+    names = {NoAugment: "none", DetrAugment: "detr", SquareAugment: "square"}
+    resize = {key: getattr(augment, key) for key in keys if hasattr(augment, key)} | {"type": names[type(augment)]}
+    program["resize"].clear()
+    program["resize"].update(resize)
+    for width, height in ((640, 480), (480, 640), (333, 333), (800, 600), (2, 3001), (1999, 7), (1, 1), (1023, 479)):
+        assert program["resized"](width, height) == augment.evaluate(Image.new("RGB", (width, height))).size
 
 
 def test_the_file_tells_what_it_wants(file):
