@@ -50,7 +50,7 @@ def convert(
     from detrkit.recipe import load_recipe
     from detrkit.recipe.overrides import is_override
     from detrkit.runs.checkpoint import format_categories, pixels_metadata, save_weights
-    from detrkit.wording import in_a_line, typed
+    from detrkit.wording import first_of, in_a_line, typed
     from detrkit.writing import check_file, replaced_file, write_text
     from detrkit.zoo import fit, match
     from detrkit.zoo.classes import categories_of
@@ -108,6 +108,8 @@ def convert(
     console.print(_table((name, tensor.numel()) for name, tensor in found.state.items()))
     if found.prefix:
         tell(f'"{found.prefix}" before every name was taken off')
+    if found.losses:
+        tell(f"of the training's losses, left out: {first_of(found.losses)}")
     if left_out := len(found.repeated) + len(found.counters):
         tell(f"{left_out} of the checkpoint's {len(official)} tensors were repeats or counters, left out")
     if summary := fitted.summary():

@@ -32,6 +32,8 @@ class Conversion:
     """official names that the recipe's detector has no place for"""
     mismatched: list[str] = field(default_factory=list)
     """sentences on tensors of another shape or kind, that are not finite, or on repeats that differ"""
+    losses: tuple[str, ...] = ()
+    """official names of a training's losses, left out"""
     counters: list[str] = field(default_factory=list)
     """official names of batches that norms have counted, left out"""
     prefix: str = ""
@@ -76,7 +78,7 @@ def match(official: Mapping[str, Tensor], recipe: Recipe) -> Conversion:
     family, official = known.family, known.state
     with torch.device("meta"):
         expected = build_detector(recipe, pretrained=False).state_dict()
-    result = Conversion(prefix=known.prefix)
+    result = Conversion(prefix=known.prefix, losses=known.losses)
     placed: set[str] = set()
     for name, tensor in official.items():
         ours = family.ours(name, expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,6 +11,9 @@ from detrkit.errors import CheckpointError
 from detrkit.recipe import Factory, Recipe
 from detrkit.recipe.registry import load_registered_parts, parts
 from detrkit.zoo.names import Config, Family
+
+OF_TRAINING = ("criterion", "loss", "losses", "loss_fn")
+"""what trainings call their losses, whose tensors (DETR's weights of classes) Lightning saves beside the model's"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Recognised:
     """the names that the checkpoint has, without it"""
     state: Mapping[str, Tensor]
     """the tensors as the family prepares them"""
+    losses: tuple[str, ...] = ()
+    """names of the losses' tensors, left out"""
 
 
 def families_of(recipe: Recipe) -> list[Family]:
@@ -68,8 +73,15 @@ def is_of_another_model(config: Config, official: Mapping[str, Tensor], recipe: 
 def recognise(official: Mapping[str, Tensor], families: Sequence[Family]) -> Recognised:
     """Whose names a checkpoint has: the first family's, unless another one's mark is there.
 
-    What stands before every name, as training frameworks put "model." there, is taken off where that helps.
+    What stands before every name, as training frameworks put "model." there, is taken off where that helps. Tensors of
+    the losses beside the model are left out.
     """
+    losses = tuple(name for name in official if "." in name and name.partition(".")[0] in OF_TRAINING)
+    known = _of_model({name: official[name] for name in official if name not in losses}, families)
+    return replace(known, losses=losses)
+
+
+def _of_model(official: Mapping[str, Tensor], families: Sequence[Family]) -> Recognised:
     forms = {prefix: [name.removeprefix(prefix) for name in official] for prefix in _prefixes(official)}
     for prefix, names in forms.items():
         for family in families:

@@ -292,10 +292,12 @@ def test_a_prefix_before_all_names_is_taken_off_with_a_word(tmp_path):
     """Lightning keeps a module's weights in "state_dict", under the name that the module has in its own."""
     model = build("detr")
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    state["criterion.empty_weight"] = torch.ones(6)  # of DETR's loss, where the module has that beside the model
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "last.ckpt")
     model.config.save_pretrained(tmp_path)
     told = call("convert", tmp_path / "last.ckpt", "-o", tmp_path / "w.safetensors")
     assert '"model." before every name was taken off' in told.output
+    assert "of the training's losses, left out: criterion.empty_weight" in told.output
     fitted = detrkit.zoo.fit(model.state_dict(), config=model.config.to_dict())
     expected = detrkit.zoo.convert(model.state_dict(), fitted.recipe)
     found = load_file(tmp_path / "w.safetensors")
