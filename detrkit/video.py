@@ -15,7 +15,23 @@ from PIL import Image
 from detrkit.errors import DataError, UserError
 from detrkit.writing import replaced_file
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
+SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".3gp",
+    ".ogv",
+)
 TICKS = Fraction(1, 90_000)  # seconds; what times are written in
 CODECS = ("libx264", "mpeg4")  # the first that PyAV was built with
 LACKING = (0.5, 0.02)  # seconds, and share of what a header says, that an end may lack: headers are not exact

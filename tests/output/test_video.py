@@ -53,6 +53,7 @@ def test_frames_come_in_order_at_their_times(clip):
     )
     assert count_frames(clip) == COUNT
     assert is_video("A.MOV")
+    assert is_video("00001.MTS")  # as camcorders call theirs
     assert not is_video("a.gif")  # an image of several, of which the first is meant
 
 
