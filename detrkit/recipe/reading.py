@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,26 @@ class Document:
     bases: tuple[Document, ...] = ()
 
     def merged(self) -> Layer:
-        """The file laid over its bases, a later base over an earlier one."""
+        """The file laid over its bases, as `layers` says."""
         layer = Layer()
-        for base in self.bases:
-            layer = merge(layer, base.merged(), implied_type)
-        for key in OWN_KEYS:
-            layer.values.pop(key, None)
-        return merge(layer, self.own, implied_type)
+        for over in self.layers():
+            for key in OWN_KEYS:
+                layer.values.pop(key, None)
+            layer = merge(layer, over, implied_type)
+        return layer
 
-    def layers(self) -> Iterator[Layer]:
-        """What is laid over one another, the lowest first."""
+    def layers(self) -> list[Layer]:
+        """What is laid over one another, the lowest first.
+
+        A later base stands over an earlier one, without what both stand on: laid again, that would undo what the
+        earlier one says.
+        """
+        laid: list[Layer] = []
         for base in self.bases:
-            yield from base.layers()
-        yield self.own
+            known, over = {id(layer) for layer in laid}, base.layers()
+            common = next((count for count, layer in enumerate(over) if id(layer) not in known), len(over))
+            laid += over[common:]
+        return [*laid, self.own]
 
 
 @dataclass
@@ -58,12 +65,16 @@ class Reader:
     imports: dict[str, Source] = field(default_factory=dict)
     strange: dict[str, Source] = field(default_factory=dict)
     """the imports that a person did not name"""
+    known: dict[Path, Document] = field(default_factory=dict)
+    """the files that were read, so that each is read once"""
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Document:
         """A file with its bases. chain: the files that extend it, outermost first."""
         path = path.resolve()
-        shown = display_name(path)
-        return self._document(path, shown, self._text(path, shown), chain)
+        if path not in self.known:
+            shown = display_name(path)
+            self.known[path] = self._document(path, shown, self._text(path, shown), chain)
+        return self.known[path]
 
     def read_text(self, text: str, path: Path, shown: str) -> Document:
         """A recipe that is kept inside the file `path`; `shown` is what messages call it."""

@@ -183,11 +183,26 @@ def test_what_a_base_says_of_itself_is_not_said_of_its_children(base, write):
     assert (mine.name, mine.title, mine.reproduces) == ("mine", "", {})
 
 
-def test_one_base_may_be_reached_twice(base, write):
-    write("a.toml", 'extends = "base"\ntrain.rate = 0.5\n')
-    write("b.toml", 'extends = "base"\ntrain.epochs = 60\n')
+def test_what_two_bases_stand_on_undoes_nothing_of_the_first(base, write):
+    """Laid again below the second, it took the 900 queries of DINO's 4 levels from Align-DETR's recipe."""
+    write("shared.toml", 'extends = "base"\ntrain.rate = 0.25\ntrain.epochs = 30\n')
+    write("a.toml", 'extends = "shared"\ntrain.rate = 0.5\n')
+    write("b.toml", 'extends = "shared"\ntrain.epochs = 60\n')
     recipe = load_recipe(write("both.toml", 'extends = ["a", "b"]\n'))
     assert (recipe.get("train.rate"), recipe.get("train.epochs")) == (0.5, 60)
+
+
+def test_what_a_second_base_says_over_one_of_its_own_stays(base, write):
+    write("small.toml", "train.rate = 0.25\n")
+    write("large.toml", 'extends = "base"\ntrain.rate = 0.5\n')
+    write("mine.toml", 'extends = ["large", "small"]\n')
+    recipe = load_recipe(write("both.toml", 'extends = ["small", "mine"]\n'))
+    assert recipe.get("train.rate") == 0.25
+
+
+@pytest.mark.parametrize("name", ["align_detr_4scale_r50_12ep", "stable_dino_4scale_r50_12ep"])
+def test_recipes_of_four_levels_have_900_queries(name):
+    assert load_recipe(name).get("queries.count") == 900
 
 
 @pytest.mark.parametrize(
