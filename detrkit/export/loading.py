@@ -53,7 +53,7 @@ class ExportedDetector:
             return [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
         layer = {name: column[None] for name, column in columns.items()}
         known: dict[str, Any] = {name: layer.pop(name) for name in RAW if name in layer}
-        output = Output(**known, named=layer, memory=images, background=self.card.detect.scores == "softmax")
+        output = Output(**known, named=layer, background=self.card.detect.scores == "softmax")
         return select(output, sizes, self.card.detect)
 
     def outputs(self, images: Tensor, mask: Tensor | None, sizes: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.structures.matches import Matches
+from detrkit.structures.memory import Memory
 from detrkit.structures.targets import Targets
 
 PREDICTED = ("logits", "boxes", "points", "objectness", "standing")
@@ -26,8 +27,8 @@ class Output:
     """[Y, B, N, K]"""
     boxes: Tensor
     """[Y, B, N, 4] as (cx, cy, w, h) in [0, 1] of the unpadded image, not clipped"""
-    memory: Tensor | None = None
-    """[B, L, D]"""
+    memory: Memory | None = None
+    """what the decoder read, for blocks that learn from the encoder's tokens"""
     points: Tensor | None = None
     """[Y, B, N, 2], for geometries that predict a point"""
     objectness: Tensor | None = None
@@ -73,8 +74,8 @@ class Output:
         return replace(self, **changed, named={name: change(value) for name, value in self.named.items()})
 
     def float(self) -> Output:
-        """The same in float32, since costs and losses are never computed in half precision; not `content` and `many`,
-        of which none is.
+        """The same in float32, since costs and losses are never computed in half precision; not `memory`, `content` and
+        `many`, of which none is.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         wide: dict[str, Any] = {

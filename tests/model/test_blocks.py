@@ -9,6 +9,7 @@ import torch
 
 import detrkit
 from detrkit.attention.multihead import MultiHeadAttention, self_attend, split_heads
+from detrkit.blocks.base import Block
 from detrkit.blocks.denoising import Draws
 from detrkit.blocks.dense import DenseQueries
 from detrkit.errors import UserError
@@ -16,7 +17,7 @@ from detrkit.geometry.base import Geometry
 from detrkit.queries.base import QueryGenerator
 from detrkit.recipe import RecipeError
 from detrkit.recipe.registry import load_registered_parts, parts
-from detrkit.structures import Extra, QueryLayout
+from detrkit.structures import Extra, Output, QueryLayout
 from tests.small import SMALL as ANY
 
 GROUPS = "blocks.groups.count=3"
@@ -401,3 +402,33 @@ def test_truths_that_blocks_cannot_read_are_named(block):
     ):
         with pytest.raises(UserError, match=said):
             detector(images, None, given)
+
+
+class Tokens(Block):
+    """Each token of the encoder as a prediction around its cell, as an auxiliary dense head makes them (Co-DETR)."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.head = torch.nn.Linear(width, classes)
+
+    def supervise(self, answer):
+        centers = answer.memory.centers().expand(len(answer.memory.tokens), -1, -1)
+        boxes = torch.cat((centers, torch.full_like(centers, 0.2)), dim=-1)
+        return Extra(Output(self.head(answer.memory.tokens)[None], boxes[None]))
+
+
+def test_a_block_may_learn_from_the_encoder_s_tokens():
+    """The answer had the tokens alone, without the shapes and the mask that say where they are."""
+    recipe = detrkit.load_recipe("base/dab_detr", [*SMALL, *SIZES["base/dab_detr"]])
+    detector, criterion = detrkit.build_detector(recipe).train(), detrkit.build_criterion(recipe)
+    detector.blocks["tokens"] = Tokens(32, 5)
+    mask = torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[:, :, 70:] = True
+    targets = [{"labels": torch.tensor([1, 3]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.3, 0.6, 0.1, 0.1]])}]
+    output = detector(torch.randn(1, 3, 64, 96), mask, targets)
+    assert output.extras["tokens"].output.boxes.shape == (1, 1, sum(h * w for h, w in output.memory.shapes), 4)
+    terms = criterion.weighted(output, targets)
+    terms["tokens/class"].backward()
+    for module in (detector.encoder, detector.blocks["tokens"].head):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+    assert all(p.grad is None for p in detector.decoder.parameters())

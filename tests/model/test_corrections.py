@@ -163,7 +163,7 @@ def test_gaussians_depend_on_padding_as_published_only(extent):
 def test_inner_loss_with_and_without_gradient():
     points = torch.tensor([[[[0.1, 0.5], [0.5, 0.5]]]], requires_grad=True)
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])  # x from 0.3 to 0.7: the first point is 0.2 outside
-    output = Output(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 8), points)
+    output = Output(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 4), points=points)
     targets = Targets(torch.zeros(1, 2, dtype=torch.int64), boxes.expand(1, 2, 4), (2,), 1)
     pairs = torch.tensor([[0, 1]])
     matches = Matches(torch.tensor([0, 0]), pairs, pairs)

@@ -30,7 +30,6 @@ def scene(counts=(2, 0, 3), seed=0, queries=QUERIES):
     output = Output(
         logits=torch.randn(*shape, CLASSES).double().requires_grad_(),
         boxes=(torch.rand(*shape, 4) * 0.4 + 0.2).double().requires_grad_(),
-        memory=torch.zeros(1),
         points=torch.rand(*shape, 2).double(),
         objectness=torch.randn(*shape, 1).double().requires_grad_(),
     )
@@ -215,7 +214,7 @@ def test_inner_distance_is_negative_only_outside(numbers):
 
 def test_parts_that_do_not_go_together_say_so():
     output, targets = scene()
-    bare = Output(logits=output.logits, boxes=output.boxes, memory=output.memory)
+    bare = Output(logits=output.logits, boxes=output.boxes)
     with pytest.raises(UserError, match=r"needs head.objectness = true"):
         matcher(FocalCost(objectness=True))(bare, Targets.pad(targets, torch.float64))
     with pytest.raises(UserError, match="geometry that predicts points"):

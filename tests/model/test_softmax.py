@@ -38,7 +38,7 @@ def predictions(batch=BATCH):
     torch.manual_seed(0)
     logits = torch.randn(LAYERS, batch, QUERIES, CLASSES + 1, dtype=torch.float64)
     boxes = torch.rand(LAYERS, batch, QUERIES, 4).double()
-    return Output(logits, boxes, torch.zeros(batch, 1, 1).double(), background=True)
+    return Output(logits, boxes, background=True)
 
 
 def truth(counts=(2, 1, 3)):
@@ -71,7 +71,7 @@ def test_pieces_add_up_to_the_batch():
     objects = torch.tensor(6.0)
     pieces = [
         criterion(
-            Output(output.logits[:, part], output.boxes[:, part], output.memory[part], background=True),
+            Output(output.logits[:, part], output.boxes[:, part], background=True),
             targets[part],
             objects,
             BATCH,
