@@ -70,7 +70,7 @@ def best_detections(output: Output, sizes: Sizes, options: DetectOptions) -> dic
         label = own.squeeze(-1).gather(1, query)
     scale = sizes.to(output.boxes).flip(-1)[:, None]  # [B, 1, 2] (width, height)
     boxes = take(center_to_corners(output.boxes[-1]), query) * scale.repeat(1, 1, 2)
-    columns = {name: take(value[-1], query) for name, value in output.named.items()}
+    columns = {name: take(value[-1], query) for name, value in output.told.items()}
     columns |= {"scores": best, "labels": label, "boxes": boxes, "queries": query}
     if output.points is not None:
         columns["points"] = take(output.points[-1], query) * scale

@@ -95,7 +95,7 @@ class ExportedForm(nn.Module):
         output = self.detector(images, mask)
         if self.form.detections:
             return best_detections(output, given["sizes"], self.detector.detect_options)
-        columns = {**output.named, **{name: getattr(output, name) for name in RAW}}
+        columns = {**output.told, **{name: getattr(output, name) for name in RAW}}
         return {name: column[-1] for name, column in columns.items() if column is not None}
 
     @torch.no_grad()

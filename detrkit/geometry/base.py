@@ -30,11 +30,12 @@ class Decoded(NamedTuple):
     """A layer's prediction in image coordinates."""
 
     boxes: Tensor
-    """[B, N, 4] as (cx, cy, w, h), not clipped"""
+    """[B, N, 4] as (cx, cy, w, h), not clipped; widths and heights are never negative"""
     points: Tensor | None
     """[B, N, 2], None where the geometry predicts no point"""
     named: Mapping[str, Tensor] = MappingProxyType({})
-    """[B, N, F] each, what else it says, by name (`Output.named`); none of the names that a detection has already"""
+    """[B, N, F] each, what else it says, by name (`Output.named`); none of the names that a detection has already. What
+    only losses and costs are to read begins with "_", and is in no detection"""
 
     def check(self, queries: Sequence[int]) -> None:
         """Raise UserError unless boxes are [B, N, 4] of so many `queries` [B, N], points [B, N, 2], and what is said

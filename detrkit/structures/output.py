@@ -50,6 +50,11 @@ class Output:
     named: Mapping[str, Tensor] = field(default_factory=dict)
     """[Y, B, N, F] each, what else a geometry says (`Decoded.named`), for losses, costs and detections"""
 
+    @property
+    def told(self) -> dict[str, Tensor]:
+        """Of `named` what detections and exported files have: not the names that begin with "_"."""
+        return {name: value for name, value in self.named.items() if not name.startswith("_")}
+
     def rows(self, places: slice) -> Output:
         """The same for some of the queries, as one group and without extras."""
         cut = self.with_predicted(lambda value: value[:, :, places])

@@ -102,6 +102,22 @@ def test_detections_have_it(recipe):
     assert torch.allclose(raw["spread"], spread, atol=1e-5)
 
 
+def test_what_losses_alone_read_is_in_no_detection(recipe, monkeypatch):
+    """Else hundreds of logits of each detection stood in predictions.json and came out of exported files."""
+
+    def decode(self, offsets, reference):
+        return Decoded(BoxGeometry.decode(self, offsets, reference).boxes, None, {"_spread": offsets["spread"]})
+
+    monkeypatch.setattr(Unsure, "decode", decode)
+    detector, images = detrkit.build_detector(recipe()).eval(), torch.rand(1, 3, 64, 96)
+    assert "_spread" in detector(images).named
+    [found] = detector.detect(images, None, [[64, 96]])
+    assert found.keys() == {"scores", "labels", "boxes", "queries"}
+    for detections in (True, False):
+        form = ExportedForm(detector, Form(pixels="normalised", mask=False, detections=detections))
+        assert "_spread" not in form.output_names()
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
