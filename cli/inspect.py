@@ -74,6 +74,7 @@ def print_workload(console: Console, recipe: Recipe, *, height: int, width: int)
     from detrkit.compare.workload import measure_workload
 
     counted, assumed = for_counting(recipe)
+    detrkit.build_criterion(counted)  # it has no part in the work, but what it refuses is refused here, too
     work = measure_workload(detrkit.build_detector(counted), height=height, width=width)
 
     table = Table(box=None, pad_edge=False, header_style="bold")

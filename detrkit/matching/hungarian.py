@@ -47,7 +47,10 @@ class HungarianMatcher(Matcher):
     def __init__(self, *, costs: Costs):
         super().__init__()
         if not costs:
-            raise UserError("matcher.costs is empty, so nothing says which query answers which object; name a cost")
+            raise UserError(
+                "matcher.costs is empty, so nothing says which query answers which object; name a cost (a matcher.type "
+                "that changes drops those of the recipe's base)"
+            )
         self.costs: dict[str, Cost] = {name: as_factory("cost", given)() for name, given in costs.items()}
         self.bad_costs = 0
 

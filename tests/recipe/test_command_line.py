@@ -151,6 +151,14 @@ def test_inspect_shows_values_with_their_sources_parts_and_work(run):
         assert not re.search(rf"\b{product}\b", out.split("Not counted")[1])
 
 
+def test_inspect_refuses_what_only_a_training_builds(run):
+    """A matcher that had lost its costs was shown as if it were whole, and the training said so."""
+    code, _, error = run("inspect", "quickstart", "matcher={type='many_to_one'}", "--height", "64", "--width", "96")
+    assert code == 2
+    assert "matcher.costs is empty" in error
+    assert "drops those of the recipe's base" in error
+
+
 def test_mistakes_are_printed_in_full_and_without_a_traceback(run):
     code, out, error = run("inspect", "quickstart", "train.epoch=3", "train.learning_rate=[1]")
     assert (code, out) == (2, "")
