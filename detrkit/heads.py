@@ -33,6 +33,8 @@ class Head(Part):
     """Raw predictions from a layer's content.
 
     `needs` of losses and costs are options of a head's constructor; one without such an option is taken to have it.
+    Others than the decoder build one more, with `offset_widths` of their own: queries that are chosen among the
+    encoder's tokens {"box": 4}, in one layer, added to a box in logit space; a block that asks for classes alone {}.
     """
 
     background: bool = False

@@ -101,7 +101,7 @@ def own_parts(monkeypatch, tmp_path):
     """Parts that a test registers are known in it alone, and so are their modules."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     registry.load_registered_parts()
-    for slot in ("cost", "loss", "queries", "term", "geometry", "head", "block"):
+    for slot in ("cost", "loss", "matcher", "queries", "term", "geometry", "head", "block"):
         monkeypatch.setitem(registry._current.parts, slot, dict(registry.parts(slot)))
     yield
     for name in [n for n, one in sys.modules.items() if str(getattr(one, "__file__", "")).startswith(str(tmp_path))]:
@@ -112,7 +112,7 @@ def own_recipe(folder):
     """The recipe of docs/own_parts.md, with its parts beside it."""
     page = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (A .*)$", page, flags=re.MULTILINE)[:-1]  # the last one is the recipe
-    assert len(headings) == 7
+    assert len(headings) == 8
     for heading in headings:
         [code] = snippets(heading, "docs/own_parts.md")
         said = re.search(rf"## {heading}\n\n.*?: (\d+) lines, `(\w+\.py)`", page, flags=re.DOTALL)
@@ -147,6 +147,10 @@ def test_parts_of_ones_own_train_together(tmp_path, own_parts):
     losses["total"].backward()
     assert criterion.matcher.costs["shape"].weight == 0.5
     assert losses["shape"] > 0
+    [pairs] = criterion.matcher.match([(output, Targets.pad(targets))])
+    assert len({tuple(row.tolist()) for row in pairs.query}) == 1
+    assert pairs.teaches.sum(1).tolist() == [2, 2, 2]
+    assert pairs.teaches.any(0).all()
     assert output.boxes.shape[2] == 49
     assert detector.queries.sizes.grad.abs().sum() > 0
     assert type(detector.decoder.geometry).__name__ == "DeltaGeometry"

@@ -28,7 +28,11 @@ class Loss:
         return True
 
     def __call__(self, output: Output, targets: Targets, matches: Matches, objects: Tensor) -> Tensor:
-        """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar (see `Criterion`)."""
+        """The term [Y] of every decoder layer. `objects` is the normaliser, a scalar (see `Criterion`).
+
+        Y is 1 for an encoder's proposals, and for each layer on its own where layers have different numbers of pairs
+        (`Matcher.match`, `Extra.assign`): what compares layers finds nothing to compare there.
+        """
         raise lacking(self, Loss.__call__)
 
 

@@ -31,7 +31,10 @@ class Reference:
         return None
 
     def detach(self) -> Self:
-        """The same reference, cut off from the graph."""
+        """The same reference, cut off from the graph, as it is between decoder layers.
+
+        A geometry's own may leave the graph to what is no place, such as logits that all layers add to (D-FINE).
+        """
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: t.detach() for name, t in tensors.items() if t is not None})
 
