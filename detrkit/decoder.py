@@ -306,7 +306,7 @@ class _Predictions:
             logits=logits if standing is None else logits.masked_fill(~standing[..., None], SILENT),
             standing=standing,
             boxes=torch.stack([decoded.boxes for decoded in self.decoded]),
-            memory=memory,
+            encoded=memory,
             points=_stack([decoded.points for decoded in self.decoded]),
             named={name: torch.stack([one.named[name] for one in self.decoded]) for name in self.decoded[0].named},
             objectness=_stack([raw.objectness for raw in self.raw]),

@@ -61,7 +61,7 @@ def test_outputs_of_every_layer(run, output):
 
 
 def test_memory(run, output):
-    close(run.case.cut("memory", output.memory.tokens), run.case.expected["memory"], 1e-4, "memory")
+    close(run.case.cut("memory", output.memory), run.case.expected["memory"], 1e-4, "memory")
 
 
 def test_proposals_of_the_encoder(run, output):

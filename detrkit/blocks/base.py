@@ -124,7 +124,7 @@ class Block(Part):
         raise lacking(self, Block.share_second)
 
     def supervise(self, answer: Output) -> Extra | None:
-        """What is learned from the answer's own queries, or its `memory`, beside the answer; None for nothing."""
+        """What is learned from the answer's own queries, or what it `encoded`, beside the answer; None for nothing."""
         return None
 
 

@@ -103,7 +103,7 @@ def proposed(raw: HeadOutput, boxes: Tensor, memory: Memory, head: Head) -> Outp
     return Output(
         logits=raw.logits[None],
         boxes=boxes[None],
-        memory=memory,
+        encoded=memory,
         points=boxes[None, ..., :2],
         objectness=None if raw.objectness is None else raw.objectness[None],
         background=head.background,

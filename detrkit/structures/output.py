@@ -27,8 +27,6 @@ class Output:
     """[Y, B, N, K]"""
     boxes: Tensor
     """[Y, B, N, 4] as (cx, cy, w, h) in [0, 1] of the unpadded image, not clipped"""
-    memory: Memory | None = None
-    """what the decoder read, for blocks that learn from the encoder's tokens"""
     points: Tensor | None = None
     """[Y, B, N, 2], for geometries that predict a point"""
     objectness: Tensor | None = None
@@ -49,6 +47,13 @@ class Output:
     """one-to-many predictions of the same queries, where the decoder makes some; in training only"""
     named: Mapping[str, Tensor] = field(default_factory=dict)
     """[Y, B, N, F] each, what else a geometry says (`Decoded.named`), for losses, costs and detections"""
+    encoded: Memory | None = None
+    """what the decoder read, for blocks that learn from the encoder's tokens"""
+
+    @property
+    def memory(self) -> Tensor | None:
+        """[B, L, D] the tokens that the decoder read."""
+        return None if self.encoded is None else self.encoded.tokens
 
     @property
     def told(self) -> dict[str, Tensor]:
@@ -79,8 +84,8 @@ class Output:
         return replace(self, **changed, named={name: change(value) for name, value in self.named.items()})
 
     def float(self) -> Output:
-        """The same in float32, since costs and losses are never computed in half precision; not `memory`, `content` and
-        `many`, of which none is.
+        """The same in float32, since costs and losses are never computed in half precision; not `encoded`, `content`
+        and `many`, of which none is.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         wide: dict[str, Any] = {

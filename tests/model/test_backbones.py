@@ -48,7 +48,7 @@ def test_a_backbone_by_its_name(name, stride):
     assert detector.backbone.strides == (stride,)
     round_up = name != "convnext_atto"  # its patches leave out what does not fill one
     cells = [size // stride + (round_up and size % stride > 0) for size in (height, width)]
-    assert output.memory.tokens.shape[1] == cells[0] * cells[1]
+    assert output.memory.shape[1] == cells[0] * cells[1]
     output.logits.sum().backward()
     trained = [p for p in detector.backbone.parameters() if p.requires_grad]
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)

@@ -412,9 +412,9 @@ class Tokens(Block):
         self.head = torch.nn.Linear(width, classes)
 
     def supervise(self, answer):
-        centers = answer.memory.centers().expand(len(answer.memory.tokens), -1, -1)
+        centers = answer.encoded.centers().expand(len(answer.encoded.tokens), -1, -1)
         boxes = torch.cat((centers, torch.full_like(centers, 0.2)), dim=-1)
-        return Extra(Output(self.head(answer.memory.tokens)[None], boxes[None]))
+        return Extra(Output(self.head(answer.encoded.tokens)[None], boxes[None]))
 
 
 def test_a_block_may_learn_from_the_encoder_s_tokens():
@@ -426,7 +426,7 @@ def test_a_block_may_learn_from_the_encoder_s_tokens():
     mask[:, :, 70:] = True
     targets = [{"labels": torch.tensor([1, 3]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.3, 0.6, 0.1, 0.1]])}]
     output = detector(torch.randn(1, 3, 64, 96), mask, targets)
-    assert output.extras["tokens"].output.boxes.shape == (1, 1, sum(h * w for h, w in output.memory.shapes), 4)
+    assert output.extras["tokens"].output.boxes.shape == (1, 1, sum(h * w for h, w in output.encoded.shapes), 4)
     terms = criterion.weighted(output, targets)
     terms["tokens/class"].backward()
     for module in (detector.encoder, detector.blocks["tokens"].head):

@@ -214,7 +214,7 @@ def test_dilation_halves_the_stride(dilated):
     detector, _ = small("sap_detr_r50_50ep", f"backbone.dilated={str(dilated).lower()}")
     with torch.no_grad():
         memory = detector.eval()(torch.randn(1, 3, 96, 96)).memory
-    assert memory.tokens.shape[1] == (36 if dilated else 9)
+    assert memory.shape[1] == (36 if dilated else 9)
 
 
 def test_frozen_stages_and_norms():

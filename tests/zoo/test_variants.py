@@ -42,7 +42,7 @@ def test_a_variant_converts_and_trains_a_step(name, family):
     targets = [{"labels": torch.tensor([1, 17]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.2, 0.1]])}]
     output = detector.train()(torch.randn(1, 3, 96, 128), None, targets)
     stride = 16 if "dc5" in name else 32
-    assert output.memory.tokens.shape[1] == 96 * 128 // stride**2
+    assert output.memory.shape[1] == 96 * 128 // stride**2
     losses = detrkit.build_criterion(recipe)(output, targets)
     losses["total"].backward()
     assert losses["total"].isfinite()
