@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +17,28 @@ from detrkit.data.transforms import Augment, Pixels, Probability, Sample, flip, 
 from detrkit.recipe import register
 
 SIDES = (480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800)
+ZOOM = (1.0, 4.0)
+LEAST_CROP = 0.3
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What chance chose for an image. zoom: sides of the black image to its own; place: where in it, in [0, 1]."""
+
+    side: int
+    crop: bool
+    flip: bool
+    zoom: float
+    place: tuple[float, float]
+    seed: int
+
+    def first_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of as many pixels as can be seen of an image in the end, and of no more than it has."""
+        if not self.crop:  # shapes do not matter then
+            shown = max(round(self.side / self.zoom), 1)
+            return min(height, shown), min(width, shown)
+        share = min(self.side / LEAST_CROP / self.zoom / min(height, width), 1)
+        return max(round(height * share), 1), max(round(width * share), 1)
 
 
 @register("augment", "square")
@@ -23,7 +46,8 @@ class SquareAugment(Augment):
     """Colours, zoom out, crop, flip, then a square of one of several sizes (RT-DETR, official code).
 
     The source is lyuwenyu/RT-DETR, configs/rtdetr/include. There a whole batch has one size; here each image draws its
-    own, and smaller ones are padded, which the detector knows.
+    own, and smaller ones are padded, which the detector knows. An image of more pixels than can be seen in the square,
+    were it cropped to the least, is made smaller first.
 
     Args:
         scales: sides to choose from, in pixels.
@@ -44,33 +68,57 @@ class SquareAugment(Augment):
         flip: Probability = 0.5,
         eval_size: Pixels = 640,
     ):
-        self.scales, self.crop, self.flip, self.eval_size = scales, crop, flip, eval_size
-        self.colours, self.zoom_out = v2.RandomPhotometricDistort(p=distort), v2.RandomZoomOut(fill=0, p=zoom_out)
-        self.cut, self.sound = v2.RandomIoUCrop(), v2.SanitizeBoundingBoxes(labels_getter=_labels)
+        self.scales, self.zoom_out, self.crop, self.flip, self.eval_size = scales, zoom_out, crop, flip, eval_size
+        self.colours = v2.RandomPhotometricDistort(p=distort)
+        self.cut = v2.RandomIoUCrop(min_scale=LEAST_CROP)
+        self.sound = v2.SanitizeBoundingBoxes(labels_getter=_labels)
 
     def uncropped(self) -> SquareAugment:
         same = copy.copy(self)
-        same.crop, same.zoom_out = 0.0, v2.RandomZoomOut(fill=0, p=0.0)
+        same.crop = same.zoom_out = 0.0
         return same
 
     def train(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        size = self.size(sample.image.height, sample.image.width, rng)
-        cropped, flipped = rng.random() < self.crop, rng.random() < self.flip
+        drawn = self._draw(rng)
+        sample = resize(sample, drawn.first_size(*sample.size))
         with torch.random.fork_rng(devices=[]):  # torchvision's chance, by this generator
-            torch.default_generator.manual_seed(int(rng.integers(2**62)))  # not the devices', which stay as they are
-            one = self.zoom_out(self.colours(sample.image), sample.boxes, sample.labels)
+            torch.default_generator.manual_seed(drawn.seed)  # not the devices', which stay as they are
+            sample = _zoomed_out(replace(sample, image=self.colours(sample.image)), drawn)
             # torchvision's crops divide by sides of 0.3 and more of the image's, rounded down.
-            if cropped and len(sample.labels) and int(0.3 * min(one[0].size)) > 0:
-                one = self.sound(self.cut(*one))
-        sample = Sample(*one)
-        return resize(flip(sample) if flipped else sample, size)
+            if drawn.crop and len(sample.labels) and int(LEAST_CROP * min(sample.size)) > 0:
+                sample = Sample(*self.sound(self.cut(sample.image, sample.boxes, sample.labels)))
+        return resize(flip(sample) if drawn.flip else sample, (drawn.side, drawn.side))
 
     def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-        side = int(rng.choice(self.scales))
+        side = self._draw(rng).side
         return side, side
+
+    def first_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        return self._draw(rng).first_size(height, width)
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.eval_size, self.eval_size
 
     def evaluate(self, image: Image.Image) -> Image.Image:
         return functional.resize(image, [self.eval_size, self.eval_size])
+
+    def _draw(self, rng: np.random.Generator) -> _Drawn:
+        side = int(rng.choice(self.scales))
+        cropped, flipped, zoomed = rng.random(3) < (self.crop, self.flip, self.zoom_out)
+        zoom = rng.uniform(*ZOOM) if zoomed else 1.0
+        down, right = rng.random(2).tolist()
+        return _Drawn(side, bool(cropped), bool(flipped), zoom, (down, right), seed=int(rng.integers(2**62)))
+
+
+def _zoomed_out(sample: Sample, drawn: _Drawn) -> Sample:
+    """In a black image, larger by the zoom."""
+    (height, width), zoom = sample.size, drawn.zoom
+    more = int(height * zoom) - height, int(width * zoom) - width
+    top, left = (int(side * place) for side, place in zip(more, drawn.place, strict=True))
+    around = [left, top, more[1] - left, more[0] - top]
+    if not any(around):
+        return sample
+    return Sample(functional.pad(sample.image, around), functional.pad(sample.boxes, around), sample.labels)
 
 
 def _labels(sample: Any) -> torch.Tensor:

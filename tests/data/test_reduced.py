@@ -10,6 +10,7 @@ from PIL import Image
 from detrkit.data.decode import decode
 from detrkit.data.dense import DenseAugment
 from detrkit.data.loader import SampleKey
+from detrkit.data.square import SquareAugment
 from detrkit.data.transforms import DetrAugment, FlipAugment, NoAugment, crop
 from detrkit.errors import DataError
 
@@ -78,6 +79,7 @@ AUGMENTS = {
     "none": part(NoAugment, max_size=70),
     "flip": part(FlipAugment, max_size=70),
     "dense": part(DenseAugment, mosaic=0.7, mixup=0.7, images=NoAugment()),
+    "square": part(SquareAugment, scales=(24, 32), distort=0.0, eval_size=48),
 }
 
 
