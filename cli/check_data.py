@@ -181,6 +181,10 @@ def save(
     with progress_bar(errors, "copying", sum(map(len, files.values()))) as advance:
         FORMATS[form](files, out, advance, without)
     console.print(f"a clean copy in the format of {form} written to {out}: boxes and classes, no masks or key points")
+    if any(dataset.exif == "stored" for dataset in files.values()):  # where sizes fit both ways, nothing else tells
+        meant = "pixels as they are stored" if form == "coco" else "images that are turned upright"
+        way = "stored" if form == "coco" else "upright"
+        console.print(f'its boxes are for {meant}, so it is read by data.exif = "{way}"', style="yellow")
     if unusable := sum(len(ids) + reports[name].unread for name, ids in without.items()):
         console.print(f"without {counted(unusable, 'image')} whose files cannot be used", style="yellow")
     if form == "yolo" and (crowds := sum(reports[name].crowds for name in files)):

@@ -217,6 +217,25 @@ def test_a_clean_copy_has_no_faults_and_is_checked_as_it_is_found(write_set, tmp
     assert "go together" in str(run(folder, "--save-as", form).exception)
 
 
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_a_clean_copy_s_boxes_are_read_by_the_orientation_that_is_named(write_set, tmp_path, form):
+    """An image that is as large upright as stored: what the copy's boxes are for is in no file of it."""
+    folder, exif = write_set([image_entry(1)], [box_entry(1, 1, [3, 5, 6, 15])]), Image.Exif()
+    exif[0x0112] = 3
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[5:20, 3:9] = 255
+    Image.fromarray(pixels).save(folder / "train" / "1.png", exif=exif)
+    recipe = ["quickstart_coco", f"data.root={folder}", "data.exif=stored"]
+    said = run(*recipe, "--save-as", form, "--out", tmp_path / "copy").output
+    way = "stored" if form == "coco" else "upright"
+    assert f'so it is read by data.exif = "{way}"' in said
+    again = AutoSource(root=str(tmp_path / "copy"), augment=part(NoAugment), exif=way).train
+    image, boxes, _ = again.read(0)
+    left, top, right, bottom = boxes.round().astype(int)[0]
+    assert np.asarray(image)[top:bottom, left:right].min() == 255
+    assert "is read by" not in run(folder, "--save-as", form, "--out", tmp_path / "other").output
+
+
 def test_a_clean_copy_counts_images_that_could_not_even_be_measured(tmp_path):
     for split in ("train", "val"):
         folder = tmp_path / "set" / "images" / split
