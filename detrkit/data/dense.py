@@ -13,7 +13,7 @@ from pydantic import Field
 from torchvision.transforms.v2 import functional
 
 from detrkit.data.choosing import ChoosingAugment
-from detrkit.data.transforms import Augment, Probability, Sample, limited, make_sample, resize
+from detrkit.data.transforms import Augment, Probability, Sample, limited, make_sample, of_a_pixel, resize
 from detrkit.recipe import Given, Slot, as_factory, register
 
 TILES = 4
@@ -92,23 +92,21 @@ def mosaic(samples: Sequence[Sample], rng: np.random.Generator, turn: float = 0.
     """
     height, width = limited(*samples[0].size, LARGEST)
     grid = Image.new("RGB", (width, height))
-    boxes = []
+    tiles = []
     for place, sample in enumerate(samples):
         left, top = width // 2 * (place % 2), height // 2 * (place // 2)
         tile = resize(sample, _fitting(sample, height / 2, width / 2))
         grid.paste(tile.image, (left, top))
-        boxes.append(tile.boxes.as_subclass(torch.Tensor).numpy() + np.array([left, top, left, top], dtype=np.float32))
-    whole = make_sample(grid, np.concatenate(boxes), np.concatenate([sample.labels.numpy() for sample in samples]))
+        tiles.append(tile.boxes.as_subclass(torch.Tensor).numpy() + np.array([left, top, left, top], dtype=np.float32))
+    whole = make_sample(grid, np.concatenate(tiles), np.concatenate([sample.labels.numpy() for sample in samples]))
     moved = {
         "angle": rng.uniform(-turn, turn),
         "scale": rng.uniform(*ZOOM),
         "translate": list(rng.uniform(-SHIFT, SHIFT, 2) * (width, height)),
         "shear": [0.0],
     }
-    image = functional.affine(whole.image, **moved)
-    corners = functional.affine(whole.boxes, **moved).as_subclass(torch.Tensor)
-    keep = (corners[:, 2:] - corners[:, :2] >= 1).all(1)
-    return make_sample(image, corners[keep].numpy(), whole.labels[keep].numpy())
+    boxes = functional.affine(whole.boxes, **moved)
+    return of_a_pixel(Sample(functional.affine(whole.image, **moved), boxes, whole.labels))
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:

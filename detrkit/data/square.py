@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from detrkit.data.transforms import Augment, Pixels, Probability, Sample, flip, resize
+from detrkit.data.transforms import Augment, Pixels, Probability, Sample, flip, of_a_pixel, resize
 from detrkit.recipe import register
 
 SIDES = (480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800)
@@ -47,7 +47,7 @@ class SquareAugment(Augment):
 
     The source is lyuwenyu/RT-DETR, configs/rtdetr/include. There a whole batch has one size; here each image draws its
     own, and smaller ones are padded, which the detector knows. An image of more pixels than can be seen in the square,
-    were it cropped to the least, is made smaller first.
+    were it cropped to the least, is made smaller first. Objects below a pixel in the square are dropped.
 
     Args:
         scales: sides to choose from, in pixels.
@@ -71,7 +71,6 @@ class SquareAugment(Augment):
         self.scales, self.zoom_out, self.crop, self.flip, self.eval_size = scales, zoom_out, crop, flip, eval_size
         self.colours = v2.RandomPhotometricDistort(p=distort)
         self.cut = v2.RandomIoUCrop(min_scale=LEAST_CROP)
-        self.sound = v2.SanitizeBoundingBoxes(labels_getter=_labels)
 
     def uncropped(self) -> SquareAugment:
         same = copy.copy(self)
@@ -86,8 +85,9 @@ class SquareAugment(Augment):
             sample = _zoomed_out(replace(sample, image=self.colours(sample.image)), drawn)
             # torchvision's crops divide by sides of 0.3 and more of the image's, rounded down.
             if drawn.crop and len(sample.labels) and int(LEAST_CROP * min(sample.size)) > 0:
-                sample = Sample(*self.sound(self.cut(sample.image, sample.boxes, sample.labels)))
-        return resize(flip(sample) if drawn.flip else sample, (drawn.side, drawn.side))
+                # Boxes that a crop loses come back without area.
+                sample = Sample(*self.cut(sample.image, sample.boxes, sample.labels))
+        return of_a_pixel(resize(flip(sample) if drawn.flip else sample, (drawn.side, drawn.side)))
 
     def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
         side = self._draw(rng).side
@@ -119,7 +119,3 @@ def _zoomed_out(sample: Sample, drawn: _Drawn) -> Sample:
     if not any(around):
         return sample
     return Sample(functional.pad(sample.image, around), functional.pad(sample.boxes, around), sample.labels)
-
-
-def _labels(sample: Any) -> torch.Tensor:
-    return sample[2]

@@ -168,6 +168,14 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     return Sample(image, kept, sample.labels[keep])
 
 
+def of_a_pixel(sample: Sample) -> Sample:
+    """Without objects whose boxes are narrower or lower than a pixel."""
+    corners = sample.boxes.as_subclass(torch.Tensor)
+    keep = (corners[:, 2:] - corners[:, :2] >= 1).all(1)
+    kept = BoundingBoxes(corners[keep], format=BoundingBoxFormat.XYXY, canvas_size=sample.size)
+    return Sample(sample.image, kept, sample.labels[keep])
+
+
 @dataclass(frozen=True)
 class _Drawn:
     """What chance chose for an image. crop: top, left, height and width, in what is `before_crop` high and wide."""

@@ -64,6 +64,16 @@ def test_of_a_large_image_no_more_pixels_are_worked_on_than_can_be_seen():
     assert augment.first_size(40, 30, np.random.default_rng(0)) == (40, 30)  # smaller ones are left alone
 
 
+def test_objects_at_the_edge_stay_and_those_below_a_pixel_go():
+    """Made smaller, a box may end a rounding beyond its image, which torchvision's own check of boxes drops."""
+    augment = SquareAugment(scales=(16,), distort=0.0, zoom_out=0.0, crop=1.0)
+    augment.cut = lambda *one: one
+    for side in range(100, 160):
+        boxes = np.array([[0, 0, side, 90], [10, 10, 10 + 0.9 * side / 16, 60]])
+        made = augment.train(make_sample(Image.new("RGB", (side, 90)), boxes, np.arange(2)), np.random.default_rng(0))
+        assert made.labels.tolist() == [0], side
+
+
 def test_an_image_without_objects_stays_one():
     augment = SquareAugment(scales=(48,), zoom_out=1.0, crop=1.0)
     empty = make_sample(Image.new("RGB", (40, 30)), np.zeros((0, 4)), np.zeros(0))
