@@ -64,7 +64,7 @@ class AsTorchvision(nn.Module):
         for image in images:
             _check_image(image)
         own = (one.dtype for one in self.detector.parameters() if one.is_floating_point())
-        stacked, mask = stack(images, _normalised, next(own, torch.float32))
+        stacked, mask = stack(images, _write_normalised, next(own, torch.float32))
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if not self.training:
             found = self.detector.detect(stacked, mask, sizes)
@@ -188,8 +188,8 @@ def _check_image(image: Tensor) -> None:
         raise UserError(f"an image is {list(image.shape)}; {form}")
 
 
-def _normalised(image: Tensor) -> Tensor:
-    return (image - _column(MEAN, image)) / _column(STD, image)
+def _write_normalised(place: Tensor, image: Tensor) -> None:
+    place.copy_((image - _column(MEAN, image)) / _column(STD, image))
 
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
