@@ -161,10 +161,27 @@ def flip(sample: Sample) -> Sample:
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """A part of the image; boxes are cut at its edges, and those left without area are dropped."""
-    image = functional.crop(sample.image, top, left, height, width)
-    boxes = functional.crop(sample.boxes, top, left, height, width)
+    return _cropped(functional.crop(sample.image, top, left, height, width), sample, (top, left, height, width))
+
+
+def crop_resized(sample: Sample, size: tuple[int, int], top: int, left: int, height: int, width: int) -> Sample:
+    """`crop` of what `resize` to ``size`` gives, without the pixels outside: those of a slender image are many."""
+    image = sample.image
+    if (image.height, image.width) == size:
+        return crop(resize(sample, size), top, left, height, width)
+    down, right = image.height / size[0], image.width / size[1]
+    low = left * right, top * down
+    high = min((left + width) * right, image.width), min((top + height) * down, image.height)
+    part = image.resize((width, height), Image.Resampling.BILINEAR, box=(*low, *high))
+    boxes = sample.boxes if size == sample.size else functional.resize(sample.boxes, list(size))
+    return _cropped(part, replace(sample, boxes=boxes), (top, left, height, width))
+
+
+def _cropped(image: Image.Image, sample: Sample, part: tuple[int, int, int, int]) -> Sample:
+    """An image, which is that part (top, left, height, width) of a sample's, with the sample's objects."""
+    boxes = functional.crop(sample.boxes, *part)
     keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    kept = BoundingBoxes(boxes[keep], format=BoundingBoxFormat.XYXY, canvas_size=(height, width))
+    kept = BoundingBoxes(boxes[keep], format=BoundingBoxFormat.XYXY, canvas_size=part[2:])
     return Sample(image, kept, sample.labels[keep])
 
 
@@ -241,7 +258,7 @@ class DetrAugment(Augment):
         if drawn.flip:
             sample = flip(sample)
         if drawn.crop is not None:
-            sample = crop(resize(sample, drawn.before_crop), *drawn.crop)
+            sample = crop_resized(sample, drawn.before_crop, *drawn.crop)
         return resize(sample, drawn.size)
 
     def size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -4,12 +4,23 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from detrkit.data.dataset import relative
-from detrkit.data.transforms import DetrAugment, FlipAugment, NoAugment, crop, flip, make_sample, resize, resized
+from detrkit.data.transforms import (
+    DetrAugment,
+    FlipAugment,
+    NoAugment,
+    crop,
+    crop_resized,
+    flip,
+    make_sample,
+    resize,
+    resized,
+)
 from detrkit.errors import DataError
 
 
@@ -122,6 +133,33 @@ def test_augmentation_is_fixed_by_its_generator_and_varied_by_it():
     results = [augment.train(sample, np.random.default_rng(seed)) for seed in [*range(30), *range(30)]]
     assert all(np.array_equal(a.image, b.image) for a, b in zip(results[:30], results[30:], strict=True))
     assert len({result.image.size for result in results}) > 10
+
+
+@given(st.integers(0, 2**32), st.integers(4, 90), st.integers(4, 90), st.integers(4, 150), st.integers(4, 150))
+@settings(max_examples=60)
+def test_a_crop_of_what_is_resized_needs_no_other_pixels(seed, height, width, new_height, new_width):
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    sample = make_sample(image, np.array([[0, 0, width, height], [1, 1, 3, 2]]), np.array([0, 1]))
+    high, wide = rng.integers(1, new_height + 1), rng.integers(1, new_width + 1)
+    part = (int(rng.integers(new_height - high + 1)), int(rng.integers(new_width - wide + 1)), int(high), int(wide))
+    whole = crop(resize(sample, (new_height, new_width)), *part)
+    alone = crop_resized(sample, (new_height, new_width), *part)
+    assert alone.size == whole.size == part[2:]
+    assert torch.equal(alone.boxes, whole.boxes)
+    assert torch.equal(alone.labels, whole.labels)
+    difference = np.abs(np.asarray(alone.image, dtype=int) - np.asarray(whole.image, dtype=int))
+    assert difference.max() <= 3  # of noise, where a place between pixels is rounded otherwise
+
+
+def test_a_slender_image_is_not_made_a_long_one_before_it_is_cropped(monkeypatch):
+    """600 high it would have 360 million pixels, a gigabyte of them."""
+    sizes, resize_image = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda *a, **k: sizes.append(a[1]) or resize_image(*a, **k))
+    sample = make_sample(Image.new("RGB", (5000, 5)), np.array([[0, 0, 2500, 5]]), np.array([0]))
+    for seed in range(3):
+        DetrAugment(crop=1.0).train(sample, np.random.default_rng(seed))
+    assert max(max(size) for size in sizes) <= 1400
 
 
 def test_evaluation_resizes_without_chance():
