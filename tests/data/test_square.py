@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from detrkit.data.shapes import ShapesSource
-from detrkit.data.square import SquareAugment
+from detrkit.data.square import Colours, SquareAugment
 from detrkit.data.transforms import make_sample
 from tests.data.conftest import part
 
@@ -62,6 +63,19 @@ def test_of_a_large_image_no_more_pixels_are_worked_on_than_can_be_seen():
     assert max(sides) == (356, 267)  # 80 / 0.3
     assert max(largest) <= (360, 270)
     assert augment.first_size(40, 30, np.random.default_rng(0)) == (40, 30)  # smaller ones are left alone
+
+
+def test_colours_are_torchvision_s():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    differ = 0
+    for seed in range(12):
+        torch.manual_seed(seed)
+        expected = v2.RandomPhotometricDistort(p=0.5)(image)
+        torch.manual_seed(seed)
+        made = Colours(p=0.5)(image)
+        assert np.array_equal(made, expected), seed
+        differ += not np.array_equal(made, image)
+    assert differ > 6
 
 
 def test_objects_at_the_edge_stay_and_those_below_a_pixel_go():
