@@ -11,6 +11,7 @@ from detrkit.compare.intervals import MOST_SEEDS, POWER, Difference, Interval
 from detrkit.compare.paired import Paired
 from detrkit.compare.table import NOTHING, Sheet, number, signed, spread
 from detrkit.evaluation.errors import KINDS
+from detrkit.wording import first_of
 
 MARK = " *"
 
@@ -32,7 +33,8 @@ def difference_sheets(comparison: Comparison, names: Sequence[str], notes: Seque
 
 def _of_ap(comparison: Comparison, named: Sequence[tuple[str, Measured]], base: str, notes: Sequence[str]) -> Sheet:
     kind = LAST if comparison.equal_epoch is None else EQUAL
-    rows, paired = [], []
+    rows, paired, fewer = [], [], []
+    its = next(m.row.seeds for _, m in named if m.row.name == comparison.baseline)
     for name, m in named:
         if "AP" not in m.at[kind]:
             continue
@@ -41,15 +43,18 @@ def _of_ap(comparison: Comparison, named: Sequence[tuple[str, Measured]], base: 
             rows.append((name, str(len(m.row.seeds)), average, *[NOTHING] * 5))
             continue
         paired.append(m.paired)
+        if m.paired.seeds and {*m.row.seeds, *its} != {*m.paired.seeds}:
+            fewer.append(name)
         found = m.paired.differences["AP"]
         value = signed(found.value, 2) + (MARK if found.is_sure else "")
         intervals = [_interval(one, 2) for one in (found.over_both, found.over_seeds, found.over_images)]
         rows.append((name, _seeds(m.paired), average, value, *intervals, _needed(found.seeds_needed)))
     columns = ("recipe", "seeds", "AP", "difference", "seeds and images", "seeds alone", "images alone", "seeds needed")
-    return Sheet(f"Differences to {base} in AP", columns, tuple(rows), (*_notes(paired), *notes))
+    return Sheet(f"Differences to {base} in AP", columns, tuple(rows), (*_notes(paired, fewer), *notes))
 
 
-def _notes(paired: Sequence[Paired]) -> list[str]:
+def _notes(paired: Sequence[Paired], fewer: Sequence[str]) -> list[str]:
+    """fewer: the rows whose differences are of a part of the seeds."""
     found = [one.differences["AP"] for one in paired]
     told = [
         "95 % intervals: where the difference lies with other seeds on other images; with other seeds on these images; "
@@ -57,14 +62,22 @@ def _notes(paired: Sequence[Paired]) -> list[str]:
     ]
     if any(one.seeds for one in paired):
         told.append("pairs: runs of one seed are compared with each other.")
+    if fewer:
+        told.append(
+            "Seeds that only one of the two rows has are left out of the difference, not of the means: "
+            f"{first_of(fewer)}."
+        )
     if any(one.over == "images" for one in found):
-        told.append("Where there is one seed, images alone are told of: another seed may turn the difference around.")
+        told.append(
+            "Where there is one seed, images alone are told of: another seed may turn the difference around. There a "
+            "mark is no sign of a better recipe: two seeds of one recipe may differ by as much."
+        )
     if any(one.seeds_needed is not None for one in found):
         told.append(
             f"seeds needed: in each row, for {100 * POWER:.0f} of 100 comparisons to mark a difference of this size, "
             "with the spreads seen here; of two or three seeds they are rough."
         )
-    if len([one for one in found if one.interval]) > 1:
+    if len([one for one in found if one.over and one.over != "images"]) > 1:  # seeds mark more where none are known
         told.append("Of twenty rows without any difference, one is marked by chance.")
     return told
 
@@ -73,8 +86,19 @@ def _by_name(against: Sequence[tuple[str, Measured, Paired]], base: str, what: s
     rows = []
     for name, _, paired in against:
         rows.append((name, *(_difference(paired.differences.get(one)) for one in wanted)))
-    note = "95 % intervals, each over what that of AP is over. *: it excludes zero."
-    return Sheet(f"Differences to {base} in {what}", ("recipe", *wanted), tuple(rows), (note,))
+    notes = ["95 % intervals, each over what that of AP is over. *: it excludes zero."]
+    alone = [one for one in wanted if any(_lacks_images(paired, one) for _, _, paired in against)]
+    if alone:  # AP is over seeds and images, and these are over less
+        notes.append(
+            f"Too few images tell of {', '.join(alone)}: where a row has seeds, its interval is over seeds alone."
+        )
+    return Sheet(f"Differences to {base} in {what}", ("recipe", *wanted), tuple(rows), tuple(notes))
+
+
+def _lacks_images(paired: Paired, name: str) -> bool:
+    """Whether a number's interval is over seeds alone, though that of AP is over images, too."""
+    ap, found = paired.differences.get("AP"), paired.differences.get(name)
+    return bool(ap and found and ap.over == "seeds and images" and found.over == "seeds")
 
 
 def _errors(named: Sequence[tuple[str, Measured]]) -> Sheet:

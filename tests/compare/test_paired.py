@@ -8,8 +8,9 @@ from scipy import stats
 
 from detrkit.compare import detections
 from detrkit.compare.comparison import chosen_runs, compare, equal_epoch
-from detrkit.compare.detections import checkpoint_of, find_detections, score_runs, told_of
+from detrkit.compare.detections import ImageScores, checkpoint_of, find_detections, score_runs, told_of
 from detrkit.compare.paired import RunScores, pair
+from detrkit.compare.sheets import make_sheets
 from detrkit.compare.targets import gather_rows
 from detrkit.errors import UserError
 from detrkit.evaluation.coco_stats import coco_stats
@@ -182,3 +183,47 @@ def test_a_checkpoint_is_known_by_its_step(tmp_path, make_run):
     assert checkpoint_of(read_run(run), late) is None
     with pytest.raises(UserError, match="no detections are kept"):
         find_detections(read_run(run), late)
+
+
+def notes_of(rows, images=()):
+    comparison = compare(rows, baseline="bad", images=dict(images))
+    return {sheet.title: " ".join(sheet.notes) for sheet in make_sheets(comparison, {}, {})}
+
+
+def runs_of(folder, make_run, good, bad):
+    for name, recipe, seeds in (("good", "quickstart", good), ("bad", "quickstart_dab", bad)):
+        for seed in seeds:
+            make_run(folder / f"{name}-seed{seed}", recipe, {4: 20 + 3 * seed + 5 * (name == "good")}, seed=seed)
+    return rows_of(folder)
+
+
+def test_a_difference_of_fewer_seeds_than_the_means_is_told(tmp_path, make_run):
+    """Two tables of one page showed two differences, and nothing said why."""
+    notes = notes_of(runs_of(tmp_path / "some", make_run, (1, 2), (0, 1, 2)))
+    assert "left out of the difference, not of the means: good." in notes["Differences to bad in AP"]
+    notes = notes_of(runs_of(tmp_path / "all", make_run, (0, 1, 2), (0, 1, 2)))
+    assert "left out" not in notes["Differences to bad in AP"]
+
+
+def test_a_part_whose_interval_leaves_images_out_is_told(tmp_path, make_run):
+    """The table said of it that it is over what that of AP is over."""
+    rows = runs_of(tmp_path, make_run, (0, 1), (0, 1))
+    draw = np.random.default_rng(0)
+    images = {}
+    for run in [run for row in rows for run in row.trained]:
+        few = np.where(draw.random(FEW) < 0.8, draw.normal(size=FEW), np.nan)
+        resampled = {"AP": draw.normal(size=FEW), "APS": few, "APM": draw.normal(size=FEW)}
+        images[run.path] = ImageScores(40, dict.fromkeys(resampled, draw.random()), resampled)
+    told = notes_of(rows, images)["Differences to bad in AP and its parts"]
+    assert "Too few images tell of APS:" in told
+    assert "Too few" not in notes_of(rows)["Differences to bad in AP and its parts"]  # AP's is over seeds alone, too
+
+
+def test_a_mark_over_images_alone_is_not_said_to_come_by_chance_once_in_twenty(tmp_path, make_found):
+    for seed, name in enumerate(("good", "bad")):
+        make_found(tmp_path / f"{name}-seed0", f"quickstart{'_dab' * seed}", noise=0.1 + 0.1 * seed)
+    make_found(tmp_path / "third-seed0", "quickstart", noise=0.1, overrides=["train.epochs=9"])
+    rows = rows_of(tmp_path)
+    told = notes_of(rows, scored(rows)[0])["Differences to bad in AP"]
+    assert "no sign of a better recipe" in told
+    assert "Of twenty" not in told
