@@ -11,9 +11,10 @@ from detrkit.compare.costs import ASSUMED_CLASSES, Costs
 from detrkit.compare.difference_sheets import difference_sheets
 from detrkit.compare.epochs_to import Faster, Reached
 from detrkit.compare.table import NOTHING, Sheet, number, signed, spread
+from detrkit.compare.targets import Row
 from detrkit.compare.timing import Timing
 from detrkit.runs.history import differences
-from detrkit.wording import short
+from detrkit.wording import first_of, short
 
 
 def make_sheets(
@@ -74,6 +75,7 @@ def _accuracy(comparison: Comparison, names: Sequence[str]) -> Sheet:
             f"{comparison.rank:+.2f}"
         )
     notes += [*_published_for_others(comparison, names), *_other_data(comparison, names)]
+    notes += _other_training(comparison, names)
     notes += _overridden(comparison)
     return Sheet("Average precision", tuple(columns), tuple(rows), tuple(notes))
 
@@ -100,13 +102,10 @@ def _published_for_others(comparison: Comparison, names: Sequence[str]) -> list[
 
 def _other_data(comparison: Comparison, names: Sequence[str]) -> list[str]:
     """Which trained rows were trained or evaluated on other images than the baseline, or than the first of them."""
-    trained = [(name, m.row) for name, m in zip(names, comparison.rows, strict=True) if m.row.trained]
-    bases = [(name, row) for name, row in trained if row.name == comparison.baseline] or trained
-    first, base = bases[0]
     notes: dict[str, list[str]] = {}
-    for name, row in trained:
-        keys = {d: d.partition(" is ")[0] for d in differences(base.recipe, row.recipe)}
-        told = [d for d, key in keys.items() if key.startswith("data.") and ".augment" not in key]
+    first, _ = _first(comparison, names)
+    for name, every in _from_first(comparison, names):
+        told = [d for d in every if _key(d).startswith("data.") and ".augment" not in _key(d)]
         if told:
             kind = [difference for difference in told if difference.startswith("data.type ")]
             notes.setdefault(", ".join(kind or told[:3]), []).append(name)
@@ -114,6 +113,34 @@ def _other_data(comparison: Comparison, names: Sequence[str]) -> list[str]:
         f"Other data than {first}'s in {', '.join(found)}: {told}. Their AP tells nothing of the recipes."
         for told, found in notes.items()
     ]
+
+
+def _other_training(comparison: Comparison, names: Sequence[str]) -> list[str]:
+    """Which trained rows had another schedule, batch or optimiser than the baseline, or than the first of them."""
+    notes: dict[str, list[str]] = {}
+    first, _ = _first(comparison, names)
+    for name, every in _from_first(comparison, names):
+        told = [difference for difference in every if _key(difference).startswith("train.")]
+        if told:
+            notes.setdefault(first_of(told), []).append(name)
+    return [f"Trained otherwise than {first} in {', '.join(found)}: {told}." for told, found in notes.items()]
+
+
+def _first(comparison: Comparison, names: Sequence[str]) -> tuple[str, Row]:
+    """The baseline if it is trained, else the first row that is."""
+    trained = [(name, m.row) for name, m in zip(names, comparison.rows, strict=True) if m.row.trained]
+    return next((one for one in trained if one[1].name == comparison.baseline), trained[0])
+
+
+def _from_first(comparison: Comparison, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """What each trained row's recipe says otherwise than that of `_first`."""
+    _, base = _first(comparison, names)
+    rows = [(name, m.row) for name, m in zip(names, comparison.rows, strict=True) if m.row.trained]
+    return [(name, differences(base.recipe, row.recipe)) for name, row in rows]
+
+
+def _key(difference: str) -> str:
+    return difference.partition(" is ")[0]
 
 
 def _overridden(comparison: Comparison) -> list[str]:

@@ -227,3 +227,13 @@ def test_a_mark_over_images_alone_is_not_said_to_come_by_chance_once_in_twenty(t
     told = notes_of(rows, scored(rows)[0])["Differences to bad in AP"]
     assert "no sign of a better recipe" in told
     assert "Of twenty" not in told
+
+
+def test_another_schedule_is_told(tmp_path, make_run):
+    """The page of the docs said that it was, and only data were: at one epoch, one may have ended and one begun."""
+    rows = runs_of(tmp_path, make_run, (0,), (0,))
+    assert "Trained otherwise" not in notes_of(rows)["Average precision"]
+    make_run(tmp_path / "longer", "quickstart_dab", {4: 30}, overrides=["train.epochs=9", "train.batch_size=2"])
+    told = notes_of(rows_of(tmp_path))["Average precision"]
+    assert "Trained otherwise than bad in longer: " in told
+    assert "train.epochs is 9, not " in told
