@@ -66,6 +66,6 @@ def order_of(sheets: Sequence[Sheet], column: str) -> list[str]:
 
 
 def _leading(cell: str) -> float | None:
-    """The number that a cell begins with, that of an interval being its lower end."""
-    found = re.match(r"\[?([+-]?\d+(\.\d+)?)", cell)
+    """The number that a cell begins with, that of an interval being its lower end and that of ">1000" the bound."""
+    found = re.match(r"[\[>]?([+-]?\d+(\.\d+)?)", cell)
     return float(found[1]) if found else None

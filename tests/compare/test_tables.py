@@ -73,10 +73,15 @@ def test_latex_signs_are_signs_only_before_numbers():
 def test_order_by_numbers_is_falling_with_what_has_none_last():
     assert order_of([SHEET], "AP") == ["a_b", "z", "x#1"]
     assert order_of([SHEET], "ap") == ["a_b", "z", "x#1"]
-    assert order_of([SHEET], "95 %") == ["x#1", "a_b", "z"]
+    assert order_of([SHEET], "95 %") == ["z", "x#1", "a_b"]
     assert order_of([SHEET], "recipe") == ["a_b", "x#1", "z"]
     with pytest.raises(UserError, match=r"--sort AQ is no column.*; there are recipe, AP, 95 %"):
         order_of([SHEET], "AQ")
+
+
+def test_more_than_a_thousand_stands_above_all_numbers():
+    rows = tuple(zip("abcd", ("3", ">1000", "-", "16"), strict=True))
+    assert order_of([Sheet("t", ("recipe", "seeds needed"), rows)], "seeds needed") == list("bdac")
 
 
 def test_the_first_table_with_a_column_decides():
