@@ -29,6 +29,7 @@ _NOT_THE_TRAINING = {
             "seed",
             "device",
             "workers",
+            "recompute",
             "micro_batch",
             "log_every",
             "loggers",
