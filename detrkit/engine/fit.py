@@ -83,7 +83,8 @@ def fit(
             check_categories(run, start, source)
         reporter = Reporter(run=run if here.is_first else None, console=console)
         if options.init_from is not None and not goes_on:
-            reporter.say(f"started from {init_from(detector, options.init_from, classes=len(source.categories))}")
+            names = [category.name for category in source.categories]
+            reporter.say(f"started from {init_from(detector, options.init_from, classes=len(names), names=names)}")
         trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
         held.callback(lambda: [parameter.requires_grad_() for parameter in trained])
         held.callback(keep_again, detector)

@@ -41,6 +41,7 @@ from detrkit.wording import counted
 from detrkit.writing import explain
 
 if TYPE_CHECKING:
+    from detrkit.data.dataset import DataSource
     from detrkit.recipe import Recipe
     from detrkit.system import BaseDetector
 
@@ -91,7 +92,7 @@ def train(
             here.in_first(lambda: held.enter_context(locked(run.path)))
             check_categories(run, start, source)
             changed = [*allowed_changes(run, start, recipe, trust=trust), *changed_code(run, recipe)]
-        detector, filled = _filled_detector(recipe, options, is_begun=start is not None)
+        detector, filled = _filled_detector(recipe, options, source, is_begun=start is not None)
         criterion = build_criterion(recipe)
         if options.compile:
             compiled_form(detector, device)  # what cannot be is said before a run is made
@@ -156,7 +157,9 @@ def train(
             raise UserError(f"{told}. Once that is mended, go on: {run.way_on}") from error
 
 
-def _filled_detector(recipe: Recipe, options: TrainOptions, *, is_begun: bool) -> tuple[BaseDetector, str]:
+def _filled_detector(
+    recipe: Recipe, options: TrainOptions, source: DataSource, *, is_begun: bool
+) -> tuple[BaseDetector, str]:
     """The detector with the weights that a new run starts from, and what is to be said of them.
 
     A run that has begun has weights of its own, so that none are fetched for it.
@@ -166,7 +169,8 @@ def _filled_detector(recipe: Recipe, options: TrainOptions, *, is_begun: bool) -
     detector = build_detector(recipe, pretrained=not is_begun and options.init_from is None)
     if options.init_from is None or is_begun:
         return detector, ""
-    return detector, str(init_from(detector, options.init_from, classes=recipe.get("detector.classes")))
+    names = [category.name for category in source.categories]
+    return detector, str(init_from(detector, options.init_from, classes=recipe.get("detector.classes"), names=names))
 
 
 def _say_where(trainer: Trainer, reporter: Reporter, *, is_begun: bool) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from detrkit.backbones.base import Backbone
+from detrkit.data import Category
 from detrkit.errors import CheckpointError
 from detrkit.paths import with_home
 from detrkit.reading import not_finite, unlike
@@ -39,18 +40,20 @@ class TransferReport:
     """the detector's tensors that keep their random start, each with the reason"""
     unused: tuple[str, ...]
     """names in the file that the detector does not have"""
+    names: str = ""
+    """which classes' rows hold what the file knows of others"""
     pixels: str = ""
     """how the weights' images were normalised, where the detector's are not"""
 
     def __str__(self) -> str:
         lines = [f"{self.loaded} of {self.total} tensors from {self.path}"]
-        lines += [f"  {self.pixels}"] if self.pixels else []
+        lines += [f"  {line}" for line in (self.names, self.pixels) if line]
         lines += [f"  left fresh: {entry}" for entry in self.fresh]
         lines += [f"  not used: {name}" for name in self.unused]
         return "\n".join(lines)
 
 
-def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> TransferReport:
+def init_from(detector: nn.Module, path: Path | str, *, classes: int, names: Sequence[str] = ()) -> TransferReport:
     """Load into `detector` what fits of other weights.
 
     Tensors with a row for each class or each query whose count differs are left fresh, and so are tensors that the
@@ -60,6 +63,7 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
         path: a run's folder (its best checkpoint), a checkpoint's folder, or a .safetensors file; the moving
             average's weights are taken where there are any
         classes: K of the detector
+        names: of the classes that it is to know, in the order of the labels; () for not known
 
     Raises:
         CheckpointError: the file cannot be read safely, or holds numbers that are not finite; a tensor has another
@@ -98,7 +102,19 @@ def init_from(detector: nn.Module, path: Path | str, *, classes: int) -> Transfe
             f"{path} holds numbers that are not finite, in {first_of(faults)}: nothing can start from it"
         )
     detector.load_state_dict(fitting, strict=False)
-    return TransferReport(path, len(fitting), len(own), tuple(fresh), unused, _other_pixels(detector, metadata))
+    beside = {"names": _other_names(names, metadata, classes), "pixels": _other_pixels(detector, metadata)}
+    return TransferReport(path, len(fitting), len(own), tuple(fresh), unused, **beside)
+
+
+def _other_names(names: Sequence[str], metadata: Mapping[str, str], classes: int) -> str:
+    """A sentence where as many classes are called otherwise, or stand in another order: rows go by their places."""
+    before = [category.name for category in _categories_of(metadata)]
+    if not names or not before or _classes_of(metadata) != classes:
+        return ""
+    others = [f"{there!r} for {here!r}" for there, here in zip(before, names, strict=False) if there != here]
+    if not others:
+        return ""
+    return f"of as many classes, taken by their places and not by their names: {first_of(others)}"
 
 
 def _other_pixels(detector: nn.Module, metadata: Mapping[str, str]) -> str:
@@ -125,12 +141,15 @@ def _classes_of(metadata: Mapping[str, str]) -> int | None:
     """K of the detector that a file's weights are of, which may be more than its data set has; None: not known."""
     if (classes := metadata_number(metadata, "classes")) is not None:
         return classes
-    if "categories" in metadata:
-        try:
-            return len(parse_categories(metadata["categories"]))
-        except ValueError:  # another program's, or damaged
-            return None
-    return None
+    return len(_categories_of(metadata)) or None
+
+
+def _categories_of(metadata: Mapping[str, str]) -> Sequence[Category]:
+    """Those of the data set that a file's weights were trained on; () if it does not say."""
+    try:
+        return parse_categories(metadata.get("categories", "[]"))
+    except ValueError:  # another program's, or damaged
+        return ()
 
 
 def _differs_in_classes(theirs: Tensor, own: Tensor, old_classes: int | None, classes: int) -> bool:

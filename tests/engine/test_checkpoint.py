@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 
@@ -176,6 +177,23 @@ def test_init_from_a_detector_with_more_classes_than_its_data(tmp_path):
     save_file(ToyDetector(classes=5, seed=1).state_dict(), tmp_path / "w.safetensors", metadata)
     report = init_from(ToyDetector(classes=2, seed=2), tmp_path / "w.safetensors", classes=2)
     assert report.fresh[0] == "label.weight (class count: 5 rows in the file, 2 here)"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["one", "two", "three"], ""),
+        (["two", "one", "three"], "'one' for 'two', 'two' for 'one'"),
+        (["one", "cell", "three"], "'two' for 'cell'"),
+        ([], ""),
+    ],
+)
+def test_init_from_says_whose_rows_other_classes_get(tmp_path, names, told):
+    known = json.dumps([{"id": k, "name": name} for k, name in enumerate(("one", "two", "three"))])
+    save_file(ToyDetector(seed=1).state_dict(), tmp_path / "w.safetensors", {"categories": known})
+    report = init_from(ToyDetector(seed=2), tmp_path / "w.safetensors", classes=3, names=names)
+    assert report.names.partition("names: ")[2] == told
+    assert report.names in str(report)
 
 
 def test_init_from_says_what_is_missing_and_what_is_not_used(tmp_path):
