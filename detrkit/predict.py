@@ -207,9 +207,13 @@ def _detect(
         except DataError as error:
             found |= dict.fromkeys(places, error)
         except torch.OutOfMemoryError as error:
+            less = (
+                "A smaller batch_size needs less (on the command line --batch)"
+                if len(group) > 1
+                else "A smaller one fits"
+            )
             raise UserError(
-                f"{counted(len(group), 'image')} at once: the GPU has not enough memory. A smaller batch_size needs "
-                f"less (on the command line --batch).\n{error}"
+                f"{counted(len(group), 'image')} at once: the GPU has not enough memory. {less}.\n{error}"
             ) from error
         else:
             found |= dict(zip(places, (_above(result, threshold) for result in results), strict=True))

@@ -212,3 +212,5 @@ def test_a_batch_without_memory_names_what_needs_less(folder):
     given = [folder / "b.png", folder / "b.png"]
     with pytest.raises(UserError, match=r"2 images at once.*smaller batch_size .*--batch(.*\n)+.*1\.46 GiB"):
         list(predict(Large(), given, transform=lambda image: image))
+    with pytest.raises(UserError, match=r"1 image at once.*memory\. A smaller one fits\.\n"):
+        list(predict(Large(), given[:1], transform=lambda image: image))
