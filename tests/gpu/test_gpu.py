@@ -1,10 +1,13 @@
 """What only a GPU can show. The suite of benchmarks/gpu_suite.py runs these first."""
 
+import copy
+
 import pytest
 import torch
 
 import detrkit
 from detrkit.engine.optimiser import clip_and_step
+from detrkit.engine.recomputing import recompute
 from detrkit.errors import UserError
 from detrkit.layers import Arriving, constant, sent
 from tests.engine.toys import Killed, ToyDetector, ToySource, kill_at, toy_trainer
@@ -73,6 +76,28 @@ def test_a_step_without_memory_leaves_a_checkpoint_to_go_on_from(tmp_path):
     on.resume()
     assert on.at.step == 3
     assert on.fit().finished
+
+
+def test_layers_that_are_computed_again_draw_the_same_and_do_not_wait():
+    values = [*SMALL, "queries.grid=[3, 4]", "detector.classes=5", "encoder.dropout=0.3", "decoder.dropout=0.3"]
+    keeping = detrkit.build_detector(detrkit.load_recipe("sap_detr_r50_50ep", values)).cuda().train()
+    again = copy.deepcopy(keeping)
+    recompute(again, ["backbone", "encoder", "decoder"])
+    images, grads = torch.randn(2, 3, 64, 96, device="cuda"), []
+    for detector in (keeping, again, again):  # the second step of the last has nothing left to prepare
+        torch.manual_seed(1)
+        detector.zero_grad(set_to_none=True)
+        torch.cuda.set_sync_debug_mode("error" if grads[1:] else "default")
+        try:
+            output = detector(images)
+            (output.logits.square().mean() + output.boxes.square().mean()).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        grads.append({name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None})
+    for found in grads[1:]:
+        assert found.keys() == grads[0].keys()
+        for name, grad in grads[0].items():
+            torch.testing.assert_close(found[name], grad, rtol=1e-3, atol=1e-4 * grad.abs().max().item() + 1e-7)
 
 
 def test_an_update_that_is_not_finite_is_left_out():
