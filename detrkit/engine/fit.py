@@ -12,13 +12,12 @@ from torch import nn
 from detrkit.data.dataset import DataSource
 from detrkit.engine.data_checks import left_out, require_files, require_objects
 from detrkit.engine.distributed import alone_among
-from detrkit.engine.learner import compiled_form
 from detrkit.engine.optimiser import without_effect
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.recomputing import keep_again
 from detrkit.engine.resume import check_categories
-from detrkit.engine.setting_up import begin_records, make_trainer, placed
+from detrkit.engine.setting_up import begin_records, make_trainer, placed, prepare
 from detrkit.engine.trainer import Outcome
 from detrkit.engine.transfer import init_from
 from detrkit.engine.workload import planned, warnings
@@ -75,8 +74,8 @@ def fit(
         workload = planned(options, source, here)
         require_files(source)
         require_objects(source)
-        if options.compile:
-            compiled_form(detector, place.device)
+        held.callback(keep_again, detector)
+        prepare(detector, options, place.device)
         here.in_first(lambda: _open(run, held, resume=resume))
         goes_on = resume and not here.from_first(_ended_early(run))
         if goes_on and (start := find_folder(run.last)) is not None:
@@ -87,7 +86,6 @@ def fit(
             reporter.say(f"started from {init_from(detector, options.init_from, classes=len(names), names=names)}")
         trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
         held.callback(lambda: [parameter.requires_grad_() for parameter in trained])
-        held.callback(keep_again, detector)
         trainer = make_trainer(
             place,
             detector=detector,

@@ -14,6 +14,7 @@ from torch import nn
 from detrkit.data.dataset import DataSource
 from detrkit.engine.cores import workers_for
 from detrkit.engine.distributed import Processes, processes
+from detrkit.engine.learner import compiled_form
 from detrkit.engine.options import EvaluateOptions, TrainOptions
 from detrkit.engine.pictures import write_pictures
 from detrkit.engine.progress import Reporter
@@ -53,6 +54,21 @@ def placed(options: TrainOptions) -> Iterator[Place]:
         yield Place(here, device, here.from_first(choose_precision(options.precision, device)))
 
 
+def prepare(detector: nn.Module, options: TrainOptions, device: torch.device) -> None:
+    """Have the detector compute in training as the options say, in place, before anything is made of a run.
+
+    Raises UserError if it cannot be compiled, has not the parts that are to be computed again, or is to be both.
+    """
+    if options.recompute and options.compile:
+        raise UserError(
+            "train.recompute and train.compile: a compiler decides by itself what it computes again; leave one of them "
+            "out"
+        )
+    if options.compile:
+        compiled_form(detector, device)
+    recompute(detector, options.recompute)
+
+
 def make_trainer(
     place: Place,
     *,
@@ -73,15 +89,7 @@ def make_trainer(
     Args:
         evaluate: as `detrkit.evaluation.evaluate.evaluate`.
         metadata, after_first_step: as `Trainer` has them.
-
-    Raises UserError if the detector has not the parts that are to be computed again, or they are to be compiled.
     """
-    if options.recompute and options.compile:
-        raise UserError(
-            "train.recompute and train.compile: a compiler decides by itself what it computes again; leave one of them "
-            "out"
-        )
-    recompute(detector, options.recompute)
     computed: dict[str, Any] = {"source": source, "device": place.device, "precision": place.precision}
     workers = workers_for(options, place.here.world)
     draw = partial(write_pictures, count=settings.pictures, threshold=settings.picture_score, **computed)

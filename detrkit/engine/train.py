@@ -19,13 +19,12 @@ from detrkit.engine.data_checks import (
     with_classes,
 )
 from detrkit.engine.distributed import alone_among
-from detrkit.engine.learner import compiled_form
 from detrkit.engine.optimiser import without_effect
 from detrkit.engine.options import TrainOptions
 from detrkit.engine.progress import Reporter
 from detrkit.engine.rehearsal import rehearse, without_gradient
 from detrkit.engine.resume import allowed_changes, changed_code, check_categories, find_start
-from detrkit.engine.setting_up import begin_records, make_trainer, placed
+from detrkit.engine.setting_up import begin_records, make_trainer, placed, prepare
 from detrkit.engine.trainer import Outcome, Trainer
 from detrkit.engine.transfer import init_from
 from detrkit.engine.workload import Workload, planned, unlike_one_batch, warnings
@@ -94,8 +93,7 @@ def train(
             changed = [*allowed_changes(run, start, recipe, trust=trust), *changed_code(run, recipe)]
         detector, filled = _filled_detector(recipe, options, source, is_begun=start is not None)
         criterion = build_criterion(recipe)
-        if options.compile:
-            compiled_form(detector, device)  # what cannot be is said before a run is made
+        prepare(detector, options, device)
         computed: dict[str, Any] = {"device": device, "precision": place.precision}
         idle = rehearse(detector, criterion, name=recipe.name, source=source, **computed)
         toml, categories = recipe.to_toml(defaults=True), format_categories(source.categories)
